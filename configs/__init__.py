@@ -1,0 +1,1 @@
+"""Reproductions as data: one ml_collections file each, read through `--config`."""

@@ -1,0 +1,94 @@
+"""What every test relies on: the platform, the strictness of jax, and three fixtures.
+
+Set GRM_JAX_SHARED_DATA to a folder with the public benchmark files to run the tests that read real
+rows; they are skipped where neither it nor `../shared/data` beside the clone exists.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read once, when jax is first imported
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+import jax
+import pytest
+
+# A silently broadcast [B] against [B, T] is the commonest shape mistake; here it is an error.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> pathlib.Path:
+    """Root of the clone: the folder of setup.cfg, configs/ and experiments/."""
+    return ROOT
+
+
+def find_shared_data(named: str | None, root: pathlib.Path = ROOT) -> pathlib.Path:
+    """The folder that `named` (GRM_JAX_SHARED_DATA) says, or `../shared/data` beside the clone.
+
+    Skips the calling test where there is none. A named folder that does not exist fails it: a
+    mistyped name must not turn into a green run that read no real row.
+    """
+    path = pathlib.Path(named) if named else root.parent / "shared" / "data"
+    if path.is_dir():
+        return path
+    if named:
+        pytest.fail(f"GRM_JAX_SHARED_DATA: no such folder: {named}")
+    pytest.skip("needs the shared benchmark rows: set GRM_JAX_SHARED_DATA to their folder")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """Folder with the public benchmark rows; the test is skipped where there is none."""
+    return find_shared_data(os.environ.get("GRM_JAX_SHARED_DATA"))
+
+
+class Compilations:
+    """Names of the programs that XLA compiled, in order.
+
+    A jitted function counts under its own name, once for every new combination of shapes, dtypes
+    and static arguments. Operations outside jit count too, under names such as
+    `broadcast_in_dim`, so assert on `count(name)` rather than on `len(names)` where arrays are
+    made inside the block.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def count(self, name: str) -> int:
+        """How many times the jitted function called `name` was compiled."""
+        return self.names.count(name)
+
+    def _listen(self, event: str, duration: float, **info: object) -> None:
+        del duration
+        if event == COMPILE_EVENT:
+            name = str(info.get("fun_name", "unknown"))
+            self.names.append(name.removeprefix("jit(").removesuffix(")"))
+
+
+@contextlib.contextmanager
+def _compilation_counter() -> Iterator[Compilations]:
+    seen = Compilations()
+    jax.monitoring.register_event_duration_secs_listener(seen._listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(seen._listen)
+
+
+@pytest.fixture
+def compilation_counter() -> Callable[[], contextlib.AbstractContextManager[Compilations]]:
+    """A context manager that records what is compiled while it is open.
+
+        with compilation_counter() as compiled:
+            program(x)
+        assert compiled.count("program") == 1
+    """
+    return _compilation_counter

@@ -1,0 +1,1 @@
+"""The language of a GRM: prompts, score extraction and tokenizers. Never imports jax."""

@@ -1,0 +1,399 @@
+"""Tokenizers behind one small protocol: SentencePiece (Gemma, small world), Hugging Face.
+
+Two rules hold for each of them. Text from `encode` never becomes a control piece: a marker such as
+`<end_of_turn>` inside text is split into ordinary pieces, so no response can end a turn, and the
+text still survives `decode(encode(text))`. Control pieces enter only through `chat`.
+
+Known loss: SentencePiece writes a space as U+2581, so a U+2581 in text decodes to a space.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import sentencepiece
+
+from grm_jax.text.prompts import Message
+
+
+class Turn(NamedTuple):
+    """One turn in a chat format: control piece, text before, content, control piece, text after."""
+
+    opening: str = ""
+    prefix: str = ""
+    closing: str = ""
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """Control pieces by name, and how turns are written with them."""
+
+    pad: str
+    bos: str
+    eos: str
+    user: Turn
+    assistant: Turn
+    generation: Turn  # what asks the model to speak; only opening and prefix
+    system: Turn | None = None  # None: the system message is folded into the first user turn
+
+
+GEMMA_CHAT = ChatFormat(
+    pad="<pad>",
+    bos="<bos>",
+    eos="<eos>",
+    user=Turn("<start_of_turn>", "user\n", "<end_of_turn>", "\n"),
+    assistant=Turn("<start_of_turn>", "model\n", "<end_of_turn>", "\n"),
+    generation=Turn("<start_of_turn>", "model\n"),
+)
+# DeepSeek-V2: only the ends are control pieces, the roles are plain text.
+DEEPSEEK_CHAT = ChatFormat(
+    pad="<｜end▁of▁sentence｜>",
+    bos="<｜begin▁of▁sentence｜>",
+    eos="<｜end▁of▁sentence｜>",
+    user=Turn(prefix="User: ", suffix="\n\n"),
+    assistant=Turn(prefix="Assistant: ", closing="<｜end▁of▁sentence｜>"),
+    generation=Turn(prefix="Assistant:"),
+    system=Turn(suffix="\n\n"),
+)
+
+
+class Tokenizer(Protocol):
+    """What the rest of the library knows of a tokenizer."""
+
+    vocab_size: int
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    end_of_turn_id: int  # closes an assistant turn
+    stop_ids: tuple[int, ...]  # any of them ends a generation
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> list[int]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class _ChatTokenizer:
+    """The part that tokenizers share; a subclass supplies the raw model of pieces.
+
+    `control` has the id of every piece that text must never produce and `decode` must drop;
+    `markers` are those of them that the raw model would recognise in text.
+    """
+
+    def __init__(self, chat_format: ChatFormat, vocab_size: int, control: dict, markers: Iterable):
+        self.chat_format = chat_format
+        self.vocab_size = vocab_size
+        self._control = control
+        self._hidden = frozenset(control.values())
+        longest_first = sorted(markers, key=len, reverse=True)
+        alternatives = "|".join(re.escape(marker) for marker in longest_first)
+        # Look-ahead finds overlapping markers too; (?!) never matches.
+        self._marker = re.compile(f"(?={alternatives})" if alternatives else "(?!)")
+        self._marker_starts = frozenset(marker[0] for marker in longest_first)
+        self.pad_id = self._piece(chat_format.pad)
+        self.bos_id = self._piece(chat_format.bos)
+        self.eos_id = self._piece(chat_format.eos)
+        self.end_of_turn_id = self._piece(chat_format.assistant.closing)
+        self.stop_ids = tuple(dict.fromkeys((self.eos_id, self.end_of_turn_id)))
+
+    def _raw_encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def _raw_decode(self, ids: list[int]) -> str:
+        raise NotImplementedError
+
+    def _table_text(self) -> str:
+        raise NotImplementedError
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return hashlib.sha256(self._table_text().encode()).hexdigest()
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the table of pieces (with scores and types, or merges), not of a file."""
+        return self._fingerprint
+
+    def _piece(self, name: str) -> int:
+        if name not in self._control:
+            raise ValueError(f"tokenizer: the chat format needs the control piece {name!r}")
+        return self._control[name]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without bos or eos, and without any control piece whatever it says."""
+        if self._marker_starts.isdisjoint(text):
+            return self._raw_encode(text)
+        ids: list[int] = []
+        start = 0
+        for match in self._marker.finditer(text):  # cut every marker after its first character
+            ids += self._raw_encode(text[start : match.start() + 1])
+            start = match.start() + 1
+        return ids + self._raw_encode(text[start:])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`. Control pieces and ids past the table (padding rows) carry no text."""
+        hidden, size = self._hidden, self.vocab_size
+        return self._raw_decode([int(i) for i in ids if i < size and i not in hidden])
+
+    def chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+        """Ids of a conversation in the chat format, bos included.
+
+        Contents are kept as they are (Gemma's own template trims their ends). Adjacent text is
+        tokenised in one piece, as if the written-out conversation were. Without the generation
+        prompt the last turn is closed, and what follows a closed turn is included.
+
+        Raises:
+          ValueError: no message, an unknown role, a system message that is not the first or (where
+            it must be folded) not followed by a user turn, or turns that do not alternate.
+        """
+        messages = _checked(messages, fold_system=self.chat_format.system is None)
+        turns = [(getattr(self.chat_format, role), content) for role, content in messages]
+        if add_generation_prompt:
+            turns.append((self.chat_format.generation, ""))
+        ids = [self.bos_id]
+        text = ""
+        for turn, content in turns:
+            for before, piece in (("", turn.opening), (turn.prefix + content, turn.closing)):
+                text += before
+                if piece:
+                    ids += [*self.encode(text), self._piece(piece)]
+                    text = ""
+            text += turn.suffix
+        return ids + self.encode(text)
+
+
+def _checked(messages: Sequence[Message], fold_system: bool) -> list[Message]:
+    messages = [Message(*message) for message in messages]
+    if not messages:
+        raise ValueError("messages: a conversation needs at least one message")
+    skip = int(messages[0].role == "system")
+    for index, (role, _) in enumerate(messages[skip:]):
+        expected = ("user", "assistant")[index % 2]
+        if role != expected:
+            raise ValueError(f"messages[{index + skip}].role: expected {expected!r}, got {role!r}")
+    if not (fold_system and skip):
+        return messages
+    if len(messages) == 1:
+        raise ValueError("messages: a system message needs a user turn to be folded into")
+    system, first, *rest = messages
+    return [Message("user", f"{system.content}\n\n{first.content}"), *rest]
+
+
+# --- SentencePiece ----------------------------------------------------------------------------
+
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # SentencePiece.Type; NORMAL is 1
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, value) of a protobuf message; the Python API tells no user-defined type."""
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = message[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    while position < len(message):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = {1: 8, 5: 4}.get(key & 7)
+        if size is None:
+            size = varint()
+        yield key >> 3, message[position : position + size]
+        position += size
+
+
+def _piece_table(model: bytes) -> list[tuple[str, float, int]]:
+    """(piece, score, type) of a serialised SentencePiece model, by id."""
+    table = []
+    for number, value in _fields(memoryview(model)):
+        if number == 1:
+            entry = dict(_fields(value))
+            score = struct.unpack("<f", entry[2])[0] if 2 in entry else 0.0
+            table.append((str(entry[1], "utf-8"), score, entry.get(3, 1)))
+    return table
+
+
+def _is_marker(piece: str, pieces: frozenset[str]) -> bool:
+    """A user-defined piece that is no text: neither white space nor one tag of an HTML pair."""
+    if not piece.replace("\u2581", " ").strip():
+        return False
+    other = "<" + piece[2:] if piece.startswith("</") else "</" + piece[1:]
+    return not (piece.startswith("<") and other in pieces)
+
+
+class SentencePieceTokenizer(_ChatTokenizer):
+    """A SentencePiece model with identity normalisation (Gemma, or `train_sentencepiece`).
+
+    `model` is the serialised model, so that a run can save it.
+    """
+
+    def __init__(self, model: bytes, *, chat_format: ChatFormat = GEMMA_CHAT):
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        if self._processor.normalize(" \uff1c  a ") != "▁\uff1c▁▁a▁":
+            raise ValueError(
+                "tokenizer: needs identity normalisation, no dummy prefix and no removal of spaces"
+            )
+        self._table = _piece_table(model)
+        special = {p: i for i, (p, _, t) in enumerate(self._table) if t in (_UNKNOWN, _CONTROL)}
+        defined = {p: i for i, (p, _, t) in enumerate(self._table) if t == _USER_DEFINED}
+        names = frozenset(defined)
+        markers = {p: i for p, i in defined.items() if _is_marker(p, names)}
+        super().__init__(chat_format, len(self._table), special | markers, markers)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike, *, chat_format: ChatFormat = GEMMA_CHAT
+    ) -> "SentencePieceTokenizer":
+        """Raises ValueError naming `path` if the file is no usable SentencePiece model."""
+        try:
+            return cls(pathlib.Path(path).read_bytes(), chat_format=chat_format)
+        except (RuntimeError, ValueError) as error:
+            name = os.fspath(path)
+            raise ValueError(f"{name}: not a usable SentencePiece model: {error}") from error
+
+    def _raw_encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def _raw_decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
+    def _table_text(self) -> str:
+        return "\0\0".join(f"{piece}\0{score!r}\0{kind}" for piece, score, kind in self._table)
+
+
+def train_sentencepiece(
+    lines: Iterable[str], path: str | os.PathLike, *, vocab_size: int
+) -> SentencePieceTokenizer:
+    r"""Train a BPE model on `lines`, write it to `path` (atomically) and return it.
+
+    Gemma's conventions: pad 0, eos 1, bos 2, unk 3, `<start_of_turn>`, `<end_of_turn>`, "\n" a
+    piece of its own, identity normalisation, no dummy prefix, all spaces kept, digits one by one,
+    byte fallback. Every text round-trips. Deterministic: equal lines give equal bytes.
+
+    Args:
+      lines: texts; line breaks inside them are allowed.
+      vocab_size: upper bound; a small corpus gives fewer pieces (read `vocab_size` of the result).
+
+    Raises:
+      ValueError: no text at all, or a `vocab_size` below what bytes and characters need.
+    """
+    parts = [part for line in lines for part in line.split("\n") if part]
+    if not parts:
+        raise ValueError("lines: no text to train a tokenizer on")
+    writer = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(parts),
+            model_writer=writer,
+            vocab_size=vocab_size,
+            model_type="bpe",
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            byte_fallback=True,
+            split_digits=True,
+            character_coverage=1.0,
+            hard_vocab_limit=False,
+            # longer texts would be left out without a word; the library wants at least 10
+            max_sentence_length=10 + max(len(part.encode()) for part in parts),
+            num_threads=1,
+            minloglevel=2,
+            pad_id=0,
+            eos_id=1,
+            bos_id=2,
+            unk_id=3,
+            pad_piece=GEMMA_CHAT.pad,
+            eos_piece=GEMMA_CHAT.eos,
+            bos_piece=GEMMA_CHAT.bos,
+            user_defined_symbols=[GEMMA_CHAT.user.opening, GEMMA_CHAT.user.closing, "\n"],
+        )
+    except RuntimeError as error:
+        raise ValueError(f"vocab_size: training with {vocab_size} failed: {error}") from error
+    tokenizer = SentencePieceTokenizer(writer.getvalue())
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(tokenizer.model)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return tokenizer
+
+
+# --- Hugging Face -----------------------------------------------------------------------------
+
+
+class HuggingFaceTokenizer(_ChatTokenizer):
+    """A `tokenizer.json` of the Hugging Face library `tokenizers` (DeepSeek)."""
+
+    def __init__(self, backend, *, chat_format: ChatFormat = DEEPSEEK_CHAT):
+        self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        # Single added characters are text; special or longer ones are markers.
+        control = {t.content: i for i, t in added.items() if t.special or len(t.content) > 1}
+        self._characters = {i: t.content for i, t in added.items() if t.content not in control}
+        super().__init__(chat_format, 1 + max(backend.get_vocab().values()), control, control)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike, *, chat_format: ChatFormat = DEEPSEEK_CHAT
+    ) -> "HuggingFaceTokenizer":
+        """Raises ValueError naming `path` if the file is no usable tokenizer.json."""
+        import tokenizers
+
+        data = pathlib.Path(path).read_text(encoding="utf-8")
+        try:
+            return cls(tokenizers.Tokenizer.from_str(data), chat_format=chat_format)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{os.fspath(path)}: not a usable tokenizer.json: {error}") from error
+
+    def _raw_encode(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def _raw_decode(self, ids: list[int]) -> str:
+        # The byte-level decoder would take an added "ü" for the byte 0xFC, so it never sees one.
+        characters = self._characters
+        if characters.keys().isdisjoint(ids):
+            return self._backend.decode(ids, skip_special_tokens=False)
+        texts = []
+        for added, run in itertools.groupby(ids, key=characters.__contains__):
+            if added:
+                texts += [characters[i] for i in run]
+            else:
+                texts.append(self._backend.decode(list(run), skip_special_tokens=False))
+        return "".join(texts)
+
+    def _table_text(self) -> str:
+        model = json.loads(self._backend.to_str())["model"]
+        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        pieces = sorted(self._backend.get_vocab().items(), key=lambda item: item[1])
+        return json.dumps([pieces, merges])

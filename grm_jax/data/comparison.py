@@ -1,0 +1,373 @@
+"""The comparison: a query, one or more responses and the gold, with strict JSONL reading.
+
+Every reader of the project ends in `Comparison`, whose validation is the only gate between files
+and the rest of the code. Bad input raises `FieldError`, a ValueError that says where it was found
+(``path:line`` or ``path[row]``), in which field, and what is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grm_jax.text.prompts import Message
+
+ROLES = ("system", "user", "assistant")
+FIELDS = ("uid", "prompt", "messages", "responses", "best", "rewards", "label", "subset", "meta")
+GOLD_FIELDS = ("best", "rewards", "label")
+
+
+class FieldError(ValueError):
+    """Bad input at a known place; reads ``<where>: field '<name>': <problem>``."""
+
+    def __init__(self, where: str, name: str, problem: str):
+        super().__init__(where, name, problem)
+        self.where, self.name, self.problem = where, name, problem
+
+    def __str__(self) -> str:
+        return f"{self.where}: field {self.name!r}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One query with N >= 1 responses and their gold.
+
+    Attributes:
+      uid: non-empty name, unique in a data set; it seeds orders and keys trajectories.
+      messages: the conversation; roles system, user or assistant, the last one a user turn that
+        is not blank.
+      responses: [N] texts to be scored; an empty text is a legal response.
+      rewards: [N] finite gold values. N >= 2: the maximum is unique (the winner of paper Eq. 10).
+        N == 1: 0.0 or 1.0.
+      subset: the category that tables report apart.
+      meta: string keys; whatever later scoring needs, never shown to a model.
+
+    Raises:
+      FieldError: a field breaks one of these rules; the message names the uid and the field.
+    """
+
+    uid: str
+    messages: tuple[Message, ...]
+    responses: tuple[str, ...]
+    rewards: tuple[float, ...]
+    subset: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        where = f"comparison {self.uid!r}"
+        _check_text(where, "uid", self.uid)
+        if not self.uid.strip():
+            raise FieldError(where, "uid", "is empty")
+        put = object.__setattr__
+        put(self, "messages", _checked_messages(where, self.messages))
+        put(self, "responses", _checked_responses(where, self.responses))
+        put(self, "rewards", _checked_rewards(where, self.rewards, len(self.responses)))
+        _check_text(where, "subset", self.subset)
+        if not isinstance(self.meta, Mapping) or not all(isinstance(k, str) for k in self.meta):
+            raise FieldError(where, "meta", "expected a mapping with string keys")
+        put(self, "meta", dict(self.meta))
+
+    @property
+    def n(self) -> int:
+        """Number of responses."""
+        return len(self.responses)
+
+    @property
+    def best(self) -> int:
+        """Index of the response with the unique highest reward; ValueError for one response."""
+        if self.n == 1:
+            raise ValueError(f"comparison {self.uid!r}: one response has a label, not a best")
+        return max(range(self.n), key=self.rewards.__getitem__)
+
+    @property
+    def label(self) -> int:
+        """0 or 1 for a single response; ValueError for several."""
+        if self.n != 1:
+            raise ValueError(f"comparison {self.uid!r}: {self.n} responses have a best, no label")
+        return int(self.rewards[0])
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of the normalised messages and the sorted normalised responses.
+
+        Case, white space and Unicode compatibility forms do not count, nor do the order of the
+        responses, the uid and the gold: two data sets are disjoint if no hash occurs in both.
+        """
+        messages = [[message.role, _normal(message.content)] for message in self.messages]
+        content = json.dumps([messages, sorted(_normal(text) for text in self.responses)])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _check_text(where: str, name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise FieldError(where, name, f"expected a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell half a surrogate pair; such a string can be neither hashed nor tokenised.
+        raise FieldError(where, name, f"is not valid Unicode text ({error.reason})") from None
+
+
+def _checked_messages(where: str, messages: Any) -> tuple[Message, ...]:
+    if isinstance(messages, str) or not isinstance(messages, Iterable):
+        raise FieldError(where, "messages", f"expected messages, got {type(messages).__name__}")
+    checked = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, tuple) or len(message) != 2:
+            raise FieldError(where, f"messages[{i}]", "expected a Message(role, content)")
+        role, content = message
+        if role not in ROLES:
+            raise FieldError(where, f"messages[{i}].role", f"{role!r} is not one of {ROLES}")
+        _check_text(where, f"messages[{i}].content", content)
+        checked.append(Message(role, content))
+    if not checked:
+        raise FieldError(where, "messages", "is empty")
+    if checked[-1].role != "user":
+        problem = f"the last message must be of the user, not of the {checked[-1].role}"
+        raise FieldError(where, "messages", problem)
+    if not checked[-1].content.strip():
+        raise FieldError(where, "messages", "the last message is blank")
+    return tuple(checked)
+
+
+def _checked_responses(where: str, responses: Any) -> tuple[str, ...]:
+    if not isinstance(responses, (list, tuple)):
+        raise FieldError(where, "responses", f"expected a list, got {type(responses).__name__}")
+    if not responses:
+        raise FieldError(where, "responses", "is empty; at least one response is needed")
+    for i, response in enumerate(responses):
+        _check_text(where, f"responses[{i}]", response)
+    return tuple(responses)
+
+
+def _checked_rewards(where: str, rewards: Any, n: int) -> tuple[float, ...]:
+    if not isinstance(rewards, (list, tuple)):
+        raise FieldError(where, "rewards", f"expected a list, got {type(rewards).__name__}")
+    for i, reward in enumerate(rewards):
+        if isinstance(reward, bool) or not isinstance(reward, (int, float)):
+            problem = f"expected a number, got {type(reward).__name__}"
+            raise FieldError(where, f"rewards[{i}]", problem)
+    if len(rewards) != n:
+        raise FieldError(where, "rewards", f"{len(rewards)} rewards for {n} responses")
+    try:
+        checked = tuple(float(reward) for reward in rewards)
+    except OverflowError:
+        checked = (math.inf,)
+    if not all(map(math.isfinite, checked)):
+        raise FieldError(where, "rewards", f"must be finite, got {rewards}")
+    if n == 1 and checked[0] not in (0.0, 1.0):
+        raise FieldError(where, "rewards", f"one response has reward 0 or 1, got {checked[0]}")
+    if n >= 2 and checked.count(max(checked)) != 1:
+        raise FieldError(where, "rewards", f"the maximum must be unique, got {rewards}")
+    return checked
+
+
+def require(where: str, row: Mapping[str, Any], name: str, kind: type) -> Any:
+    """`row[name]`, of exactly the JSON type `kind` (a bool is no int); else FieldError."""
+    if name not in row:
+        raise FieldError(where, name, f"is missing; the row has {sorted(row)}")
+    if type(row[name]) is not kind:
+        problem = f"expected {kind.__name__}, got {type(row[name]).__name__}"
+        raise FieldError(where, name, problem)
+    return row[name]
+
+
+def _parse(where: str, raw: bytes) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        if len(row) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise FieldError(where, twice, "is given twice")
+        return row
+
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+    except FieldError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: broken JSON: {error}") from None
+
+
+def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a file, each with the place that error messages name.
+
+    A ``.json`` file holds one array (places ``path[row]``, from 0); any other holds one object a
+    line (places ``path:line``, from 1; blank lines hold none).
+
+    Raises:
+      ValueError: no such file, no object in it, text that is not UTF-8, broken JSON, something
+        other than objects, a field given twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix == ".json":
+        array = _parse(str(path), path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        if not isinstance(array, list):
+            raise ValueError(f"{path}: expected a JSON array, got {type(array).__name__}")
+        places = ((f"{path}[{i}]", row) for i, row in enumerate(array))
+    else:
+        places = _read_lines(path)
+    empty = True
+    for where, row in places:
+        empty = False
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+        yield where, row
+    if empty:
+        raise ValueError(f"{path}: the file holds no rows")
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as file:  # bytes: only \n ends a line, never U+2028 inside a text
+        for number, raw in enumerate(file, start=1):
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if raw.strip():
+                where = f"{path}:{number}"
+                yield where, _parse(where, raw)
+
+
+def _from_row(where: str, row: dict[str, Any]) -> Comparison:
+    unknown = sorted(row.keys() - set(FIELDS))
+    if unknown:
+        raise FieldError(where, unknown[0], f"unknown field; the known ones are {FIELDS}")
+    if ("prompt" in row) == ("messages" in row):
+        raise FieldError(where, "messages", "give exactly one of 'prompt' and 'messages'")
+    query = "prompt" if "prompt" in row else "messages"
+    if query == "prompt":
+        messages = (Message("user", require(where, row, "prompt", str)),)
+    else:
+        messages = read_messages(where, row, "messages", extra=())
+    responses = require(where, row, "responses", list)
+    golds = [name for name in GOLD_FIELDS if name in row]
+    if len(golds) != 1:
+        problem = f"give exactly one of {GOLD_FIELDS}, got {golds or 'none'}"
+        raise FieldError(where, golds[-1] if golds else "rewards", problem)
+    if "rewards" in row:
+        rewards = require(where, row, "rewards", list)
+    elif "best" in row:
+        best = require(where, row, "best", int)
+        if len(responses) < 2:
+            raise FieldError(where, "best", "needs two or more responses; one has a 'label'")
+        if not 0 <= best < len(responses):
+            raise FieldError(where, "best", f"{best} is no index into {len(responses)} responses")
+        rewards = [float(i == best) for i in range(len(responses))]
+    else:
+        label = require(where, row, "label", int)
+        if len(responses) != 1 or label not in (0, 1):
+            problem = f"is 0 or 1 for exactly one response; got {label} for {len(responses)}"
+            raise FieldError(where, "label", problem)
+        rewards = [label]
+    subset = require(where, row, "subset", str) if "subset" in row else ""
+    meta = require(where, row, "meta", dict) if "meta" in row else {}
+    uid = require(where, row, "uid", str)
+    return located(where, uid, messages, responses, rewards, subset, meta, query=query)
+
+
+def read_messages(
+    where: str, row: Mapping[str, Any], name: str, *, extra: tuple[str, ...]
+) -> tuple[Message, ...]:
+    """The list of {role, content} objects in `row[name]`; `extra` names keys to pass over."""
+    messages = []
+    for i, turn in enumerate(require(where, row, name, list)):
+        if not isinstance(turn, dict):
+            raise FieldError(where, f"{name}[{i}]", "expected an object with role and content")
+        unknown = sorted(turn.keys() - {"role", "content", *extra})
+        if unknown:
+            raise FieldError(where, f"{name}[{i}].{unknown[0]}", "unknown field")
+        try:
+            role, content = (require(where, turn, key, str) for key in ("role", "content"))
+        except FieldError as error:
+            raise FieldError(where, f"{name}[{i}].{error.name}", error.problem) from None
+        messages.append(Message(role, content))
+    return tuple(messages)
+
+
+def located(where: str, *fields: Any, query: str = "messages") -> Comparison:
+    """`Comparison(*fields)` whose FieldError names the place in a file instead of the uid.
+
+    `query` is the column of that file which became the messages.
+    """
+    try:
+        return Comparison(*fields)
+    except FieldError as error:
+        raise FieldError(where, error.name.replace("messages", query, 1), error.problem) from None
+
+
+def collect(placed: Iterable[tuple[str, Comparison]]) -> list[Comparison]:
+    """The comparisons of (place, comparison) pairs; FieldError at the second use of a uid."""
+    seen: dict[str, str] = {}
+    comparisons = []
+    for where, comparison in placed:
+        if comparison.uid in seen:
+            problem = f"{comparison.uid!r} was already used at {seen[comparison.uid]}"
+            raise FieldError(where, "uid", problem)
+        seen[comparison.uid] = where
+        comparisons.append(comparison)
+    return comparisons
+
+
+def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
+    """Reads comparisons from a JSONL file, or from all ``*.jsonl`` files of a folder by name.
+
+    Fields of a line: ``uid``; ``prompt`` (one user turn) or ``messages`` ([{role, content}]);
+    ``responses``; one of ``best`` (index, N >= 2), ``rewards`` ([N]) and ``label`` (0 or 1,
+    N == 1); optionally ``subset`` and ``meta``.
+
+    Raises:
+      ValueError: nothing to read, or a bad line: ``path:line: field 'x': ...``. Nothing is
+        skipped, so the list has one comparison for every line that is not blank.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        if not files:
+            raise ValueError(f"{path}: the folder holds no *.jsonl file")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise ValueError(f"{path}: no such file or folder")
+    rows = (place for file in files for place in read_objects(file))
+    return collect((where, _from_row(where, row)) for where, row in rows)
+
+
+def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> None:
+    """Writes what `read_jsonl` reads back equal; the file appears whole or not at all.
+
+    Raises:
+      FieldError: a uid is used twice, or a `meta` has no JSON form.
+    """
+    path = Path(path)
+    lines = []
+    for comparison in collect((str(path), comparison) for comparison in comparisons):
+        row: dict[str, Any] = {
+            "uid": comparison.uid,
+            "messages": [message._asdict() for message in comparison.messages],
+            "responses": comparison.responses,
+            "rewards": comparison.rewards,
+        }
+        if comparison.subset:
+            row["subset"] = comparison.subset
+        if comparison.meta:
+            row["meta"] = comparison.meta
+        try:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+            lines.append(line.encode())
+        except (TypeError, ValueError) as error:
+            raise FieldError(f"comparison {comparison.uid!r}", "meta", str(error)) from None
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(b"".join(lines))
+    os.replace(partial, path)

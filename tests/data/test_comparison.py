@@ -1,0 +1,234 @@
+"""Comparisons: what is refused, and that reading and writing lose nothing."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grm_jax.data.comparison import Comparison, FieldError, read_jsonl, write_jsonl
+from grm_jax.text.prompts import Message
+
+ASK = (Message("user", "Which soup?"),)
+ROW = {"uid": "a", "prompt": "Which soup?", "responses": ["leek", "pea"], "best": 1}
+
+
+def make(**changes) -> Comparison:
+    fields = {"uid": "a", "messages": ASK, "responses": ("leek", "pea"), "rewards": (0.0, 1.0)}
+    return Comparison(**{**fields, **changes})
+
+
+def write(path, *rows) -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def test_best_and_label():
+    assert make(rewards=(-3, -1)).best == 1 and make(rewards=[2, 1]).rewards == (2.0, 1.0)
+    single = make(responses=("leek",), rewards=(1,))
+    assert (single.n, single.label) == (1, 1)
+    with pytest.raises(ValueError, match="'a'"):
+        _ = single.best
+    with pytest.raises(ValueError, match="'a'"):
+        _ = make().label
+
+
+def test_an_empty_response_is_a_response():
+    assert make(responses=("", "pea")).n == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("uid", {"uid": " "}),
+        ("uid", {"uid": 3}),
+        ("messages", {"messages": ()}),
+        ("messages", {"messages": "Which soup?"}),
+        ("messages", {"messages": (*ASK, Message("assistant", "pea"))}),
+        ("messages", {"messages": (Message("user", " \n"),)}),
+        ("messages[0]", {"messages": ("ab", *ASK)}),
+        ("messages[0].role", {"messages": (Message("judge", "x"), *ASK)}),
+        ("messages[0].content", {"messages": (Message("user", None), *ASK)}),
+        ("responses", {"responses": (), "rewards": ()}),
+        ("responses", {"responses": "pea"}),
+        ("responses[1]", {"responses": ("leek", 7)}),
+        ("responses[0]", {"responses": ("\ud800", "pea")}),
+        ("rewards", {"rewards": None}),
+        ("rewards", {"rewards": (1.0,)}),
+        ("rewards", {"rewards": (1.0, 1.0)}),
+        ("rewards", {"rewards": (0.0, math.nan)}),
+        ("rewards", {"rewards": (0.0, math.inf)}),
+        ("rewards", {"rewards": (0, 10**400)}),
+        ("rewards[1]", {"rewards": (0.0, True)}),
+        ("rewards[0]", {"rewards": ("1", 0)}),
+        ("rewards", {"responses": ("leek",), "rewards": (0.5,)}),
+        ("subset", {"subset": None}),
+        ("meta", {"meta": {1: 2}}),
+        ("meta", {"meta": [1]}),
+    ],
+)
+def test_a_bad_field_is_named_with_the_uid(name, changes):
+    with pytest.raises(FieldError) as caught:
+        make(**changes)
+    assert caught.value.name == name
+    assert f"comparison {changes.get('uid', 'a')!r}: field {name!r}: " in str(caught.value)
+
+
+def test_content_hash_sees_content_and_nothing_else():
+    base = make()
+    same = make(
+        uid="b",
+        messages=(Message("user", "  which\nSOUP?"),),
+        responses=("Pea", "leek"),
+        rewards=(1.0, 0.0),
+        subset="s",
+        meta={"k": 1},
+    )
+    assert same.content_hash() == base.content_hash()
+    others = [
+        make(responses=("leek", "pea pea")),
+        make(messages=(Message("system", "Which soup?"), *ASK)),
+        make(messages=(Message("user", "Which soup? leek"),), responses=("", "pea")),
+        make(responses=("leek", "leek pea")),
+        make(responses=("leek", "pea", "pea"), rewards=(0, 1, 2)),
+    ]
+    assert len({c.content_hash() for c in [base, *others]}) == 1 + len(others)
+
+
+def test_read_jsonl_knows_every_way_to_say_query_and_gold(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Soup?"}]
+    rows = [
+        ROW,
+        {"uid": "b", "messages": turns, "responses": ["x", "y", "z"], "rewards": [1, 5, -2]},
+        "",
+        {"uid": "c", "prompt": "line\u2028end", "responses": ["x"], "label": 0, "subset": "s"},
+        {"uid": "d", "prompt": "q", "responses": ["x"], "rewards": [1], "meta": {"k": [1]}},
+    ]
+    path = tmp_path / "rows.jsonl"
+    lines = [row if row == "" else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+    a, b, c, d = read_jsonl(path)
+    assert a == make() and a.rewards == (0.0, 1.0)
+    assert b.messages == (Message("system", "Be brief."), Message("user", "Soup?"))
+    assert b.rewards == (1.0, 5.0, -2.0) and b.best == 1
+    assert c.messages[0].content == "line\u2028end" and c.label == 0 and c.subset == "s"
+    assert d.label == 1 and d.meta == {"k": [1]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({**ROW, "best_of": 2}, "field 'best_of': unknown"),
+        ({**ROW, "best": 2}, "field 'best': 2 is no index"),
+        ({**ROW, "best": -1}, "field 'best'"),
+        ({**ROW, "best": True}, "field 'best': expected int, got bool"),
+        ({**ROW, "best": 1.0}, "field 'best': expected int, got float"),
+        ({**ROW, "label": 1}, "field 'label': give exactly one"),
+        ({**ROW, "messages": []}, "field 'messages': give exactly one"),
+        ({**ROW, "prompt": ""}, "field 'prompt': the last message is blank"),
+        ({**ROW, "prompt": None}, "field 'prompt': expected str, got NoneType"),
+        ({**ROW, "responses": {"0": "x"}}, "field 'responses': expected list"),
+        ({**ROW, "responses": ["x", 3]}, "field 'responses[1]': expected a string"),
+        ({**ROW, "uid": 7}, "field 'uid': expected str, got int"),
+        ({"uid": "z", "prompt": "q", "responses": ["x", "y"]}, "field 'rewards': give exactly"),
+        ({"uid": "z", "prompt": "q", "responses": ["x", "y"], "label": 1}, "field 'label'"),
+        ({"uid": "z", "prompt": "q", "responses": ["x"], "best": 0}, "field 'best'"),
+        ({"uid": "z", "prompt": "q", "responses": ["x"], "label": 2}, "field 'label'"),
+        ({"uid": "z", "prompt": "q", "label": 0}, "field 'responses': is missing"),
+        ({"prompt": "q", "responses": ["x"], "label": 0}, "field 'uid': is missing"),
+        ({"uid": "z", "responses": ["x"], "label": 0}, "field 'messages': give exactly one"),
+        (
+            {"uid": "z", "messages": [{"role": "user"}], "responses": ["x"], "label": 0},
+            "field 'messages[0].content': is missing",
+        ),
+        (
+            {"uid": "z", "messages": [{"role": "user", "text": ""}], "responses": ["x"]},
+            "field 'messages[0].text': unknown",
+        ),
+        ('{"uid": "z", "prompt": "q", "responses": ["x"', "broken JSON"),
+        ('{"uid": "z", "uid": "y"}', "field 'uid': is given twice"),
+        ('{"uid":"z","prompt":"q","responses":["x","y"],"rewards":[0,NaN]}', "field 'rewards'"),
+        ('{"uid":"z","prompt":"q","responses":["\\ud800"],"label":0}', "field 'responses[0]'"),
+        ("[1]", "expected a JSON object, got list"),
+        ({**ROW}, "field 'uid': 'a' was already used at "),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, bad, message):
+    path = tmp_path / "rows.jsonl"
+    write(path, ROW, bad)
+    with pytest.raises(ValueError) as caught:
+        read_jsonl(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert message in str(caught.value)
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(ROW).encode() + b'\n{"uid": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"rows.jsonl:2: not UTF-8"):
+        read_jsonl(path)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_blank_file_is_an_error(tmp_path, content):
+    (tmp_path / "blank.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"blank.jsonl: the file holds no rows"):
+        read_jsonl(tmp_path / "blank.jsonl")
+
+
+def test_a_folder_is_read_by_name_and_an_empty_one_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"empty: the folder holds no"):
+        (tmp_path / "empty").mkdir()
+        read_jsonl(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"absent: no such file or folder"):
+        read_jsonl(tmp_path / "absent")
+    write(tmp_path / "2.jsonl", {**ROW, "uid": "second"})
+    write(tmp_path / "1.jsonl", {**ROW, "uid": "first"})
+    (tmp_path / "notes.txt").write_text("not rows")
+    assert [c.uid for c in read_jsonl(tmp_path)] == ["first", "second"]
+    write(tmp_path / "3.jsonl", {**ROW, "uid": "first"})
+    with pytest.raises(FieldError, match=r"3.jsonl:1: field 'uid': 'first' .*1.jsonl:1"):
+        read_jsonl(tmp_path)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@st.composite
+def comparisons(draw):
+    n = draw(st.integers(1, 4))
+    if n == 1:
+        rewards = [draw(st.sampled_from([0.0, 1.0]))]
+    else:
+        numbers = st.floats(allow_nan=False, allow_infinity=False)
+        rewards = draw(st.lists(numbers, min_size=n, max_size=n, unique=True))
+    turns = draw(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), texts)))
+    return Comparison(
+        uid="u" + draw(texts),
+        messages=(*(Message(*turn) for turn in turns), Message("user", "q" + draw(texts))),
+        responses=draw(st.lists(texts, min_size=n, max_size=n)),
+        rewards=rewards,
+        subset=draw(texts),
+        meta=draw(st.dictionaries(texts, st.one_of(texts, st.integers(), st.none()))),
+    )
+
+
+@given(st.lists(comparisons(), min_size=1, max_size=3, unique_by=lambda c: c.uid))
+def test_writing_and_reading_is_the_identity(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "identity.jsonl"
+    write_jsonl(path, rows)
+    assert read_jsonl(path) == rows
+
+
+def test_a_refused_write_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [make()])
+    with pytest.raises(FieldError, match="field 'uid'"):
+        write_jsonl(path, [make(), make()])
+    with pytest.raises(FieldError, match="comparison 'b': field 'meta'"):
+        write_jsonl(path, [make(), make(uid="b", meta={"k": math.nan})])
+    with pytest.raises(FieldError, match="comparison 'b': field 'meta'"):
+        write_jsonl(path, [make(), make(uid="b", meta={"k": {1, 2}})])
+    assert read_jsonl(path) == [make()]
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]

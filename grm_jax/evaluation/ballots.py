@@ -1,0 +1,110 @@
+"""Stored trajectories stacked into the arrays that `grm_jax.voting` works on.
+
+Numpy only: nothing here touches a device. Shape letters: C comparisons, S samples, N responses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grm_jax.voting import Ballots
+
+if TYPE_CHECKING:
+    from grm_jax.data.trajectory import Trajectory
+
+
+def from_trajectories(
+    groups: Sequence[Sequence[Trajectory]],
+    num_responses: Sequence[int],
+    *,
+    meta: Sequence[Sequence[float]] | None = None,
+    lenient: bool = False,
+    num_samples: int | None = None,
+    max_responses: int | None = None,
+) -> Ballots:
+    """Stacks the trajectories of each comparison.
+
+    Args:
+        groups: the trajectories of each comparison; they are sorted by sample index.
+        num_responses: n of each comparison.
+        meta: the meta score of each trajectory, in the order given in `groups`.
+        lenient: count the lenient instead of the strict parse.
+        num_samples, max_responses: S and N to pad to; by default the largest that occurs.
+
+    Returns:
+        `Ballots` of numpy arrays. `ids_C` is a hash of the uid, `order_ids_CS` numbers the
+        distinct orders of a comparison.
+
+    Raises:
+        ValueError: naming the uid (and sample) of a comparison without trajectories, one that
+            does not fit S and N, mixed uids, a sample given twice, an order that is no
+            permutation, a wrong number of scores, a meta score that is missing or not finite.
+    """
+    if len(groups) != len(num_responses) or (meta is not None and len(meta) != len(groups)):
+        raise ValueError("groups, num_responses and meta must have one entry per comparison")
+    C = len(groups)
+    S = max(map(len, groups), default=0) if num_samples is None else num_samples
+    N = max(num_responses, default=0) if max_responses is None else max_responses
+    ballots = Ballots(
+        scores_CSN=np.zeros((C, S, N), np.int32),
+        orders_CSN=np.tile(np.arange(N, dtype=np.int32), (C, S, 1)),
+        parsed_CS=np.zeros((C, S), bool),
+        drawn_CS=np.zeros((C, S), bool),
+        num_responses_C=np.asarray(num_responses, np.int32),
+        order_ids_CS=np.zeros((C, S), np.int32),
+        ids_C=np.zeros(C, np.uint32),
+        meta_CS=None if meta is None else np.zeros((C, S), np.float32),
+    )
+    for c, (group, n) in enumerate(zip(groups, num_responses, strict=True)):
+        if not group:
+            raise ValueError(f"comparison {c} has no trajectories")
+        uid = group[0].uid
+        if not 1 <= n <= N or len(group) > S:
+            raise ValueError(
+                f"{uid}: {n} responses and {len(group)} samples do not fit N = {N} and S = {S}"
+            )
+        if meta is not None and len(meta[c]) != len(group):
+            raise ValueError(f"{uid}: {len(meta[c])} meta scores for {len(group)} samples")
+        samples = [trajectory.sample for trajectory in group]
+        if len(set(samples)) < len(samples):
+            raise ValueError(f"{uid}: a sample index occurs twice in {sorted(samples)}")
+        strata = {order: i for i, order in enumerate(sorted({tuple(t.order) for t in group}))}
+        ballots.ids_C[c] = int.from_bytes(
+            hashlib.blake2b(uid.encode(), digest_size=4).digest(), "big"
+        )
+        for s, i in enumerate(sorted(range(len(group)), key=samples.__getitem__)):
+            trajectory = group[i]
+            _check(trajectory, uid, n)
+            scores = _scores(trajectory, lenient, n)
+            if scores is not None:
+                ballots.scores_CSN[c, s, :n] = scores
+            if meta is not None:
+                if not math.isfinite(meta[c][i]):
+                    raise ValueError(f"{uid}, sample {samples[i]}: meta score {meta[c][i]}")
+                ballots.meta_CS[c, s] = meta[c][i]
+            ballots.orders_CSN[c, s, :n] = trajectory.order
+            ballots.order_ids_CS[c, s] = strata[tuple(trajectory.order)]
+            ballots.parsed_CS[c, s] = scores is not None
+            ballots.drawn_CS[c, s] = True
+    return ballots
+
+
+def _check(trajectory: Trajectory, uid: str, n: int) -> None:
+    where = f"{uid}, sample {trajectory.sample}"
+    if trajectory.uid != uid:
+        raise ValueError(f"{where}: grouped with a trajectory of {trajectory.uid}")
+    if sorted(trajectory.order) != list(range(n)):
+        raise ValueError(f"{where}: {trajectory.order} is no order of {n} responses")
+
+
+def _scores(trajectory: Trajectory, lenient: bool, n: int) -> Sequence[int] | None:
+    scores = trajectory.lenient_scores if lenient else trajectory.scores
+    if scores is not None and len(scores) != n:
+        where = f"{trajectory.uid}, sample {trajectory.sample}"
+        raise ValueError(f"{where}: {len(scores)} scores for {n} responses")
+    return scores

@@ -1,0 +1,198 @@
+"""The two figures: accuracy against k, and health metrics against step.
+
+matplotlib is imported inside the functions and drawn without pyplot, so no display, backend or
+global style of the caller is touched. Equal inputs give byte-identical PNGs for one version of
+matplotlib: the files carry no date and no software tag.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import numbers
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from grm_jax.evaluation.statistics import Interval
+from grm_jax.evaluation.tables import write_atomically
+
+# Okabe and Ito's palette: told apart with the common kinds of colour blindness.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+}
+
+
+class Curve(NamedTuple):
+    """A line of the scaling figure: `intervals[i]` are fractions at `ks[i]`."""
+
+    label: str
+    ks: Sequence[int]
+    intervals: Sequence[Interval]
+
+
+def scaling(
+    path: str | os.PathLike,
+    curves: Sequence[Curve],
+    *,
+    levels: Mapping[str, Interval | float] | None = None,
+    title: str = "Inference-time scaling",
+    ylabel: str = "accuracy (%)",
+    note: str = "",
+) -> None:
+    """Accuracy against k on a log2 axis, with a band for every interval.
+
+    Args:
+        curves: voting, guided voting, and so on; each keeps its colour by its place.
+        levels: horizontal lines that do not depend on k, such as greedy or chance.
+        note: a line below the axis: what the bands cover, the tie policy.
+
+    Raises:
+        ValueError: naming the curve: no points, ks below 1, or not one interval for each k.
+    """
+    for curve in curves:
+        if not curve.ks or len(curve.ks) != len(curve.intervals) or min(curve.ks) < 1:
+            raise ValueError(f"curve {curve.label!r}: needs one interval for each k of at least 1")
+    if not curves:
+        raise ValueError("curves: at least one is needed")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        for i, curve in enumerate(curves):
+            points = sorted(zip(curve.ks, curve.intervals, strict=True))
+            ks = [k for k, _ in points]
+            value, low, high = ([100 * p[j] for _, p in points] for j in range(3))
+            color = COLORS[i % len(COLORS)]
+            axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
+            marker = MARKERS[i % len(MARKERS)]
+            axes.plot(ks, value, color=color, marker=marker, markersize=5, label=curve.label)
+        for i, (label, level) in enumerate((levels or {}).items()):
+            value = level.value if isinstance(level, Interval) else level
+            dashes = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))[i % 3]
+            axes.axhline(100 * value, color="#444444", linestyle=dashes, linewidth=1.2, label=label)
+        ks = sorted({k for curve in curves for k in curve.ks})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ks, [str(k) for k in ks])
+        axes.minorticks_off()
+        axes.margins(x=0.04, y=0.08)
+        axes.set_xlabel("k, samples of one comparison")
+        axes.set_ylabel(ylabel)
+        axes.set_title(title, loc="left")
+        axes.legend(loc="best")
+        if note:
+            figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
+        _save(figure, path)
+
+
+def training(
+    path: str | os.PathLike,
+    stages: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    metrics: Sequence[str] | None = None,
+    step: str = "step",
+    columns: int = 4,
+    title: str = "Training",
+) -> None:
+    """A grid of health metrics against step: one row of panels, or more, for each stage.
+
+    Args:
+        stages: the metric records of each stage in order, such as lines of metrics.jsonl; every
+            record has `step`, other fields may be missing from some records.
+        metrics: names to show, in this order, where a stage has them; by default every numeric
+            field, in order of first appearance. A field that is never finite has no panel.
+
+    Raises:
+        ValueError: naming the stage and record without `step`, or if there is nothing to draw.
+    """
+    panels = {stage: _panels(stage, records, metrics, step) for stage, records in stages.items()}
+    panels = {stage: series for stage, series in panels.items() if series}
+    if not panels:
+        raise ValueError(f"stages: no metric to draw in {list(stages)}")
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    columns = min(columns, max(map(len, panels.values())))
+    heights = [math.ceil(len(series) / columns) for series in panels.values()]
+    with matplotlib.rc_context(STYLE | {"font.size": 9, "axes.titlesize": 9.5}):
+        size = (0.4 + 2.9 * columns, 0.5 + sum(0.35 + 2.0 * rows for rows in heights))
+        figure = Figure(figsize=size, dpi=120, layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+        bands = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for i, (stage, rows) in enumerate(zip(panels, heights, strict=True)):
+            bands[i].suptitle(stage, x=0.01, ha="left", fontsize=11, fontweight="bold")
+            grid = bands[i].subplots(rows, columns, squeeze=False).ravel()
+            for axes in grid[len(panels[stage]) :]:
+                axes.set_axis_off()
+            for axes, (name, (steps, values)) in zip(grid, panels[stage].items(), strict=False):
+                color = COLORS[i % len(COLORS)]
+                smooth = _smooth(values)
+                if smooth is None:
+                    marker = "o" if len(values) < 3 else None
+                    axes.plot(steps, values, color=color, linewidth=1.4, marker=marker)
+                else:
+                    axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
+                    axes.plot(steps, smooth, color=color, linewidth=1.6)
+                axes.set_title(name, loc="left", color="#333333")
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+                axes.yaxis.set_major_locator(MaxNLocator(4))
+                axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+        _save(figure, path)
+
+
+def _panels(stage, records, metrics, step) -> dict[str, tuple[list[float], list[float]]]:
+    names: dict[str, None] = {}
+    for i, record in enumerate(records):
+        if step not in record:
+            raise ValueError(f"stage {stage!r}, record {i}: no field {step!r}")
+        names.update(dict.fromkeys(record))
+    chosen = [name for name in (names if metrics is None else metrics) if name != step]
+    panels = {}
+    for name in chosen:
+        points = [
+            (record[step], float(record[name]))
+            for record in records
+            if _is_number(record.get(name)) and math.isfinite(record[name])
+        ]
+        if points:
+            panels[name] = tuple(map(list, zip(*sorted(points), strict=True)))
+    return panels
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _smooth(values: Sequence[float]) -> list[float] | None:
+    """A centred running mean over about a tenth of the run; None for short runs."""
+    reach = len(values) // 20
+    if reach < 1:
+        return None
+    last = len(values) - 1
+    # The window shrinks on both sides near an end, so that a steep start is not flattened.
+    reaches = (min(reach, i, last - i) for i in range(len(values)))
+    windows = (values[i - r : i + r + 1] for i, r in enumerate(reaches))
+    return [sum(window) / len(window) for window in windows]
+
+
+def _save(figure, path: str | os.PathLike) -> None:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", metadata={"Software": None})
+    write_atomically(path, data.getvalue())

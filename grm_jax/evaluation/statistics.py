@@ -1,0 +1,331 @@
+"""Confidence intervals, tests and ranking measures. Numpy and scipy, float64, seeded.
+
+The item of every interval is the comparison: random subsets of samples, or the samples of one
+comparison, are never resampled as if they were new evidence. Shape letters: R training seeds,
+I items, C comparisons, S samples, M subsets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+SEED_MODES = ("fixed", "resampled")
+# Resampling works on [chunk, I] count matrices of about this many entries at a time.
+CHUNK_ENTRIES = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A value and the ends of its confidence interval, in the unit of the data."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval: the number behind the sign ±."""
+        return (self.high - self.low) / 2
+
+
+class Difference(NamedTuple):
+    """A paired difference a - b: value, interval and two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval."""
+        return (self.high - self.low) / 2
+
+
+class WithinAUC(NamedTuple):
+    """AUC inside comparisons; NaN where no comparison had mixed outcomes.
+
+    Attributes:
+        value: chance that a correct sample is ranked above a wrong one of the same comparison.
+        pairs: the number of such pairs.
+        comparisons: the number of comparisons that had any.
+    """
+
+    value: float
+    pairs: int
+    comparisons: int
+
+
+def standard_error(values: ArrayLike) -> float:
+    """Standard error of the mean of [I] independent items (sample standard deviation).
+
+    Raises:
+        ValueError: fewer than two items, or a value that is not finite.
+    """
+    values_I = _finite("values", values, dims=(1,))
+    if values_I.size < 2:
+        raise ValueError("values: a standard error needs at least two items")
+    return float(np.std(values_I, ddof=1) / math.sqrt(values_I.size))
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    *,
+    clusters: Sequence | None = None,
+    seeds: str = "fixed",
+    num_resamples: int = 10_000,
+    level: float = 0.95,
+    rng_seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of the mean over items.
+
+    Args:
+        values: [I], or [R, I] for R training seeds on the same items.
+        clusters: [I] names; items of one cluster (say, one query) are resampled together and
+            the statistic stays the mean over items.
+        seeds: 'fixed' resamples items only, so the interval speaks of these R trained models;
+            'resampled' draws seeds with replacement too. With few seeds the second is rough.
+        level: coverage.
+
+    Raises:
+        ValueError: naming the argument: a value that is not finite, no items, a wrong shape, an
+            unknown mode, 'resampled' with a single seed.
+    """
+    value, means = _bootstrap_means(values, clusters, seeds, num_resamples, rng_seed)
+    return Interval(value, *_percentiles(means, level))
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    clusters: Sequence | None = None,
+    seeds: str = "fixed",
+    num_resamples: int = 10_000,
+    level: float = 0.95,
+    rng_seed: int = 0,
+) -> Difference:
+    """Bootstrap of mean(a - b), item by item (and seed by seed); arguments as `bootstrap_mean`.
+
+    The p-value is twice the smaller share of resamples on either side of zero (zero counts on
+    both sides), with one added to each count: it is never 0, and 1 for equal inputs.
+
+    Raises:
+        ValueError: as `bootstrap_mean`, or different shapes.
+    """
+    a, b = _finite("a", a, dims=(1, 2)), _finite("b", b, dims=(1, 2))
+    if a.shape != b.shape:
+        raise ValueError(f"a, b: shapes {a.shape} and {b.shape} are not paired")
+    value, means = _bootstrap_means(a - b, clusters, seeds, num_resamples, rng_seed)
+    # Differences such as 0.1 + 0.2 - 0.3 must not turn an exact tie into a sign.
+    means = np.where(np.abs(means) < 1e-12, 0.0, means)
+    smaller = min(np.sum(means <= 0), np.sum(means >= 0))
+    p_value = min(1.0, 2 * (int(smaller) + 1) / (num_resamples + 1))
+    return Difference(value, *_percentiles(means, level), p_value)
+
+
+def bootstrap_macro(
+    groups: Mapping[str, ArrayLike],
+    *,
+    num_resamples: int = 10_000,
+    level: float = 0.95,
+    rng_seed: int = 0,
+) -> Interval:
+    """The unweighted mean of group means (the paper's Overall), items resampled in each group.
+
+    Args:
+        groups: [I] values of each group.
+
+    Raises:
+        ValueError: no group, or as `bootstrap_mean`.
+    """
+    if not groups:
+        raise ValueError("groups: at least one is needed")
+    draws = [
+        _bootstrap_means(values, None, "fixed", num_resamples, (rng_seed, i))
+        for i, values in enumerate(groups.values())
+    ]
+    value = float(np.mean([value for value, _ in draws]))
+    return Interval(value, *_percentiles(np.mean([means for _, means in draws], axis=0), level))
+
+
+def bootstrap_statistic(
+    statistic: Callable[[np.ndarray], float],
+    num_items: int,
+    *,
+    num_resamples: int = 1_000,
+    level: float = 0.95,
+    rng_seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of any statistic of item indices, such as an AUC.
+
+    Args:
+        statistic: maps [I] item indices (with repetitions) to a number. NaN marks a resample on
+            which it is not defined, such as an AUC with one class; those are left out.
+
+    Raises:
+        ValueError: the statistic is NaN on the items themselves or on over half of the resamples.
+    """
+    rng = np.random.default_rng(rng_seed)
+    value = float(statistic(np.arange(num_items)))
+    draws = np.array(
+        [statistic(rng.integers(num_items, size=num_items)) for _ in range(num_resamples)]
+    )
+    defined = draws[~np.isnan(draws)]
+    if math.isnan(value) or defined.size < num_resamples / 2:
+        raise ValueError("statistic: not defined on these items or on most resamples of them")
+    return Interval(value, *_percentiles(defined, level))
+
+
+def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> float:
+    """Exact two-sided McNemar test: p-value of equal accuracy on paired 0/1 outcomes.
+
+    Raises:
+        ValueError: outcomes other than 0 and 1 (shared credit has no such test), or not paired.
+    """
+    a, b = _finite("a_correct", a_correct, dims=(1,)), _finite("b_correct", b_correct, dims=(1,))
+    if a.shape != b.shape:
+        raise ValueError(f"a_correct, b_correct: shapes {a.shape} and {b.shape} are not paired")
+    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
+        raise ValueError("a_correct, b_correct: McNemar's test needs outcomes 0 and 1")
+    only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
+    if only_a + only_b == 0:
+        return 1.0
+    return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def auc(scores: ArrayLike, labels: ArrayLike, *, missing: float | None = None) -> float:
+    """Area under the ROC curve with midranks: a tie between the classes counts one half.
+
+    Args:
+        scores: [I]; labels: [I] of 0 and 1.
+        missing: the score that stands for NaN (nothing parsed), such as the middle of the range.
+
+    Raises:
+        ValueError: NaN scores while `missing` is None, other labels, or only one class.
+    """
+    scores_I = np.asarray(scores, np.float64)
+    if missing is not None:
+        scores_I = np.where(np.isnan(scores_I), missing, scores_I)
+    if scores_I.ndim != 1 or np.isnan(scores_I).any():
+        raise ValueError("scores: expected [I] numbers; name `missing` to give NaN a score")
+    labels_I = _finite("labels", labels, dims=(1,))
+    if labels_I.shape != scores_I.shape or not np.isin(labels_I, (0, 1)).all():
+        raise ValueError("labels: expected one 0 or 1 for each score")
+    positive = labels_I == 1
+    P, Q = int(positive.sum()), int((~positive).sum())
+    if P == 0 or Q == 0:
+        raise ValueError(f"labels: an AUC needs both classes, got {P} ones and {Q} zeros")
+    ranks = scipy.stats.rankdata(scores_I)
+    return float((ranks[positive].sum() - P * (P + 1) / 2) / (P * Q))
+
+
+def mean_auc(scores: ArrayLike, labels: ArrayLike, *, missing: float | None = None) -> float:
+    """The mean over subsets of the AUC inside each: scores [M, I] of `voting.single_scores`."""
+    return float(np.mean([auc(row_I, labels, missing=missing) for row_I in np.asarray(scores)]))
+
+
+def within_comparison_auc(scores: ArrayLike, correct: ArrayLike, valid: ArrayLike) -> WithinAUC:
+    """How well scores tell correct from wrong samples of the *same* comparison.
+
+    The overall AUC of a meta RM mostly ranks comparisons by difficulty, which cannot help a vote;
+    this one can. Comparisons with mixed outcomes are averaged with their numbers of
+    (correct, wrong) pairs as weights; ties count one half.
+
+    Args:
+        scores: [C, S]; correct: [C, S] of 0 and 1; valid: [C, S] bool, False is padding.
+
+    Raises:
+        ValueError: different shapes, or a valid score that is not finite.
+    """
+    scores_CS, valid_CS = np.asarray(scores, np.float64), np.asarray(valid, bool)
+    correct_CS = np.asarray(correct).astype(bool)
+    if scores_CS.ndim != 2 or not scores_CS.shape == correct_CS.shape == valid_CS.shape:
+        raise ValueError("scores, correct, valid: expected three arrays of one shape [C, S]")
+    if not np.isfinite(scores_CS[valid_CS]).all():
+        raise ValueError("scores: a valid score is not finite")
+    won, pairs, comparisons = 0.0, 0, 0
+    for scores_S, correct_S, valid_S in zip(scores_CS, correct_CS, valid_CS, strict=True):
+        right, wrong = scores_S[valid_S & correct_S], scores_S[valid_S & ~correct_S]
+        if right.size and wrong.size:
+            won += np.sum(right[:, None] > wrong[None, :])
+            won += np.sum(right[:, None] == wrong[None, :]) / 2
+            pairs += right.size * wrong.size
+            comparisons += 1
+    return WithinAUC(float(won / pairs) if pairs else math.nan, pairs, comparisons)
+
+
+def blind_credits(lengths: Sequence[Sequence[int]], best: Sequence[int]) -> dict[str, np.ndarray]:
+    """What verdicts that read no content earn: float64 [C] for first, random, longest, shortest.
+
+    Args:
+        lengths: the length of each response of each comparison, in any one unit.
+        best: index of the best response. Ties in length share the credit evenly.
+
+    Raises:
+        ValueError: naming the comparison with fewer than two responses or `best` out of range.
+    """
+    credits = {name: np.zeros(len(best)) for name in ("first", "random", "longest", "shortest")}
+    for c, (row, j) in enumerate(zip(lengths, best, strict=True)):
+        n = len(row)
+        if n < 2 or not 0 <= j < n:
+            raise ValueError(f"comparison {c}: best {j} of {n} responses is no choice")
+        credits["first"][c] = float(j == 0)
+        credits["random"][c] = 1 / n
+        for name, extreme in (("longest", max(row)), ("shortest", min(row))):
+            credits[name][c] = (row[j] == extreme) / list(row).count(extreme)
+    return credits
+
+
+def _finite(name: str, values: ArrayLike, dims: tuple[int, ...]) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if array.ndim not in dims or array.size == 0:
+        raise ValueError(f"{name}: expected a non-empty array of {dims} dimensions: {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: {int((~np.isfinite(array)).sum())} values are not finite")
+    return array
+
+
+def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise ValueError(f"level: {level} must be between 0 and 1")
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _bootstrap_means(values, clusters, seeds, num_resamples, rng_seed):
+    """(mean, [B] bootstrap means): items in clusters, drawn with replacement, as count weights."""
+    values_RI = np.atleast_2d(_finite("values", values, dims=(1, 2)))
+    R, I = values_RI.shape  # noqa: E741
+    if seeds not in SEED_MODES:
+        raise ValueError(f"seeds: {seeds!r} is not one of {SEED_MODES}")
+    if seeds == "resampled" and R < 2:
+        raise ValueError("seeds: 'resampled' needs at least two training seeds")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples: {num_resamples} must be at least 1")
+    if clusters is None:
+        sums_RG, sizes_G = values_RI, np.ones(I)
+    else:
+        if len(clusters) != I:
+            raise ValueError(f"clusters: {len(clusters)} names for {I} items")
+        _, group_I = np.unique(np.asarray(clusters), return_inverse=True)
+        sizes_G = np.bincount(group_I).astype(np.float64)
+        sums_RG = np.stack([np.bincount(group_I, weights=row_I) for row_I in values_RI])
+    G = sizes_G.size
+    rng = np.random.default_rng(rng_seed)
+    means = []
+    chunk = max(1, CHUNK_ENTRIES // G)
+    for start in range(0, num_resamples, chunk):
+        B = min(chunk, num_resamples - start)
+        items_BG = rng.multinomial(G, np.full(G, 1 / G), size=B)
+        seeds_BR = np.full((B, R), 1 / R)
+        if seeds == "resampled":
+            seeds_BR = rng.multinomial(R, np.full(R, 1 / R), size=B) / R
+        sums_B = np.sum((items_BG @ sums_RG.T) * seeds_BR, axis=1)
+        means.append(sums_B / (items_BG @ sizes_G))
+    return float(values_RI.mean()), np.concatenate(means)

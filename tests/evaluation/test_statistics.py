@@ -1,0 +1,204 @@
+"""Statistics against scipy, closed forms and loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from grm_jax.evaluation import statistics as st
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_interval_of_a_mean_matches_scipy_and_the_normal_form(rng):
+    values = rng.random(200) ** 2
+    got = st.bootstrap_mean(values, num_resamples=20_000)
+    want = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert got.value == pytest.approx(values.mean())
+    width = got.high - got.low
+    assert abs(got.low - want.low) < 0.04 * width and abs(got.high - want.high) < 0.04 * width
+    # The bootstrap variance is the population variance / I.
+    normal = 1.96 * values.std() / math.sqrt(200)
+    assert got.half_width == pytest.approx(normal, rel=0.03)
+    narrow = st.bootstrap_mean(values, level=0.5)
+    assert narrow.half_width == pytest.approx(0.6745 * normal / 1.96, rel=0.05)
+
+
+def test_equal_seeds_give_equal_intervals_and_others_do_not(rng):
+    values = rng.random(50)
+    assert st.bootstrap_mean(values) == st.bootstrap_mean(values)
+    assert st.bootstrap_mean(values) != st.bootstrap_mean(values, rng_seed=1)
+
+
+def test_chunks_do_not_change_the_width(monkeypatch, rng):
+    values = rng.random(30)
+    whole = st.bootstrap_mean(values)
+    monkeypatch.setattr(st, "CHUNK_ENTRIES", 30 * 7)
+    assert st.bootstrap_mean(values).half_width == pytest.approx(whole.half_width, rel=0.05)
+
+
+def test_clusters_are_resampled_whole(rng):
+    # 40 clusters of 5 equal items are 40 items, not 200.
+    per_cluster = rng.random(40)
+    clustered = st.bootstrap_mean(np.repeat(per_cluster, 5), clusters=np.repeat(np.arange(40), 5))
+    assert clustered.value == pytest.approx(per_cluster.mean())
+    assert clustered.half_width == pytest.approx(1.96 * per_cluster.std() / math.sqrt(40), rel=0.04)
+    # Unequal sizes: the statistic stays the mean over items.
+    uneven = st.bootstrap_mean([1, 1, 1, 0], clusters=["a", "a", "a", "b"])
+    assert uneven.value == 0.75 and uneven.low == 0.0 and uneven.high == 1.0
+
+
+def test_training_seeds_fixed_or_resampled(rng):
+    # Rows differ by a constant: all variance lies between seeds, none between items.
+    values = np.array([[0.1] * 60, [0.5] * 60, [0.9] * 60])
+    fixed = st.bootstrap_mean(values)
+    assert (fixed.value, fixed.half_width) == (pytest.approx(0.5), pytest.approx(0, abs=1e-12))
+    both = st.bootstrap_mean(values, seeds="resampled")
+    # Sums of three draws from the three rows: the 2.5 % points are the extremes (1/27 each).
+    assert (both.low, both.high) == (pytest.approx(0.1), pytest.approx(0.9))
+    # Rows equal: resampling seeds adds nothing to the variance over items.
+    row = rng.random(80)
+    same = st.bootstrap_mean([row, row], seeds="resampled")
+    assert same.half_width == pytest.approx(1.96 * row.std() / math.sqrt(80), rel=0.04)
+
+
+def test_paired_difference_uses_the_pairing(rng):
+    a = rng.random(300)
+    b = a - 0.02 + 0.01 * rng.standard_normal(300)
+    got = st.paired_difference(a, b)
+    assert got.value == pytest.approx((a - b).mean())
+    assert got.half_width == pytest.approx(1.96 * (a - b).std() / math.sqrt(300), rel=0.04)
+    assert 0 < got.p_value < 0.001 and got.low > 0
+    back = st.paired_difference(b, a)
+    assert back.value == pytest.approx(-got.value) and back.p_value == got.p_value
+    none = st.paired_difference(a, a)
+    assert none == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_p_value_agrees_with_the_normal_test(rng):
+    noise = rng.standard_normal(200)
+    difference = (noise - noise.mean()) / noise.std() * math.sqrt(200) + 1.3  # z = 1.3 exactly
+    got = st.paired_difference(difference, np.zeros(200), num_resamples=20_000)
+    assert got.p_value == pytest.approx(2 * scipy.stats.norm.sf(1.3), rel=0.06)
+
+
+def test_macro_mean_weights_groups_equally(rng):
+    groups = {"small": rng.random(20), "large": rng.random(500)}
+    got = st.bootstrap_macro(groups)
+    assert got.value == pytest.approx(np.mean([v.mean() for v in groups.values()]))
+    variance = sum(v.var() / v.size for v in groups.values()) / 4
+    assert got.half_width == pytest.approx(1.96 * math.sqrt(variance), rel=0.04)
+    # Groups are drawn independently: two equal groups must not move together.
+    twice = st.bootstrap_macro({"a": groups["large"], "b": groups["large"]})
+    assert twice.half_width == pytest.approx(
+        1.96 * groups["large"].std() / math.sqrt(1000), rel=0.05
+    )
+
+
+def test_bootstrap_of_a_general_statistic(rng):
+    values = rng.random(150)
+    got = st.bootstrap_statistic(lambda index: values[index].mean(), 150, num_resamples=4000)
+    want = st.bootstrap_mean(values)
+    assert got.value == pytest.approx(want.value)
+    assert got.half_width == pytest.approx(want.half_width, rel=0.06)
+    with pytest.raises(ValueError, match="not defined"):
+        st.bootstrap_statistic(lambda index: math.nan, 5)
+
+
+def test_standard_error(rng):
+    values = rng.random(33)
+    assert st.standard_error(values) == pytest.approx(scipy.stats.sem(values))
+    with pytest.raises(ValueError, match="two items"):
+        st.standard_error([1.0])
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    a = [1] * 12 + [0] * 3 + [1] * 40 + [0] * 20
+    b = [0] * 12 + [1] * 3 + [1] * 40 + [0] * 20
+    tail = sum(math.comb(15, i) for i in range(4)) / 2**15
+    assert st.mcnemar(a, b) == pytest.approx(2 * tail) == st.mcnemar(b, a)
+    assert st.mcnemar([1, 0], [1, 0]) == 1.0
+    with pytest.raises(ValueError, match="0 and 1"):
+        st.mcnemar([0.5, 1], [0, 1])
+
+
+def test_auc_with_ties_is_the_mann_whitney_statistic(rng):
+    scores, labels = rng.integers(1, 6, 80), rng.integers(0, 2, 80)
+    u = scipy.stats.mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic
+    P, Q = (labels == 1).sum(), (labels == 0).sum()
+    assert st.auc(scores, labels) == pytest.approx(u / (P * Q))
+    assert st.auc([1, 1, 2, 2], [0, 1, 0, 1]) == 0.5
+    assert st.auc([1, 2, 3, 3], [0, 0, 1, 0]) == pytest.approx(2.5 / 3)
+    assert st.auc([1, math.nan, 9], [0, 1, 0], missing=5.5) == 0.5
+    assert st.mean_auc([[1, 2], [2, 1], [1, 1]], [0, 1]) == 0.5
+    for scores, labels, message in (
+        ([1, math.nan], [0, 1], "missing"),
+        ([1, 2], [1, 1], "both classes"),
+        ([1, 2], [0, 2], "0 or 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            st.auc(scores, labels)
+
+
+def test_within_comparison_auc_ignores_difficulty():
+    # Scores that only know which comparison is easy: overall AUC high, inside it is chance.
+    correct = np.array([[1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1]])
+    scores = np.array([[3.0] * 4, [1.0] * 4, [9.0] * 4])
+    valid = np.ones((3, 4), bool)
+    got = st.within_comparison_auc(scores, correct, valid)
+    assert got == (0.5, 6, 2)
+    assert st.auc(scores.ravel(), correct.ravel()) > 0.8
+    # Weighted by pairs; padding is not looked at.
+    scores = np.array([[2.0, 1.0, math.nan], [1.0, 2.0, 0.0]])
+    correct = np.array([[1, 0, 0], [1, 0, 0]])
+    valid = np.array([[True, True, False], [True, True, True]])
+    got = st.within_comparison_auc(scores, correct, valid)
+    assert got == (pytest.approx((1 + 1) / 3), 3, 2)
+    none = st.within_comparison_auc([[1.0, 2.0]], [[1, 1]], [[True, True]])
+    assert math.isnan(none.value) and none[1:] == (0, 0)
+    with pytest.raises(ValueError, match="finite"):
+        st.within_comparison_auc([[math.nan]], [[1]], [[True]])
+
+
+def test_blind_credits_share_ties():
+    got = st.blind_credits([[5, 5, 2], [1, 4], [3, 3]], [1, 0, 0])
+    assert {name: credit.tolist() for name, credit in got.items()} == {
+        "first": [0.0, 1.0, 1.0],
+        "random": [1 / 3, 0.5, 0.5],
+        "longest": [0.5, 0.0, 0.5],
+        "shortest": [0.0, 1.0, 0.5],
+    }
+    with pytest.raises(ValueError, match="comparison 1"):
+        st.blind_credits([[1, 2], [3]], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        ([1, math.nan], {}, "values: 1 values are not finite"),
+        ([], {}, "non-empty"),
+        ([1, 2], {"clusters": ["a"]}, "clusters"),
+        ([1, 2], {"seeds": "random"}, "seeds"),
+        ([1, 2], {"seeds": "resampled"}, "two training seeds"),
+        ([1, 2], {"level": 95}, "level"),
+        ([1, 2], {"num_resamples": 0}, "num_resamples"),
+    ],
+)
+def test_bad_arguments_are_named(values, settings, message):
+    with pytest.raises(ValueError, match=message):
+        st.bootstrap_mean(values, **settings)
+
+
+def test_unpaired_inputs_are_an_error():
+    with pytest.raises(ValueError, match="not paired"):
+        st.paired_difference([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="not paired"):
+        st.mcnemar([1, 0], [1])

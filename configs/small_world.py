@@ -1,0 +1,257 @@
+"""Self-Principled Critique Tuning on the small world, from random parameters to a measured table.
+
+Claim: the shape of the paper's results in miniature. RFT and GRPO teach principles that were
+nowhere in the text, voting beats one sample, and the arm without principles is far behind. The
+numbers of one seed are directions, not evidence.
+
+    python -m experiments.spct --config=configs/small_world.py:demo --workdir=runs/demo
+
+Variants:
+    (none)         the full run: 1,000 held-out comparisons, k = 32; about an hour on 2 CPU cores
+    demo           the same loop in about ten minutes on 2 idle CPU cores
+    ci             the same loop in a minute; its numbers mean nothing
+    runlocal       the same as ci
+    gemma_tokens   real benchmark rows through the Gemma tokenizer and a random-weight model
+
+Stages: *base* = random parameters + general data (verdicts on named criteria, no audience);
+*cold start* = base + noisy, biased demonstrations (stands for the prompted teacher of the paper);
+*RFT* from the cold start; *GRPO* from RFT with RFT as the reference policy; *meta RM* from base.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "demo", "ci", "runlocal", "gemma_tokens")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of one variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
+    config = _full()
+    if variant == "demo":
+        _demo(config)
+    elif variant in ("ci", "runlocal"):
+        _ci(config)
+    elif variant == "gemma_tokens":
+        return _gemma_tokens(config)
+    return config
+
+
+def _full() -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0
+    c.mesh = ConfigDict({"data": 2})  # one device a core
+    c.template = ConfigDict({"form": "compact", "principles": "self"})
+    c.tokenizer = ConfigDict({"path": "", "vocab_size": 1024})
+    c.sampling = ConfigDict({"chunk": 96})  # 96: trajectories are equally long, so no look-ups
+    c.model = ConfigDict(
+        {
+            "num_layers": 2,
+            "embed_dim": 64,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "head_dim": 16,
+            "ffn_dim": 128,
+            "sliding_window": 32,  # longer than a response, so that its words see their number
+            "query_scale": 16**-0.5,
+        }
+    )
+    c.small_world = ConfigDict(
+        {
+            "world_seed": 0,
+            "num_audiences": 12,
+            "bias": 0.5,
+            "noise": 0.7,
+            "verdict_flips": 0.03,
+            "hinted": 0.12,
+            "single": 0.1,
+        }
+    )
+    packing = {"row_length": 344, "batch_size": 16}
+    optimizer = {"schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
+
+    c.base = ConfigDict()
+    c.base.data = ConfigDict({"demonstrations": 0, "general": 8000, "checkpoint_every": 200})
+    c.base.packing = ConfigDict(packing)
+    c.base.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 4e-3, "steps": 400, "warmup_steps": 50}
+    )
+    c.cold_start = ConfigDict()
+    c.cold_start.data = ConfigDict(
+        {"demonstrations": 12_000, "general": 3000, "checkpoint_every": 200}
+    )
+    c.cold_start.packing = ConfigDict(packing)
+    c.cold_start.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 4e-3, "steps": 1600, "warmup_steps": 50}
+    )
+
+    # Rejective fine-tuning: 3 non-hinted samples, 1 hinted.
+    c.rft = ConfigDict({"num_samples": 3, "num_hinted": 1, "drop_too_easy": True})
+    c.rft.data = ConfigDict({"comparisons": 3000, "general": 500, "checkpoint_every": 100})
+    c.rft.draw = ConfigDict({"temperature": 1.0, "max_new_tokens": 96})
+    c.rft.buckets = ConfigDict(
+        {
+            "prompt_lengths": "240",
+            "output_lengths": "96",
+            "samples": "1",
+            "samples_per_unit": 128,
+        }
+    )
+    c.rft.packing = ConfigDict(packing)
+    c.rft.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 1e-3, "steps": 200, "warmup_steps": 20}
+    )
+
+    # GRPO. At 140 thousand parameters the learning rate is far above the paper's 4e-7.
+    c.grpo = ConfigDict({"group_size": 4, "kl_coef": 0.08, "micro_batches": 6})
+    c.grpo.loop = ConfigDict(
+        {"comparisons": 6000, "prompts_per_step": 48, "checkpoint_every": 10}
+    )
+    c.grpo.draw = ConfigDict({"temperature": 1.0, "max_new_tokens": 96})
+    c.grpo.buckets = ConfigDict(
+        {
+            "prompt_lengths": "240",
+            "output_lengths": "96",
+            "samples": "4",
+            "samples_per_unit": 192,
+        }
+    )
+    c.grpo.optimizer = ConfigDict(
+        {**optimizer, "schedule": "constant", "learning_rate": 8e-4, "steps": 100}
+    )
+
+    # Meta RM: non-hinted trajectories of the cold start (drawn for RFT) and of GRPO.
+    c.meta_rm = ConfigDict({"balance": "comparison", "only_mixed": True})
+    c.meta_rm.loop = ConfigDict(
+        {"comparisons": 4000, "batch_size": 32, "row_length": 320, "checkpoint_every": 200}
+    )
+    c.meta_rm.draw = ConfigDict(
+        {"k": 8, "order_policy": "random", "temperature": 1.0, "max_new_tokens": 96}
+    )
+    c.meta_rm.buckets = ConfigDict(
+        {
+            "prompt_lengths": "240",
+            "output_lengths": "96",
+            "samples": "1,2,4,8",
+            "samples_per_unit": 128,
+        }
+    )
+    c.meta_rm.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50}
+    )
+
+    c.benchmark = ConfigDict(
+        {
+            "suites": "small_world",
+            "data_dir": "",
+            "limit": 1000,
+            "greedy_stages": "cold_start,rft,grpo",
+            "ks": "1,2,4,8,16,32",
+            "num_subsets": 64,
+            "tie_policy": "uniform",
+            "parse_policy": "chance",
+            "ablation_k": 32,
+            "meta_rm": True,
+            "split": "test",
+        }
+    )
+    c.benchmark.draw = ConfigDict(
+        {
+            "k": 32,
+            "order_policy": "balanced",
+            "max_orders": 4,
+            "temperature": 1.0,
+            "max_new_tokens": 96,
+        }
+    )
+    c.benchmark.buckets = ConfigDict(
+        {
+            "prompt_lengths": "240",
+            "output_lengths": "96",
+            "samples": "1,8,16,32",
+            "samples_per_unit": 128,
+        }
+    )
+    return c
+
+
+def _demo(c: ConfigDict) -> None:
+    c.base.data.general = 3000
+    c.base.optimizer.steps = 100
+    c.cold_start.data.demonstrations = 8000
+    c.cold_start.data.general = 1500
+    c.cold_start.optimizer.steps = 700
+    c.rft.data.comparisons = 500
+    c.rft.data.general = 100
+    c.rft.optimizer.steps = 60
+    c.grpo.loop.comparisons = 2000
+    c.grpo.loop.prompts_per_step = 24
+    c.grpo.buckets.samples_per_unit = 96
+    c.grpo.micro_batches = 3
+    c.grpo.optimizer.steps = 30
+    c.meta_rm.loop.comparisons = 300
+    c.meta_rm.optimizer.steps = 120
+    c.benchmark.limit = 200
+    c.benchmark.ablation_k = 8
+    c.benchmark.split = "development"
+
+
+def _ci(c: ConfigDict) -> None:
+    _demo(c)
+    c.base.data.general = 200
+    c.base.optimizer.steps = 4
+    c.base.optimizer.warmup_steps = 2
+    c.cold_start.data.demonstrations = 200
+    c.cold_start.data.general = 50
+    c.cold_start.optimizer.steps = 8
+    c.cold_start.optimizer.warmup_steps = 2
+    c.rft.data.comparisons = 16
+    c.rft.data.general = 16
+    c.rft.optimizer.steps = 2
+    c.rft.optimizer.warmup_steps = 1
+    c.grpo.loop.comparisons = 32
+    c.grpo.loop.prompts_per_step = 4
+    c.grpo.loop.checkpoint_every = 1
+    c.grpo.buckets.samples_per_unit = 16
+    c.grpo.micro_batches = 1
+    c.grpo.optimizer.steps = 3
+    c.meta_rm.loop.comparisons = 8
+    c.meta_rm.loop.batch_size = 8
+    c.meta_rm.only_mixed = False
+    c.meta_rm.optimizer.steps = 3
+    c.meta_rm.optimizer.warmup_steps = 1
+    c.meta_rm.draw.k = 2
+    c.benchmark.limit = 8
+    c.benchmark.ks = "1,2,4,8"
+    c.benchmark.draw.k = 8
+    c.benchmark.ablation_k = 4
+    c.benchmark.num_subsets = 8
+
+
+def _gemma_tokens(c: ConfigDict) -> ConfigDict:
+    """Real rows, real tokenizer, random weights: the path of the 27B model at the size of a toy."""
+    for name in ("small_world", "base", "cold_start", "rft", "grpo", "meta_rm"):
+        del c[name]
+    c.mesh.data = 1
+    c.template.form = "full"
+    c.tokenizer.path = "../shared/data/tokenizers/gemma2/tokenizer.model"
+    c.model.sliding_window = 512
+    c.sampling.chunk = 16
+    c.benchmark.suites = "judgebench,llmbar,rmb_bon"
+    c.benchmark.data_dir = "../shared/data"
+    c.benchmark.limit = 50
+    c.benchmark.greedy_stages = "random_weights"
+    c.benchmark.ks = "1,2,4"
+    c.benchmark.ablation_k = 0
+    c.benchmark.meta_rm = False
+    c.benchmark.draw.k = 4
+    c.benchmark.draw.order_policy = "random"
+    c.benchmark.draw.temperature = 0.5
+    c.benchmark.draw.max_new_tokens = 32
+    c.benchmark.draw.binary_singles = False
+    c.benchmark.draw.max_truncated = 0.5
+    c.benchmark.buckets.prompt_lengths = "1024,2048"
+    c.benchmark.buckets.output_lengths = "32"
+    c.benchmark.buckets.samples = "1,2,4"
+    c.benchmark.buckets.samples_per_unit = 8
+    return c

@@ -1,0 +1,135 @@
+"""Rule-based online RL: GRPO from the RFT model, with the RFT model as reference policy.
+
+    python -m experiments.grpo --config=configs/small_world.py --workdir=DIR
+
+Stages that GRPO starts from are run first if the workdir lacks them. One iteration is two jitted
+programs, rollout and update; between them the host decodes and scores text. A checkpoint holds the
+train state, the position in the data, and the sizes of the logs; a killed run that is started
+again ends bitwise where an unbroken one does.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from experiments import rft, schema, settings, sft
+from experiments import run as runs
+from grm_jax.data import pipeline
+from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
+from grm_jax.learning import grpo
+from grm_jax.learning.checkpoints import Checkpoints
+from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.sampling import draw
+
+
+def run_stage(run: runs.Run) -> None:
+    """GRPO, unless it is finished."""
+    stage = run.stage("grpo")
+    if run.has_params(stage):
+        return
+    config = settings.from_section(
+        grpo.GRPOConfig, run.config, "grpo", sections=schema.INNER_NAMES
+    )
+    loop = settings.from_section(schema.GRPOLoop, run.config, "grpo.loop")
+    optimizer_config = settings.from_section(OptimizerConfig, run.config, "grpo.optimizer")
+    draw_config = run.draw_config("grpo", k=config.group_size, order_policy="group")
+    engine = run.engine("grpo")
+    comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
+    by_uid = {comparison.uid: comparison for comparison in comparisons}
+
+    # State, data, reference.
+    reference = run.load_params(run.stage("rft"))
+    fingerprint = run.fingerprint(reference, draw_config)
+    optimizer = make_optimizer(optimizer_config)
+    update = grpo.make_update_step(run.model, config, optimizer)
+    # Copies, because the update donates its state: neither reference nor key may go with it.
+    state = jax.tree.map(jnp.copy, create_state(reference, optimizer, run.base_key))
+    state = jax.device_put(state, run.on_every_device)
+    batches = pipeline.shuffled_batches(
+        comparisons, loop.prompts_per_step, seed=run.config.seed
+    )
+    store = TrajectoryStore(run.path("trajectories", f"{stage}.jsonl"))
+
+    # Resume: logs are cut back to what the checkpoint knew.
+    checkpoints = Checkpoints(run.path("checkpoints", stage))
+    first = 0
+    if checkpoints.latest() is not None:
+        state, meta = checkpoints.restore(state, data_iterator=batches)
+        run.metrics.truncate(meta["metrics_offset"])
+        store.truncate(meta["store_offset"])
+        first = checkpoints.latest()
+    else:
+        store.truncate(0)
+
+    steps = optimizer_config.steps // config.inner_epochs
+    run.say(
+        f"{stage}: {steps} iterations of {loop.prompts_per_step} prompts x {config.group_size} "
+        f"trajectories" + (f", from {first}" if first else "")
+    )
+    with run.progress(stage, steps, first) as advance:
+        for step in range(first, steps):
+            began = time.monotonic()
+
+            # Rollout, and scoring of its text.
+            work = draw.plan(
+                next(batches), draw_config, run.tokenizer, engine, seed=run.config.seed, step=step
+            )
+            groups: dict[str, list[grpo.Rollout]] = {}
+            tokens = 0
+            for unit, completions, trajectories in draw.draw_units(
+                engine, state.params, work, by_uid, draw_config, run.tokenizer,
+                base_key=run.base_key, fingerprint=fingerprint, stage=stage, step=step,
+            ):  # fmt: skip
+                store.append_unit(UnitHeader(fingerprint, stage, step, unit.index), trajectories)
+                for completion, trajectory in zip(completions, trajectories, strict=True):
+                    groups.setdefault(trajectory.uid, []).append(
+                        grpo.rollout(completion.prompt_ids, trajectory)
+                    )
+                    tokens += len(completion.token_ids)
+            drawn = time.monotonic()
+
+            # Update.
+            batch = grpo.make_batch(
+                [row for group in groups.values() for row in group],
+                group_size=config.group_size,
+                length=engine.buckets.prompt_lengths[-1] + engine.buckets.output_lengths[-1],
+                completion_length=engine.buckets.output_lengths[-1],
+                num_groups=loop.prompts_per_step,
+                pad_id=run.tokenizer.pad_id,
+            )
+            batch = jax.device_put(batch, run.split_over_devices)
+            for _ in range(config.inner_epochs):
+                state, metrics = update(state, reference, batch)
+            metrics = jax.device_get(metrics)
+            ended = time.monotonic()
+            run.metrics.write(
+                stage, step, {**metrics, "dropped": len(work.dropped)},
+                {"rollout_seconds": drawn - began, "update_seconds": ended - drawn,
+                 "tokens_per_second": tokens / (drawn - began)},
+            )  # fmt: skip
+
+            if (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps:
+                offsets = {"metrics_offset": run.metrics.offset, "store_offset": store.offset}
+                checkpoints.save(step + 1, state, offsets, batches)
+            advance(
+                note=f"reward {metrics['reward_mean']:+.2f}  kl {metrics['kl']:.3f}  "
+                f"no signal {metrics['zero_signal_share']:.0%}  "
+                f"gap {metrics['logprob_gap_max']:.0e}  "
+                f"unparsed {metrics['parse_failure_share']:.0%}  "
+                f"{tokens / (drawn - began):.0f} tok/s"
+            )
+    checkpoints.close()
+    store.close()
+    run.save_params(stage, state.params)
+
+
+def main(run: runs.Run) -> None:
+    """GRPO and the stages it starts from."""
+    sft.main(run)
+    rft.run_stage(run)
+    run_stage(run)
+
+
+if __name__ == "__main__":
+    runs.main(main)

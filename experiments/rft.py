@@ -1,0 +1,85 @@
+"""Rejective fine-tuning: draw from the cold start, keep by rule, fine-tune the cold start.
+
+    python -m experiments.rft --config=configs/small_world.py --workdir=DIR
+"""
+
+from experiments import run as runs
+from experiments import schema, settings, sft
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.pipeline import Example
+from grm_jax.data.trajectory import Trajectory, TrajectoryStore
+from grm_jax.evaluation.tables import write_atomically
+from grm_jax.learning.rejection import Rejection, RejectionRules, reject
+from grm_jax.sampling import draw
+
+
+def draw_stage(
+    run: runs.Run,
+    stage: str,
+    params: dict,
+    comparisons: list[Comparison],
+    config: draw.DrawConfig,
+    engine,
+    *,
+    hinted: bool = False,
+) -> list[Trajectory]:
+    """Draws k trajectories of each comparison into trajectories/<stage>.jsonl, with a bar."""
+    fingerprint = run.fingerprint(params, config)
+    with TrajectoryStore(run.path("trajectories", f"{stage}.jsonl")) as store:
+        title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
+        with run.progress(title, len(comparisons) * config.k) as advance:
+            work = draw.draw(
+                engine, params, comparisons, config, run.tokenizer, store,
+                base_key=run.base_key, seed=run.config.seed, fingerprint=fingerprint,
+                stage=stage, hinted=hinted,
+                on_unit=lambda total, drawn: advance(len(drawn)),
+            )  # fmt: skip
+        if work.dropped or work.truncated:
+            run.say(f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened")
+        name = f"{stage}/hinted" if hinted else stage
+        return list(store.iterate(fingerprint=fingerprint, stage=name))
+
+
+def kept_examples(
+    run: runs.Run, rejection: Rejection, by_uid: dict[str, Comparison], config: draw.DrawConfig
+) -> list[Example]:
+    """Kept trajectories under the prompt without the hint, in the order they were drawn in."""
+    examples = []
+    for trajectory in rejection.kept:
+        prompt = draw.prompt_ids(by_uid[trajectory.uid], trajectory.order, config, run.tokenizer)
+        examples.append(Example(prompt + trajectory.token_ids, len(prompt)))
+    return examples
+
+
+def run_stage(run: runs.Run) -> None:
+    """Rejective fine-tuning, unless it is finished."""
+    stage = run.stage("rft")
+    if run.has_params(stage):
+        return
+    data = settings.from_section(schema.RFTData, run.config, "rft.data")
+    rules = settings.from_section(
+        RejectionRules, run.config, "rft", sections=schema.INNER_NAMES
+    )
+    comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
+    by_uid = {comparison.uid: comparison for comparison in comparisons}
+    params = run.load_params(run.stage("cold_start"))
+    engine = run.engine("rft")
+
+    config = run.draw_config("rft", k=rules.num_samples)
+    trajectories = draw_stage(run, stage, params, comparisons, config, engine)
+    if rules.use_hinted:
+        hinted = run.draw_config("rft", k=rules.num_hinted)
+        trajectories += draw_stage(run, stage, params, comparisons, hinted, engine, hinted=True)
+    rejection = reject(trajectories, rules)
+    lines = "".join(decision.to_json() + "\n" for decision in rejection.decisions)
+    write_atomically(run.path("trajectories", f"{stage}_decisions.jsonl"), lines.encode())
+    counts = {name: count for name, count in rejection.counts.items() if count}
+    run.say(f"{stage}: {len(rejection.kept)} of {len(trajectories)} trajectories kept; {counts}")
+
+    examples = kept_examples(run, rejection, by_uid, config)
+    examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)
+    sft.train(run, stage, "rft", params, examples, data.checkpoint_every)
+
+
+if __name__ == "__main__":
+    runs.main(run_stage)

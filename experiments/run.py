@@ -1,0 +1,390 @@
+"""What every experiment shares: flags, the workdir, the model, the tokenizer, the data.
+
+    workdir/config.json        the config; another config is refused
+            fingerprint.json   versions, devices, commit: whatever must not be in a table
+            tokenizer.model    the tokenizer, if it was trained here
+            metrics.jsonl      one line a record; wall-clock figures under "time"
+            tensorboard/  checkpoints/<stage>/  params/<stage>/  trajectories/<stage>.jsonl
+            meta_scores/  tables/  figures/  samples.md
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+import rich.console
+import rich.progress
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments import schema, settings
+from grm_jax.data.comparison import Comparison, read_jsonl
+from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
+from grm_jax.evaluation.tables import write_atomically
+from grm_jax.learning import checkpoints
+from grm_jax.models import transformer
+from grm_jax.models.config import ModelConfig
+from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.engine import JittedEngine
+from grm_jax.sampling.scheduler import Buckets
+from grm_jax.text import prompts
+from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sentencepiece
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
+
+# Sections that may change between runs on one workdir: they decide no parameters.
+_FREE_SECTIONS = ("benchmark",)
+
+
+class Run:
+    """One experiment on one workdir. Nothing touches a device before the config is checked."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike):
+        """Checks the config, claims the workdir and writes config.json and fingerprint.json.
+
+        Raises:
+          ValueError: for a bad config, or a workdir of another config or in use.
+        """
+        self.config = ml_collections.FrozenConfigDict(config)
+        self.workdir = pathlib.Path(workdir)
+        self.principles = self.config.template.principles
+        self.engines: list[JittedEngine] = []
+        self.console = rich.console.Console()
+        schema.check(self.config)
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._lock = _claim(self.workdir)
+        self._check_config()
+        _set_up_devices(self.config.mesh.data)
+        self.metrics = Metrics(self.workdir)
+        write_json(self.workdir / "fingerprint.json", _environment())
+
+    def _check_config(self) -> None:
+        path = self.workdir / "config.json"
+        now = json.loads(self.config.to_json())
+        if path.exists():
+            before = json.loads(path.read_text())
+            different = settings.differing_fields(
+                *({k: v for k, v in c.items() if k not in _FREE_SECTIONS} for c in (before, now))
+            )
+            if different:
+                raise ValueError(
+                    f"{self.workdir} belongs to another config; give another --workdir, or undo: "
+                    + "; ".join(different)
+                )
+        write_json(path, now)
+
+    # Names and places.
+
+    def stage(self, name: str) -> str:
+        """Name of a stage on disk; arms other than the paper's principle mode have their own."""
+        if self.principles == "self" or name == "base":
+            return name
+        return f"{name}_{self.principles}"
+
+    def arm(self, principles: str) -> "Run":
+        """The same run with another principle mode; shares workdir, base model and metrics."""
+        other = object.__new__(Run)
+        other.__dict__ = dict(self.__dict__, principles=principles)
+        return other
+
+    def path(self, *parts: str) -> pathlib.Path:
+        """A path below the workdir."""
+        return self.workdir.joinpath(*parts)
+
+    # Data.
+
+    @functools.cached_property
+    def world(self) -> SmallWorld | None:
+        """The small world, if the config trains on one."""
+        if "small_world" not in self.config:
+            return None
+        return SmallWorld(settings.from_section(SmallWorldConfig, self.config, "small_world"))
+
+    def comparisons(self, split: str, count: int, *, seed: int = 0) -> list[Comparison]:
+        """Comparisons of a split: of the small world, or from `data.<split>` (JSONL)."""
+        if self.world is not None:
+            return self.world.comparisons(split, count, seed=seed)
+        return read_jsonl(self.config.data[split])[:count]
+
+    # Tokenizer, model, device.
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer: read from `tokenizer.path`, or trained on the small world."""
+        if self.config.tokenizer.path:
+            return SentencePieceTokenizer.from_file(self.config.tokenizer.path)
+        path = self.path("tokenizer.model")
+        if not path.exists():
+            train_sentencepiece(
+                _corpus(self.world), path, vocab_size=self.config.tokenizer.vocab_size
+            )
+        return SentencePieceTokenizer.from_file(path)
+
+    @functools.cached_property
+    def model(self) -> ModelConfig:
+        """Shape of the decoder; the vocabulary is the tokenizer's."""
+        return settings.from_section(
+            ModelConfig, self.config, "model", vocab_size=self.tokenizer.vocab_size
+        )
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """Data-parallel mesh."""
+        return jax.make_mesh(
+            (self.config.mesh.data,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+        )
+
+    @property
+    def split_over_devices(self) -> jax.sharding.Sharding:
+        """Leading axis over the data axis of the mesh."""
+        return jax.sharding.NamedSharding(self.mesh, jax.P("data"))
+
+    @property
+    def on_every_device(self) -> jax.sharding.Sharding:
+        """Replicated."""
+        return jax.sharding.NamedSharding(self.mesh, jax.P())
+
+    @functools.cached_property
+    def base_key(self) -> jax.Array:
+        """Base PRNG key of the run."""
+        return jax.random.key(self.config.seed)
+
+    def engine(self, name: str) -> JittedEngine:
+        """The jitted engine with the buckets of section `<name>.buckets`."""
+        engine = JittedEngine(
+            self.model,
+            settings.from_section(Buckets, self.config, f"{name}.buckets"),
+            stop_ids=self.tokenizer.stop_ids,
+            pad_id=self.tokenizer.pad_id,
+            chunk=self.config.sampling.chunk,
+            sharding=self.split_over_devices,
+        )
+        self.engines.append(engine)
+        return engine
+
+    def draw_config(self, name: str, **fields) -> DrawConfig:
+        """Section `<name>.draw` with the template of this run."""
+        return settings.from_section(
+            DrawConfig, self.config, f"{name}.draw",
+            form=self.config.template.form, principles=self.principles, **fields,
+        )  # fmt: skip
+
+    # Parameters.
+
+    def has_params(self, stage: str) -> bool:
+        """Whether a stage is finished."""
+        return self.path("params", stage, "DONE").exists()
+
+    def save_params(self, stage: str, params: dict) -> None:
+        """Writes the final parameters of a stage and marks it finished."""
+        checkpoints.save_params(self.path("params", stage, "params"), params)
+        write_json(self.path("params", stage, "DONE"), {"fingerprint": params_digest(params)})
+
+    def load_params(self, stage: str, abstract=None) -> dict:
+        """Final parameters of a stage, on every device.
+
+        Raises:
+          ValueError: if the stage has not been run in this workdir.
+        """
+        if not self.has_params(stage):
+            raise ValueError(f"{self.workdir}: stage {stage!r} is not finished; run it first")
+        abstract = transformer.abstract_params(self.model) if abstract is None else abstract
+        params = checkpoints.load_params(self.path("params", stage, "params"), abstract)
+        return jax.device_put(params, self.on_every_device)
+
+    def init_params(self) -> dict:
+        """Random parameters of the decoder, on every device."""
+        key = jax.random.fold_in(self.base_key, 0)
+        init = jax.jit(lambda key: transformer.init(self.model, key))
+        return jax.device_put(init(key), self.on_every_device)
+
+    def fingerprint(self, params: dict, draw: DrawConfig) -> str:
+        """Names what decides a trajectory: parameters, template, tokenizer, sampling."""
+        parts = [
+            params_digest(params), prompts.template_fingerprint(), self.tokenizer.fingerprint(),
+            draw.form, draw.principles, repr(draw.temperature), repr(draw.top_p),
+            draw.order_policy, str(draw.max_orders), str(self.config.seed),
+        ]  # fmt: skip
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+    # What people look at.
+
+    def say(self, text: str) -> None:
+        """One line above the progress bar."""
+        self.console.print(text, markup=False, highlight=False)
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable]:
+        """A bar with rate and time left; yields advance(count=1, note='')."""
+        columns = (
+            rich.progress.TextColumn("{task.description:<22}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[note]}"),
+        )
+        began, at_start, last_line = time.monotonic(), done, [time.monotonic()]
+        with rich.progress.Progress(*columns, console=self.console) as bar:
+            task = bar.add_task(title, total=total, completed=done, rate="", note="")
+            count = [done]
+
+            def advance(step: int = 1, note: str = "", total: int | None = None) -> None:
+                count[0] += step
+                now = time.monotonic()
+                rate = (count[0] - at_start) / max(now - began, 1e-9)
+                bar.update(task, completed=count[0], rate=f"{rate:.1f}/s", note=note)
+                if total is not None:
+                    bar.update(task, total=total)
+                # Without a terminal there is no bar: say a line now and then instead.
+                if not self.console.is_terminal and now - last_line[0] > 15:
+                    last_line[0] = now
+                    goal = total or bar.tasks[0].total
+                    left = (goal - count[0]) / max(rate, 1e-9)
+                    self.say(
+                        f"{title}: {count[0]}/{goal:.0f}, {rate:.1f}/s, {left:.0f} s left  {note}"
+                    )
+
+            yield advance
+
+
+def params_digest(params: dict) -> str:
+    """Hash of all parameters, in the order of the tree."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard. Wall-clock figures stand apart, under "time"."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self._path = workdir / "metrics.jsonl"
+        self._tensorboard_folder = workdir / "tensorboard"
+        self._writers = {}
+        self._path.touch()
+        data = self._path.read_bytes()
+        if not data.endswith(b"\n"):  # a line torn by a kill
+            self.truncate(data.rfind(b"\n") + 1)
+
+    @property
+    def offset(self) -> int:
+        """Size of metrics.jsonl in bytes."""
+        return self._path.stat().st_size
+
+    def truncate(self, offset: int) -> None:
+        """Cuts metrics.jsonl back to what a checkpoint knew."""
+        os.truncate(self._path, offset)
+
+    def write(self, stage: str, step: int, values: Mapping, times: Mapping | None = None) -> None:
+        """Appends one record. Raises FloatingPointError for a value that is not finite."""
+        numbers = {name: float(value) for name, value in values.items()}
+        bad = [name for name, value in numbers.items() if not np.isfinite(value)]
+        if bad:
+            raise FloatingPointError(f"stage {stage}, step {step}: {', '.join(bad)} not finite")
+        record = {"stage": stage, "step": step, **numbers, "time": dict(times or {})}
+        with open(self._path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        writer = self._writers.get(stage)
+        if writer is None:
+            import tensorboardX
+
+            writer = tensorboardX.SummaryWriter(str(self._tensorboard_folder / stage))
+            self._writers[stage] = writer
+        for name, value in {**numbers, **(times or {})}.items():
+            writer.add_scalar(name, value, step)
+
+    def read(self) -> list[dict]:
+        """All records."""
+        return [json.loads(line) for line in self._path.read_text().splitlines()]
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Replaces a JSON file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _claim(workdir: pathlib.Path):
+    """An exclusive lock on the workdir, held until the process ends."""
+    file = open(workdir / ".lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ValueError(f"{workdir} is in use by another process") from error
+    return file
+
+
+def _set_up_devices(data: int) -> None:
+    """Gives the CPU as many devices as the mesh has; each works with one thread of its own."""
+    if data > 1:
+        flag = "--xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        with contextlib.suppress(RuntimeError):  # too late once a backend is up, as in tests
+            jax.config.update("jax_num_cpu_devices", data)
+    if jax.device_count() < data:
+        raise ValueError(f"config.mesh.data: {data} devices wanted, {jax.device_count()} found")
+
+
+def _environment() -> dict:
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False,
+            cwd=pathlib.Path(__file__).parent,
+        ).stdout.strip()  # fmt: skip
+    return {
+        "python": sys.version.split()[0],
+        "jax": jax.__version__,
+        "devices": [str(device) for device in jax.devices()],
+        "machine": platform.platform(),
+        "commit": commit,
+    }
+
+
+def _corpus(world: SmallWorld) -> Iterator[str]:
+    """Text to train the tokenizer on: prompts and demonstrations of both principle modes."""
+    rng = np.random.default_rng(0)
+    for comparison in world.comparisons("train", 600, seed=1):
+        for mode in prompts.PRINCIPLE_MODES:
+            binary = comparison.n == 1
+            yield prompts.grm_prompt(
+                comparison.messages, comparison.responses, form="compact", principles=mode,
+                binary=binary, hint=comparison.label if binary else comparison.best,
+            )  # fmt: skip
+            yield world.demonstration(comparison, rng, principles=mode)
+        yield prompts.meta_rm_prompt(comparison.messages, comparison.responses, form="compact")
+    for messages, answer in world.general(300, seed=1):
+        yield from (messages[0].content, answer)
+
+
+def main(experiment: Callable[[Run], None]) -> None:
+    """Runs one experiment from the command line."""
+
+    def with_flags(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # jax tells of each backend that is not there
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        try:
+            experiment(Run(_CONFIG.value, _WORKDIR.value))
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(with_flags)

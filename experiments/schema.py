@@ -1,0 +1,199 @@
+"""What the sections of a config hold, beside the dataclasses of the library.
+
+A section's own fields belong to one dataclass; its sections inside (`optimizer`, `draw`, ...)
+belong to others. `check` builds all of them, so that a bad field stops a run at once.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from experiments import settings
+from grm_jax.data.pipeline import PackingConfig
+from grm_jax.data.small_world import SmallWorldConfig
+from grm_jax.learning.grpo import GRPOConfig
+from grm_jax.learning.meta_rm import MetaRMConfig
+from grm_jax.learning.rejection import RejectionRules
+from grm_jax.learning.state import OptimizerConfig
+from grm_jax.models.config import ModelConfig
+from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.scheduler import Buckets
+from grm_jax.text import prompts
+from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTData:
+    """Data of a supervised stage.
+
+    Attributes:
+      demonstrations: comparisons with one demonstrated trajectory each.
+      general: pieces of general instruction data.
+      checkpoint_every: steps between checkpoints.
+    """
+
+    demonstrations: int
+    general: int
+    checkpoint_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class RFTData:
+    """Data of rejective fine-tuning.
+
+    Attributes:
+      comparisons: comparisons of which trajectories are drawn.
+      general: pieces of general instruction data mixed in.
+      checkpoint_every: steps between checkpoints.
+    """
+
+    comparisons: int
+    general: int
+    checkpoint_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOLoop:
+    """The loop around GRPO.
+
+    Attributes:
+      comparisons: comparisons to draw prompts from.
+      prompts_per_step: P, groups of one iteration.
+      checkpoint_every: iterations between checkpoints.
+    """
+
+    comparisons: int
+    prompts_per_step: int
+    checkpoint_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaRMLoop:
+    """Data and batches of the meta RM.
+
+    Attributes:
+      comparisons: comparisons of which GRM-stage trajectories are drawn.
+      batch_size: trajectories of a batch.
+      row_length: tokens of a row: query, responses and trajectory.
+      checkpoint_every: steps between checkpoints.
+    """
+
+    comparisons: int
+    batch_size: int
+    row_length: int
+    checkpoint_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured, and how it is counted.
+
+    Attributes:
+      suites: comma-separated names; "small_world" is the held-out split.
+      data_dir: folder of the real suites.
+      limit: comparisons of each suite.
+      greedy_stages: stages measured greedily; the last one is also sampled.
+      ks: values of k for voting.
+      num_subsets: random k-subsets of the drawn samples.
+      tie_policy: see `voting`.
+      parse_policy: see `voting`.
+      ablation_k: samples of the arm without principles; 0 leaves the arm out.
+      meta_rm: measure guided voting.
+      split: "development" or "test".
+    """
+
+    suites: str
+    data_dir: str
+    limit: int
+    greedy_stages: str
+    ks: str
+    num_subsets: int = 64
+    tie_policy: str = "uniform"
+    parse_policy: str = "chance"
+    ablation_k: int = 0
+    meta_rm: bool = True
+    split: str = "development"
+
+    def __post_init__(self):
+        for name, known in (("tie_policy", TIE_POLICIES), ("parse_policy", PARSE_POLICIES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+
+_TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "model", "small_world", "data",
+        "base", "cold_start", "rft", "grpo", "meta_rm", "benchmark")  # fmt: skip
+
+# Sections inside sections, and the fields that the experiment fills in itself.
+_INNER = {
+    "optimizer": (OptimizerConfig, {}),
+    "packing": (PackingConfig, {}),
+    "buckets": (Buckets, {}),
+    "draw": (DrawConfig, {"form": "full", "principles": "self"}),
+}
+_SECTIONS = {
+    "base": {"data": SFTData},
+    "cold_start": {"data": SFTData},
+    "rft": {"": RejectionRules, "data": RFTData},
+    "grpo": {"": GRPOConfig, "loop": GRPOLoop},
+    "meta_rm": {"": MetaRMConfig, "loop": MetaRMLoop},
+    "benchmark": {"": BenchmarkConfig},
+}
+INNER_NAMES = (*_INNER, "data", "loop")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Builds every dataclass of a config.
+
+    Raises:
+      ValueError: naming the dotted field that is unknown, missing, of a wrong type, or impossible.
+    """
+    for name in config:
+        if name not in _TOP:
+            raise ValueError(f"config.{name}: unknown section; known are {list(_TOP)}")
+    _check_template(config)
+    settings.from_section(ModelConfig, config, "model", vocab_size=1)
+    if "small_world" in config:
+        settings.from_section(SmallWorldConfig, config, "small_world")
+    built = {}
+    for name, own in _SECTIONS.items():
+        if name not in config:
+            continue
+        for part, cls in own.items():
+            dotted = f"{name}.{part}" if part else name
+            built[dotted] = settings.from_section(cls, config, dotted, sections=INNER_NAMES)
+        for part, (cls, extra) in _INNER.items():
+            if part in config[name]:
+                fixed = dict(extra)
+                if (name, part) == ("grpo", "draw"):
+                    fixed |= {"k": built["grpo"].group_size, "order_policy": "group"}
+                if (name, part) == ("rft", "draw"):
+                    fixed |= {"k": built["rft"].num_samples}
+                dotted = f"{name}.{part}"
+                built[dotted] = settings.from_section(cls, config, dotted, **fixed)
+    _check_together(config, built)
+
+
+def _check_template(config) -> None:
+    for field, known in (("form", prompts.FORMS), ("principles", prompts.PRINCIPLE_MODES)):
+        if config.template[field] not in known:
+            raise ValueError(
+                f"config.template.{field}: must be one of {known}, got {config.template[field]!r}"
+            )
+
+
+def _check_together(config, built) -> None:
+    if "benchmark" in built:
+        ks = settings.numbers(built["benchmark"].ks, "config.benchmark.ks")
+        k = built["benchmark.draw"].k
+        if not ks or max(ks) > k:
+            raise ValueError(
+                f"config.benchmark.ks: {built['benchmark'].ks!r} asks for more samples than "
+                f"config.benchmark.draw.k = {k}"
+            )
+    data = config.mesh.data
+    for name, size in (
+        ("grpo.loop.prompts_per_step", getattr(built.get("grpo.loop"), "prompts_per_step", data)),
+        ("meta_rm.loop.batch_size", getattr(built.get("meta_rm.loop"), "batch_size", data)),
+    ):
+        if size % data:
+            raise ValueError(f"config.{name}: {size} is not a multiple of config.mesh.data, {data}")

@@ -1,0 +1,146 @@
+"""Supervised stages: the base model on general data, then the cold start on demonstrations.
+
+    python -m experiments.sft --config=configs/small_world.py --workdir=DIR
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from experiments import run as runs
+from experiments import schema, settings
+from grm_jax.data import pipeline
+from grm_jax.learning import sft
+from grm_jax.learning.checkpoints import Checkpoints
+from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.text.prompts import Message, grm_prompt
+
+
+def example(run: runs.Run, messages: Sequence[Message], answer: str) -> pipeline.Example:
+    """One conversation and its answer as token ids."""
+    prompt = run.tokenizer.chat(messages)
+    closed = [*run.tokenizer.encode(answer), run.tokenizer.end_of_turn_id]
+    return pipeline.Example(tuple(prompt + closed), len(prompt))
+
+
+def general_examples(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Example]:
+    """General instruction data."""
+    return [example(run, *pair) for pair in run.world.general(count, seed=seed)]
+
+
+def demonstrations(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Example]:
+    """Trajectories of the imperfect demonstrator, some of them with the hint in the prompt."""
+    examples = []
+    for index, comparison in enumerate(run.comparisons("train", count, seed=seed)):
+        rng = np.random.default_rng((seed, index))
+        order = rng.permutation(comparison.n)
+        shown = dataclasses.replace(
+            comparison,
+            responses=tuple(comparison.responses[i] for i in order),
+            rewards=tuple(comparison.rewards[i] for i in order),
+        )
+        binary = shown.n == 1
+        hint = None
+        if rng.random() < run.world.config.hinted:
+            hint = shown.label if binary else shown.best
+        text = grm_prompt(
+            shown.messages, shown.responses, form=run.config.template.form,
+            principles=run.principles, binary=binary, hint=hint,
+        )  # fmt: skip
+        answer = run.world.demonstration(shown, rng, principles=run.principles, hint=hint)
+        examples.append(example(run, [Message("user", text)], answer))
+    return examples
+
+
+def train(
+    run: runs.Run,
+    stage: str,
+    section: str,
+    params: dict,
+    examples: list[pipeline.Example],
+    checkpoint_every: int,
+) -> None:
+    """Trains one stage to its end, from its latest checkpoint if there is one."""
+    packing = settings.from_section(pipeline.PackingConfig, run.config, f"{section}.packing")
+    config = settings.from_section(OptimizerConfig, run.config, f"{section}.optimizer")
+    examples, too_long = pipeline.split_too_long(examples, packing.row_length)
+    if len(too_long) > 0.05 * (len(examples) + len(too_long)):
+        raise ValueError(
+            f"config.{section}.packing.row_length: {len(too_long)} examples exceed "
+            f"{packing.row_length} tokens"
+        )
+    batches = pipeline.packed_batches(examples, packing, seed=run.config.seed)
+    optimizer = make_optimizer(config)
+    step_fn = sft.make_train_step(run.model, optimizer)
+    make = jax.jit(lambda params: create_state(params, optimizer, run.base_key))
+    state = jax.device_put(make(params), run.on_every_device)
+
+    # Resume.
+    checkpoints = Checkpoints(run.path("checkpoints", stage))
+    first = 0
+    if checkpoints.latest() is not None:
+        state, meta = checkpoints.restore(state, data_iterator=batches)
+        run.metrics.truncate(meta["metrics_offset"])
+        first = int(state.step)
+
+    # Train.
+    run.say(
+        f"{stage}: {len(examples)} examples ({len(too_long)} too long), {config.steps} steps of "
+        f"{packing.batch_size} x {packing.row_length} tokens" + (f", from {first}" if first else "")
+    )
+    pending = None
+    with run.progress(stage, config.steps, first) as advance:
+        for step in range(first, config.steps):
+            began = time.monotonic()
+            batch = jax.device_put(next(batches), run.split_over_devices)
+            state, metrics = step_fn(state, batch)
+            note = ""
+            if pending is not None:  # of the step before: logging never stalls the device
+                note = _log(run, stage, *pending)
+            pending = (step, metrics, began, packing.batch_size * packing.row_length)
+            if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
+                _log(run, stage, *pending)
+                pending = None
+                checkpoints.save(
+                    step + 1, state, {"metrics_offset": run.metrics.offset}, batches
+                )
+            advance(note=note)
+    checkpoints.close()
+    run.save_params(stage, state.params)
+
+
+def _log(run, stage, step, metrics, began, tokens) -> str:
+    metrics = jax.device_get(metrics)
+    seconds = time.monotonic() - began
+    if (step + 1) % 10 == 0 or step == 0:
+        run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})
+    return f"loss {metrics['loss']:.3f}"
+
+
+def run_stage(run: runs.Run, name: str) -> None:
+    """Runs "base" or "cold_start" unless it is finished."""
+    stage = run.stage(name)
+    if run.has_params(stage):
+        return
+    data = settings.from_section(schema.SFTData, run.config, f"{name}.data")
+    seed = run.config.seed
+    examples = general_examples(run, data.general, seed=seed)
+    if name == "base":
+        params = run.init_params()
+    else:
+        examples += demonstrations(run, data.demonstrations, seed=seed)
+        params = run.load_params("base")
+    train(run, stage, name, params, examples, data.checkpoint_every)
+
+
+def main(run: runs.Run) -> None:
+    """Base, then cold start."""
+    run_stage(run, "base")
+    run_stage(run, "cold_start")
+
+
+if __name__ == "__main__":
+    runs.main(main)

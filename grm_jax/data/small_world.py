@@ -1,0 +1,402 @@
+"""The small world: comparisons made by a program, with exact ground truth.
+
+A query names a topic, an audience and four criteria out of eight families. Every audience has a
+hidden order of priorities over the families; among the criteria that a query names, the first
+three by that order weigh 5, 3 and 1 and the last weighs nothing. A response is a short text whose
+words meet or miss each criterion, and
+
+    score = 1 + 5 * met(first) + 3 * met(second) + 1 * met(third)        (an integer, 1 to 10).
+
+With n >= 2 responses the preferred one has the unique highest score. With n = 1 the truth is 1
+exactly if the response meets the criterion that the audience values most. The priorities appear
+nowhere in the text: a model can learn them only from which response wins, which is what makes
+principles matter.
+
+A trajectory states the criteria with their weights (principles), then checks each response in the
+order of the principles (critique), then boxes the scores. Because verdicts stand in the order of
+the principles, the scores depend on the principles causally; in the mode without principles the
+verdicts stand in the order of the query and the weighing stays implicit. How much is lost without
+principles is therefore a property of this format as well as of principles as such.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from grm_jax.data.comparison import Comparison
+from grm_jax.text.prompts import Message
+from grm_jax.text.scores import parse_strict
+
+WEIGHTS = (5, 3, 1)
+NUM_NAMED = 4  # criteria that a query names
+SPLITS = ("train", "development", "test")
+
+
+class Family(NamedTuple):
+    """One family of criteria: its name, and the words that decide it."""
+
+    name: str
+    words: tuple[str, ...]
+    met_by_presence: bool  # met if a response has one of the words, or if it has none
+
+
+FAMILIES = (
+    Family("greeting", ("hello,", "welcome,", "greetings,"), True),
+    Family("polite", ("please", "kindly", "thanks"), True),
+    Family("source", ("manual", "survey", "report"), True),
+    Family("example", ("like", "including"), True),
+    Family("numbers", ("two", "seven", "twelve"), True),
+    Family("plain", ("gonna", "kinda", "yeah"), False),
+    Family("careful", ("always", "never", "totally"), False),
+    Family("question", ("right?", "agreed?"), True),
+)
+NAMES = tuple(family.name for family in FAMILIES)
+
+AUDIENCES = (
+    "nurses", "pilots", "farmers", "lawyers", "children", "bakers",
+    "sailors", "teachers", "miners", "tourists", "dancers", "bankers",
+)  # fmt: skip
+
+TOPICS = {
+    "gardens": ("seeds", "roses", "pots", "hedges"),
+    "kitchens": ("knives", "pans", "stoves", "bowls"),
+    "bicycles": ("wheels", "chains", "pedals", "brakes"),
+    "boats": ("ropes", "sails", "anchors", "oars"),
+    "letters": ("stamps", "cards", "envelopes", "pens"),
+    "radios": ("cables", "dials", "speakers", "batteries"),
+}
+_VERBS = ("check", "clean", "store", "compare", "label")
+_ARTICLES = ("the", "some", "your")
+_ADVERBS = ("slowly", "early", "again", "outside", "together")
+
+
+def _digest(*parts) -> int:
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _generator(*parts) -> np.random.Generator:
+    return np.random.default_rng(_digest(*parts))
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallWorldConfig:
+    """What the world is like.
+
+    Attributes:
+      world_seed: draws the hidden priorities and the bias of the demonstrator.
+      num_audiences: how many of the audiences occur; at most 12.
+      bias: standard deviation of the demonstrator's misjudgement of a family, the same for every
+        audience.
+      noise: scale of the Gumbel noise on the demonstrator's ranking, fresh for each trajectory.
+      verdict_flips: probability that the demonstrator gets one verdict wrong.
+      hinted: share of demonstrations whose prompt has the hint.
+      single: share of comparisons with n = 1; the rest has 2, 3 or 4 responses equally often.
+    """
+
+    world_seed: int = 0
+    num_audiences: int = 12
+    bias: float = 0.5
+    noise: float = 0.7
+    verdict_flips: float = 0.03
+    hinted: float = 0.12
+    single: float = 0.1
+
+    def __post_init__(self):
+        if not 1 <= self.num_audiences <= len(AUDIENCES):
+            raise ValueError(
+                f"small_world.num_audiences must be 1 to {len(AUDIENCES)}, got {self.num_audiences}"
+            )
+        for name in ("verdict_flips", "hinted", "single"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"small_world.{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+class Truth(NamedTuple):
+    """Ground truth behind one comparison.
+
+    Attributes:
+      named: families in the order of the query.
+      ranked: the same families in the audience's order of priority.
+      met: per response, the names of the families it meets.
+    """
+
+    named: tuple[str, ...]
+    ranked: tuple[str, ...]
+    met: tuple[frozenset[str], ...]
+
+
+class SmallWorld:
+    """Draws comparisons, demonstrations and general data of one world.
+
+    Everything is a pure function of the config, the split, the seed and the index.
+    """
+
+    def __init__(self, config: SmallWorldConfig):
+        self.config = config
+        rng = _generator("world", config.world_seed)
+        spacing = np.linspace(-1.5, 1.5, len(NAMES))
+        self._value = np.stack([rng.permutation(spacing) for _ in AUDIENCES])
+        self._bias = config.bias * rng.standard_normal(len(NAMES))
+
+    # Comparisons.
+
+    def comparisons(self, split: str, count: int, *, seed: int = 0) -> list[Comparison]:
+        """The first `count` comparisons of a split.
+
+        A comparison belongs to the split that the hash of its content assigns, so that splits
+        are disjoint whatever the seeds.
+
+        Raises:
+          ValueError: for an unknown split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        found, seen = [], set()
+        for index in _count():
+            if len(found) == count:
+                return found
+            comparison = self._draw(split, seed, index)
+            digest = comparison.content_hash()
+            bucket = int(digest[:8], 16) % 10
+            if SPLITS[max(0, bucket - 7)] == split and digest not in seen:
+                seen.add(digest)
+                found.append(comparison)
+        raise AssertionError("unreachable")
+
+    def _draw(self, split: str, seed: int, index: int) -> Comparison:
+        rng = _generator("comparison", self.config.world_seed, split, seed, index)
+        topic = str(rng.choice(sorted(TOPICS)))
+        audience = int(rng.integers(self.config.num_audiences))
+        named = rng.permutation(len(NAMES))[:NUM_NAMED]
+        n = 1 if rng.random() < self.config.single else int(rng.integers(2, 5))
+        query = (
+            f"write about {topic} for {AUDIENCES[audience]} , mind "
+            + " ".join(NAMES[f] for f in named)
+        )
+        ranked = named[np.argsort(-self._value[audience, named])]
+        while True:
+            met = rng.random((n, len(NAMES))) < 0.5
+            scores = 1 + met[:, ranked[: len(WEIGHTS)]] @ np.asarray(WEIGHTS)
+            if n == 1 or np.sum(scores == scores.max()) == 1:
+                break
+        rewards = [float(met[0, ranked[0]])] if n == 1 else [float(s) for s in scores]
+        return Comparison(
+            uid=f"small-{split}-{seed}-{index}",
+            messages=(Message("user", query),),
+            responses=tuple(_write_response(rng, topic, row) for row in met),
+            rewards=tuple(rewards),
+            subset=f"n{n}",
+            meta={"audience": AUDIENCES[audience]},
+        )
+
+    def truth(self, comparison: Comparison) -> Truth:
+        """Reads named criteria, priorities and verdicts back from the text alone."""
+        words = comparison.messages[-1].content.split()
+        audience = AUDIENCES.index(words[words.index("for") + 1])
+        named = tuple(words[words.index("mind") + 1 :])
+        ranked = sorted(named, key=lambda name: -self._value[audience, NAMES.index(name)])
+        return Truth(named, tuple(ranked), tuple(map(criteria_met, comparison.responses)))
+
+    # Demonstrations.
+
+    def demonstration(
+        self,
+        comparison: Comparison,
+        rng: np.random.Generator,
+        *,
+        principles: str = "self",
+        hint: int | None = None,
+    ) -> str:
+        """One trajectory of the imperfect demonstrator, for responses in their given order.
+
+        The demonstrator ranks criteria by priority + shared bias + Gumbel noise and flips some
+        verdicts. Given a hint (index of the best response, or the 0/1 truth for n = 1) it tries
+        up to eight times to end where the hint points, which is how a teacher rationalises.
+        """
+        truth = self.truth(comparison)
+        audience = AUDIENCES.index(comparison.meta["audience"])
+        named = np.asarray([NAMES.index(name) for name in truth.named])
+        for _ in range(1 if hint is None else 8):
+            value = self._value[audience, named] + self._bias[named]
+            value = value + rng.gumbel(size=len(named)) * self.config.noise
+            ranked = [truth.named[i] for i in np.argsort(-value)]
+            verdicts = [
+                {name: (name in met) ^ (rng.random() < self.config.verdict_flips)
+                 for name in truth.named}
+                for met in truth.met
+            ]  # fmt: skip
+            if hint is None or _outcome(ranked, verdicts) == hint:
+                break
+        return write_trajectory(truth.named, ranked, verdicts, principles=principles)
+
+    # General instruction data.
+
+    def general(self, count: int, *, seed: int) -> Iterator[tuple[tuple[Message, ...], str]]:
+        """General instruction data: verdicts on named criteria, no audience and no priorities.
+
+        Yields (messages, answer) pairs.
+        """
+        for index in range(count):
+            rng = _generator("general", self.config.world_seed, seed, index)
+            topic = str(rng.choice(sorted(TOPICS)))
+            named = [NAMES[f] for f in rng.permutation(len(NAMES))[:NUM_NAMED]]
+            met = rng.random(len(NAMES)) < 0.5
+            response = _write_response(rng, topic, met)
+            verdicts = criteria_met(response)
+            yield (
+                (Message("user", f"check {' '.join(named)}\n{response}"),),
+                " ".join(f"{name} {_YES_NO[name in verdicts]}" for name in named),
+            )
+
+
+def _count() -> Iterator[int]:
+    index = 0
+    while True:
+        yield index
+        index += 1
+
+
+_YES_NO = ("no", "yes")
+
+
+def _write_response(rng: np.random.Generator, topic: str, met: Sequence[bool]) -> str:
+    has = {
+        family.name: str(rng.choice(family.words)) if meets == family.met_by_presence else ""
+        for family, meets in zip(FAMILIES, met, strict=True)
+    }
+    nouns = rng.permutation(TOPICS[topic])
+    words = [
+        has["greeting"],
+        has["polite"],
+        str(rng.choice(_VERBS)),
+        has["numbers"] or str(rng.choice(_ARTICLES)),
+        str(nouns[0]),
+        has["plain"],
+        str(rng.choice(_ADVERBS)),
+        has["careful"],
+        f"says the {has['source']}" if has["source"] else "",
+        f"{has['example']} {nouns[1]}" if has["example"] else "",
+        has["question"] or "done.",
+    ]
+    return " ".join(word for word in words if word)
+
+
+def criteria_met(response: str) -> frozenset[str]:
+    """Names of the families that a response meets, decided from its words alone."""
+    words = set(response.split())
+    return frozenset(
+        family.name
+        for family in FAMILIES
+        if bool(words.intersection(family.words)) == family.met_by_presence
+    )
+
+
+def score_of(ranked: Sequence[str], verdicts) -> int:
+    """1 + the weights of the met criteria, given criteria in order of weight."""
+    return 1 + sum(w * bool(verdicts[name]) for w, name in zip(WEIGHTS, ranked, strict=False))
+
+
+def _outcome(ranked, verdicts) -> int | None:
+    """Index of the unique best response; the 0/1 judgement for one; None for a tie."""
+    if len(verdicts) == 1:
+        return int(verdicts[0][ranked[0]])
+    scores = [score_of(ranked, v) for v in verdicts]
+    best = max(scores)
+    return scores.index(best) if scores.count(best) == 1 else None
+
+
+# The form of a trajectory.
+
+_PRINCIPLES = "Specific Criteria:"
+_CRITIQUE = "Analysis:"
+_SCORES = "Scores:"
+
+
+def write_trajectory(named, ranked, verdicts, *, principles: str) -> str:
+    """Principles, critique and scores as text.
+
+    Args:
+      named: criteria in the order of the query.
+      ranked: the same in the order of their weight.
+      verdicts: per response, criterion -> met.
+      principles: "self" states the weighted criteria and checks in their order; "none" checks
+        all named criteria in the order of the query.
+    """
+    scores = [score_of(ranked, v) for v in verdicts]
+    if len(verdicts) == 1:
+        scores = [int(verdicts[0][ranked[0]])]
+    stated = list(zip(ranked, WEIGHTS, strict=False))
+    checked = [name for name, _ in stated] if principles == "self" else list(named)
+    lines = []
+    if principles == "self":
+        lines.append(_PRINCIPLES + "".join(f" {name} {weight}" for name, weight in stated))
+    lines.append(_CRITIQUE)
+    for i, (v, score) in enumerate(zip(verdicts, scores, strict=True)):
+        checks = " ".join(f"{name} {_YES_NO[bool(v[name])]}" for name in checked)
+        lines.append(f"Response {i + 1}: {checks} = {score}")
+    lines.append(f"{_SCORES} \\boxed{{{', '.join(map(str, scores))}}}")
+    return "\n".join(lines)
+
+
+class Reading(NamedTuple):
+    """What a trajectory says, and whether it is consistent. Used to tell which stage fails.
+
+    Attributes:
+      well_formed: principles, one line per response and a box were all found.
+      follows: every boxed score follows from the stated principles and verdicts; None in the mode
+        without principles, where nothing states the weights.
+      verdicts_right: share of verdicts that are true of the responses.
+      order_right: the stated criteria are exactly the audience's, in its order of priority.
+    """
+
+    well_formed: bool
+    follows: bool | None
+    verdicts_right: float
+    order_right: bool | None
+
+
+_LINE = re.compile(r"^Response (\d+): (.*) = (\d+)$")
+
+
+def read_trajectory(
+    text: str, truth: Truth, order: Sequence[int], *, principles: str = "self"
+) -> Reading:
+    """Reads a trajectory of responses shown in `order` against the ground truth."""
+    malformed = Reading(False, False if principles == "self" else None, 0.0, False)
+    lines = text.strip().split("\n")
+    ranked = None
+    if principles == "self":
+        words = lines[0].removeprefix(_PRINCIPLES).split()
+        ranked = words[0::2]
+        stated = len(ranked) == len(WEIGHTS) and words[1::2] == [str(w) for w in WEIGHTS]
+        if not lines[0].startswith(_PRINCIPLES) or not stated:
+            return malformed
+        lines = lines[1:]
+    single = len(order) == 1
+    parsed = parse_strict(text, len(order), *((0, 1) if single else (1, 10)))
+    matches = [_LINE.match(line) for line in lines[1:-1]]
+    if parsed.scores is None or len(matches) != len(order) or not all(matches):
+        return malformed
+    right, total, follows = 0, 0, True
+    for j, match in enumerate(matches):
+        words = match[2].split()
+        verdicts = dict(zip(words[0::2], (w == "yes" for w in words[1::2]), strict=False))
+        met = truth.met[order[j]]
+        right += sum(v == (name in met) for name, v in verdicts.items())
+        total += len(verdicts)
+        if ranked is not None:
+            if set(verdicts) != set(ranked):
+                return malformed
+            expected = int(verdicts[ranked[0]]) if single else score_of(ranked, verdicts)
+            follows &= expected == parsed.scores[j] == int(match[3])
+    return Reading(
+        True,
+        follows if ranked is not None else None,
+        right / max(total, 1),
+        tuple(ranked) == truth.ranked[: len(WEIGHTS)] if ranked is not None else None,
+    )

@@ -1,0 +1,1 @@
+"""How parameters change: supervised fine-tuning, GRPO, the meta RM, and checkpoints."""

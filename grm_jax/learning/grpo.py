@@ -1,0 +1,364 @@
+"""Group relative policy optimisation with rule-based rewards (paper section 2.4 here, Eq. 11, 15).
+
+One iteration is two jitted programs, the rollout and the update below, with nothing but text
+scoring between them on the host. The objective, maximised over a rollout of P prompts x G samples:
+
+    J = 1/(P G) sum_i 1/|o_i| sum_t { min[ rho A_i, clip(rho, 1 - eps, 1 + eps) A_i ] - beta KL }
+    rho = pi(o_it) / pi_old(o_it)       A_i = (r_i - mean(r)) / std(r) within the group
+
+Kept from the paper: reward +1 if correct by Eq. 10 and -1 otherwise (no format reward, an unparsed
+trajectory is incorrect), G = 4, beta = 0.08, advantages divided by the group's standard deviation,
+the mean over the tokens of a sequence first and over sequences second, clipping on both sides, the
+KL term inside the loss.
+
+Changed: nothing by default. `dr_grpo`, `rloo`, sequence ratios, the other normalisers and
+estimators are options, each a small named choice on the same loss core.
+
+Left open by the paper, decided here, each a field of `GRPOConfig`:
+- eps = 0.2 and one update per rollout, as in the work that introduced GRPO (arXiv 2402.03300).
+- The KL estimator k3, which is unbiased, never negative, and that work's choice.
+- The standard deviation divides by G, so that a group with half its samples right has advantages
+  of exactly +-1. Dividing by G - 1 only shrinks every advantage by the same factor.
+- A group whose rewards are all equal has advantages of exactly zero. It still feels the KL term
+  and it counts in the mean, so that a batch of solved prompts is not blown up.
+- pi_old is read from the sampler, which is what the formula says: the ratio then corrects for
+  what the sampler did, also on the second epoch and when sampler and trainer disagree (low
+  precision, another kernel). Both log-probs are untempered. "trainer" instead puts the ratio at
+  exactly 1, which hides the disagreement; it therefore needs a single epoch.
+- The reference policy is whatever parameters are passed in; the experiments pass those of RFT.
+- Truncated trajectories are trained on like any other; their reward is -1 if no box was closed.
+
+Everything that looks at more than one row (advantages, length normalisers, quantiles) is computed
+on the global batch, before or after the scan over micro-batches, never inside it.
+
+Batches are made by `rollouts.make_batch`, which this file hands on with its records.
+
+Letters: P prompts, G samples of a group, B = P G rows in group order, T tokens of a row, U tokens
+of a completion.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from grm_jax.learning.rollouts import Rollout as Rollout
+from grm_jax.learning.rollouts import RolloutBatch
+from grm_jax.learning.rollouts import make_batch as make_batch
+from grm_jax.learning.rollouts import rewards_from_correct as rewards_from_correct
+from grm_jax.learning.rollouts import rollout as rollout
+from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
+from grm_jax.models import heads, transformer
+from grm_jax.models.config import ModelConfig
+
+CHOICES = {
+    "advantage": ("grpo", "dr_grpo", "rloo"),
+    "advantage_std": ("population", "sample"),
+    "ratio_level": ("token", "sequence"),
+    "length_norm": ("sequence", "token", "constant"),
+    "kl_estimator": ("k1", "k2", "k3"),
+    "kl_place": ("loss", "reward"),
+    "old_logprobs": ("sampler", "trainer"),
+}
+RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig:
+    """The named choices of the objective. Hashable.
+
+    Attributes:
+      group_size: G, trajectories of one prompt, at least 2.
+      kl_coef: beta.
+      clip_epsilon: eps below 1; above 1 too unless `clip_high` is given.
+      clip_high: eps above 1, or None.
+      advantage: "grpo" (r - mean) / std; "dr_grpo" r - mean (arXiv 2503.20783); "rloo" r - mean
+        of the others (arXiv 2402.14740).
+      advantage_std: "population" divides by G, "sample" by G - 1. Only for "grpo".
+      advantage_std_eps: added to the standard deviation.
+      ratio_level: "token"; or "sequence", where every token carries the geometric mean of the
+        ratios of its sequence (arXiv 2507.18071; wants a far smaller eps).
+      length_norm: what a token is divided by, beside the mean over sequences: "sequence" its own
+        length |o_i| (the paper); "token" the mean length, so that all tokens of the batch weigh
+        the same; "constant" `length_constant`.
+      length_constant: divisor of "constant", usually the longest completion.
+      kl_estimator: with d = log pi_ref - log pi: "k1" -d, "k2" d^2 / 2, "k3" exp(d) - d - 1.
+      kl_place: "loss" as in Eq. 15; "reward" subtracts it from the rewards before the advantages,
+        at pi_old, under the same length normaliser so that beta keeps its meaning. k1 inside the
+        loss has an expected gradient of zero on fresh samples: it belongs in the reward.
+      old_logprobs: "sampler" or "trainer", see the head of the file.
+      inner_epochs: updates on one rollout; the caller runs the update that many times.
+      micro_batches: pieces that the update splits a batch into; bounds memory, never the result.
+
+    Raises:
+      ValueError: naming the field.
+    """
+
+    group_size: int = 4
+    kl_coef: float = 0.08
+    clip_epsilon: float = 0.2
+    clip_high: float | None = None
+    advantage: str = "grpo"
+    advantage_std: str = "population"
+    advantage_std_eps: float = 1e-6
+    ratio_level: str = "token"
+    length_norm: str = "sequence"
+    length_constant: int | None = None
+    kl_estimator: str = "k3"
+    kl_place: str = "loss"
+    old_logprobs: str = "sampler"
+    inner_epochs: int = 1
+    micro_batches: int = 1
+
+    def __post_init__(self):
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"grpo.{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.group_size < 2:
+            raise ValueError(
+                "grpo.group_size must be at least 2, because an advantage compares the samples "
+                f"of a group, got {self.group_size}"
+            )
+        for name in ("inner_epochs", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"grpo.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("kl_coef", "advantage_std_eps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"grpo.{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.clip_epsilon < 1:
+            raise ValueError(f"grpo.clip_epsilon must be in (0, 1), got {self.clip_epsilon}")
+        if self.clip_high is not None and not self.clip_high > 0:
+            raise ValueError(f"grpo.clip_high must be positive, got {self.clip_high}")
+        if (self.length_norm == "constant") != (self.length_constant is not None):
+            raise ValueError(
+                "grpo.length_constant must be given exactly when grpo.length_norm is 'constant', "
+                f"got {self.length_constant} with {self.length_norm!r}"
+            )
+        if self.length_constant is not None and self.length_constant < 1:
+            raise ValueError(f"grpo.length_constant must be at least 1, got {self.length_constant}")
+        if self.old_logprobs == "trainer" and self.inner_epochs > 1:
+            raise ValueError(
+                "grpo.old_logprobs 'trainer' takes the policy before the update as the old one, "
+                f"so grpo.inner_epochs must be 1, got {self.inner_epochs}; use 'sampler'"
+            )
+
+
+def advantages(rewards_PG: jax.Array, config: GRPOConfig) -> jax.Array:
+    """Advantage of each sample within its group, [P, G]; zeros where all rewards are equal."""
+    centred_PG = rewards_PG - jnp.mean(rewards_PG, axis=1, keepdims=True)
+    if config.advantage == "rloo":
+        centred_PG = centred_PG * (config.group_size / (config.group_size - 1))
+    elif config.advantage == "grpo":
+        ddof = 0 if config.advantage_std == "population" else 1
+        std_P1 = jnp.std(rewards_PG, axis=1, keepdims=True, ddof=ddof)
+        centred_PG = centred_PG / jnp.maximum(std_P1 + config.advantage_std_eps, 1e-30)
+    return jnp.where(_has_signal(rewards_PG)[:, None], centred_PG, 0.0)
+
+
+def _has_signal(rewards_PG):
+    return jnp.max(rewards_PG, axis=1) > jnp.min(rewards_PG, axis=1)
+
+
+def kl_terms(logprobs: jax.Array, ref_logprobs: jax.Array, estimator: str) -> jax.Array:
+    """Per-token estimate of KL(pi || pi_ref) from samples of pi, elementwise."""
+    d = ref_logprobs - logprobs
+    return {"k1": lambda: -d, "k2": lambda: 0.5 * d * d, "k3": lambda: jnp.expm1(d) - d}[
+        estimator
+    ]()
+
+
+def row_scales(config: GRPOConfig, mask_BU: jax.Array, weights_B: jax.Array) -> jax.Array:
+    """What each token of a row is multiplied by in the loss, [B]; needs the global batch."""
+    rows = jnp.maximum(jnp.sum(weights_B), 1.0)
+    lengths_B = jnp.sum(mask_BU, axis=1)
+    if config.length_norm == "sequence":
+        divisor_B = jnp.maximum(lengths_B, 1.0) * rows
+    elif config.length_norm == "token":
+        divisor_B = jnp.full_like(weights_B, jnp.maximum(jnp.sum(lengths_B), 1.0))
+    else:
+        divisor_B = jnp.full_like(weights_B, config.length_constant * rows)
+    return weights_B / divisor_B
+
+
+def ratios(config: GRPOConfig, logprobs_BU, old_BU, mask_BU) -> jax.Array:
+    """pi / pi_old of each token, or of its sequence; 1 on padding."""
+    log_ratio_BU = jnp.where(mask_BU > 0, logprobs_BU - old_BU, 0.0)
+    if config.ratio_level == "sequence":
+        lengths_B1 = jnp.maximum(jnp.sum(mask_BU, axis=1, keepdims=True), 1.0)
+        mean_B1 = jnp.sum(log_ratio_BU, axis=1, keepdims=True) / lengths_B1
+        log_ratio_BU = jnp.where(mask_BU > 0, jnp.broadcast_to(mean_B1, mask_BU.shape), 0.0)
+    return jnp.exp(log_ratio_BU)
+
+
+def _clip_range(config: GRPOConfig) -> tuple[float, float]:
+    high = config.clip_epsilon if config.clip_high is None else config.clip_high
+    return 1.0 - config.clip_epsilon, 1.0 + high
+
+
+def policy_loss(
+    config: GRPOConfig, logprobs_BU, old_BU, ref_BU, mask_BU, advantages_B, scales_B
+) -> jax.Array:
+    """The loss core: minus the objective, a sum over rows, so that micro-batches add up.
+
+    Args:
+      config: the objective.
+      logprobs_BU: log pi of the targets, the only differentiable argument.
+      old_BU: log pi_old.
+      ref_BU: log pi_ref.
+      mask_BU: 1 on generated tokens of active rows.
+      advantages_B: see `advantages`.
+      scales_B: see `row_scales`.
+    """
+    advantages_B1 = advantages_B[:, None]
+    ratio_BU = ratios(config, logprobs_BU, old_BU, mask_BU)
+    clipped_BU = jnp.clip(ratio_BU, *_clip_range(config))
+    value_BU = jnp.minimum(ratio_BU * advantages_B1, clipped_BU * advantages_B1)
+    if config.kl_place == "loss":
+        value_BU -= config.kl_coef * kl_terms(logprobs_BU, ref_BU, config.kl_estimator)
+    return -jnp.sum(scales_B[:, None] * jnp.where(mask_BU > 0, value_BU, 0.0))
+
+
+def completion_logprobs(
+    model_config: ModelConfig, params: dict, batch: RolloutBatch
+) -> tuple[jax.Array, jax.Array]:
+    """log pi of the generated tokens and the entropy of their predictions, both [B, U].
+
+    The output layer runs on completions only; prompts never meet the vocabulary.
+    """
+    hidden_BTD, _ = transformer.apply(
+        model_config, params, batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT
+    )
+    offsets_1U = jnp.arange(batch.completion_BU.shape[1])[None, :]
+    # The token before a target predicts it. Offsets past the row belong to padding.
+    places_BU = jnp.minimum(
+        batch.prompt_lengths_B[:, None] - 1 + offsets_1U, batch.tokens_BT.shape[1] - 1
+    )
+    hidden_BUD = jnp.take_along_axis(hidden_BTD, places_BU[:, :, None], axis=1)
+    return heads.token_logprobs(model_config, params, hidden_BUD, batch.completion_BU)
+
+
+def reference_params(params: dict) -> dict:
+    """A copy to serve as the reference policy.
+
+    The update donates its state, so the reference must not share buffers with it.
+    """
+    return jax.tree.map(jnp.copy, params)
+
+
+def make_update_step(
+    model_config: ModelConfig, config: GRPOConfig, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, dict, RolloutBatch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted update.
+
+    Returns:
+      (state, ref_params, batch) -> (state, metrics). The state is donated. Reference log-probs
+      are computed inside. Metrics are float32 scalars over the active rows of the global batch:
+
+      loss, reward_mean; zero_signal_share: groups whose rewards are all equal; kl: token mean by
+      the configured estimator; entropy: token mean in nats; ratio_{min,p01,p50,p99,max}: over
+      tokens; clip_share: tokens whose gradient the clip removes; logprob_gap_{mean,max}: absolute
+      difference of the trainer's and the sampler's log-probs over tokens (on a second epoch it
+      contains the first update); truncation_share, parse_failure_share: of rows; prompt_tokens,
+      completion_tokens, completion_length; grad_norm before clipping, update_norm.
+    """
+    pieces = config.micro_batches
+
+    def grpo_update(state: TrainState, ref_params: dict, batch: RolloutBatch):
+        rows = batch.rewards_B.shape[0]
+        for name in ("group_size", "micro_batches"):
+            if rows % getattr(config, name):
+                raise ValueError(
+                    f"grpo.{name} ({getattr(config, name)}) must divide the {rows} rows of a batch"
+                )
+        mask_BU = batch.completion_mask_BU * batch.weights_B[:, None]
+
+        # All that needs the reference or the whole batch comes before the split.
+        ref_BU = _reference_logprobs(model_config, ref_params, batch, pieces)
+        scales_B = row_scales(config, mask_BU, batch.weights_B)
+        shaped_B = batch.rewards_B
+        if config.kl_place == "reward":
+            kl_BU = kl_terms(batch.logprobs_BU, ref_BU, config.kl_estimator) * mask_BU
+            per_row_B = jnp.sum(kl_BU, axis=1) * scales_B * jnp.sum(batch.weights_B)
+            shaped_B = shaped_B - config.kl_coef * per_row_B
+        advantages_PG = advantages(shaped_B.reshape(-1, config.group_size), config)
+
+        def loss_fn(params, piece):
+            part, ref_bU, advantages_b, scales_b, mask_bU, rows_b = piece
+            logprobs_bU, entropy_bU = completion_logprobs(model_config, params, part)
+            fixed_bU = jax.lax.stop_gradient(logprobs_bU)
+            old_bU = part.logprobs_BU if config.old_logprobs == "sampler" else fixed_bU
+            loss = policy_loss(config, logprobs_bU, old_bU, ref_bU, mask_bU, advantages_b, scales_b)
+            # Sums over micro-batches put every row in its place of the global array.
+            empty_BU = jnp.zeros(mask_BU.shape, jnp.float32)
+            return loss, {
+                "logprobs": empty_BU.at[rows_b].set(fixed_bU),
+                "entropy": empty_BU.at[rows_b].set(jax.lax.stop_gradient(entropy_bU)),
+            }
+
+        inputs = (batch, ref_BU, advantages_PG.reshape(-1), scales_B, mask_BU, jnp.arange(rows))
+        grads, out = accumulate_gradients(loss_fn, state.params, inputs, pieces)
+        state, optimizer_metrics = apply_gradients(state, grads, optimizer)
+        metrics = _metrics(config, batch, mask_BU, ref_BU, advantages_PG, out)
+        return state, {"loss": out["loss"], **metrics, **optimizer_metrics}
+
+    return jax.jit(grpo_update, donate_argnums=0)
+
+
+def _reference_logprobs(model_config, ref_params, batch, pieces):
+    if pieces == 1:
+        return completion_logprobs(model_config, ref_params, batch)[0]
+    split = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
+    ref = jax.lax.map(lambda part: completion_logprobs(model_config, ref_params, part)[0], split)
+    return ref.reshape(batch.completion_BU.shape)
+
+
+def _metrics(config, batch, mask_BU, ref_BU, advantages_PG, out):
+    logprobs_BU, entropy_BU = out["logprobs"], out["entropy"]
+    advantages_B1 = advantages_PG.reshape(-1, 1)
+    rewards_PG = batch.rewards_B.reshape(advantages_PG.shape)
+    active_P = batch.weights_B.reshape(advantages_PG.shape)[:, 0]
+    old_BU = batch.logprobs_BU if config.old_logprobs == "sampler" else logprobs_BU
+    ratio_BU = ratios(config, logprobs_BU, old_BU, mask_BU)
+    low, high = _clip_range(config)
+    clipped_BU = ((ratio_BU > high) & (advantages_B1 > 0)) | (
+        (ratio_BU < low) & (advantages_B1 < 0)
+    )
+    gap_BU = jnp.abs(logprobs_BU - batch.logprobs_BU) * mask_BU
+    kl_BU = kl_terms(logprobs_BU, ref_BU, config.kl_estimator)
+    tokens = jnp.sum(mask_BU)
+
+    def mean(values, weights):
+        return jnp.sum(jnp.where(weights > 0, values, 0.0)) / jnp.maximum(jnp.sum(weights), 1.0)
+
+    quantiles = _masked_quantiles(ratio_BU, mask_BU, list(RATIO_QUANTILES.values()))
+    return {
+        "reward_mean": mean(batch.rewards_B, batch.weights_B),
+        "zero_signal_share": mean(1.0 - _has_signal(rewards_PG), active_P),
+        "kl": mean(kl_BU, mask_BU),
+        "entropy": mean(entropy_BU, mask_BU),
+        **{f"ratio_{name}": q for name, q in zip(RATIO_QUANTILES, quantiles, strict=True)},
+        "clip_share": mean(clipped_BU, mask_BU),
+        "logprob_gap_mean": mean(gap_BU, mask_BU),
+        "logprob_gap_max": jnp.max(gap_BU),
+        "truncation_share": mean(batch.truncated_B, batch.weights_B),
+        "parse_failure_share": mean(batch.unparsed_B, batch.weights_B),
+        "prompt_tokens": jnp.sum(batch.prompt_lengths_B * batch.weights_B),
+        "completion_tokens": tokens,
+        "completion_length": tokens / jnp.maximum(jnp.sum(batch.weights_B), 1.0),
+    }
+
+
+def _masked_quantiles(values, mask, quantiles):
+    """Quantiles, linearly interpolated, of the entries whose mask is set."""
+    ordered = jnp.sort(jnp.where(mask > 0, values, jnp.inf).reshape(-1))
+    last = jnp.maximum(jnp.sum(mask > 0), 1) - 1
+
+    def one(q):
+        place = q * last.astype(jnp.float32)
+        below = jnp.floor(place).astype(jnp.int32)
+        low, high = ordered[below], ordered[jnp.minimum(below + 1, last)]
+        return low + (place - below) * (high - low)
+
+    return [one(q) for q in quantiles]

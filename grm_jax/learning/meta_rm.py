@@ -1,0 +1,281 @@
+"""Meta reward model: is a trajectory correct? (paper section 2.5 and Figure 5)
+
+A decoder with a scalar head reads query, responses and one trajectory, and emits a logit at the
+last token; the target is the correctness of the trajectory (Eq. 10) under binary cross-entropy.
+Guided voting keeps the trajectories of one comparison with the highest logits.
+
+Kept from the paper: the base model as the start, the input, the target, the loss, and the data:
+non-hinted trajectories of the RFT stage, and trajectories of the final GRM, wrong ones included.
+
+Left open by the paper, decided here:
+- Pooling: the logit of the last real token, which has seen everything.
+- Comparisons whose trajectories are all correct or all incorrect teach only which comparisons are
+  hard. A vote never compares across comparisons, so they are left out by default (`only_mixed`)
+  and counted.
+- `balance="comparison"` weighs the correct and the incorrect trajectories of a comparison
+  equally. Otherwise the bias of easy and hard comparisons is learnt first and most.
+- The size of the data and the number of steps, which belong to the experiment.
+
+Letters: B batch, T tokens, D width.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from grm_jax.data.trajectory import Trajectory
+from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
+from grm_jax.models import heads, transformer
+from grm_jax.models.config import ModelConfig
+
+BALANCES = ("none", "comparison")
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaRMConfig:
+    """Choices of the meta RM. Hashable.
+
+    Attributes:
+      balance: "none" for plain cross-entropy, or "comparison", see the head of the file.
+      only_mixed: train only on comparisons with correct and incorrect trajectories.
+      micro_batches: pieces that a training step splits a batch into.
+
+    Raises:
+      ValueError: naming the field.
+    """
+
+    balance: str = "comparison"
+    only_mixed: bool = True
+    micro_batches: int = 1
+
+    def __post_init__(self):
+        if self.balance not in BALANCES:
+            raise ValueError(f"meta_rm.balance must be one of {BALANCES}, got {self.balance!r}")
+        if self.micro_batches < 1:
+            raise ValueError(f"meta_rm.micro_batches must be at least 1, got {self.micro_batches}")
+
+
+class Example(NamedTuple):
+    """A trajectory with its label and its weight in the loss."""
+
+    trajectory: Trajectory
+    label: float
+    weight: float
+
+
+class Selection(NamedTuple):
+    """The result of `select`.
+
+    Attributes:
+      examples: in the order of the trajectories given.
+      counts: trajectories by what became of them: "used_correct", "used_incorrect", "hinted",
+        "unknown" (correctness not known), "not_mixed".
+    """
+
+    examples: tuple[Example, ...]
+    counts: dict[str, int]
+
+
+class MetaBatch(NamedTuple):
+    """Rows of fixed shape, padded on the right.
+
+    Attributes:
+      tokens_BT: int32 ids of the chat: query and responses, then the trajectory.
+      positions_BT: int32 from 0.
+      segment_ids_BT: int32, 1 on tokens and 0 on padding.
+      last_B: int32 index of the last real token.
+      labels_B: float32, 1 for correct.
+      weights_B: float32, 0 for absent rows.
+    """
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array
+    segment_ids_BT: jax.Array
+    last_B: jax.Array
+    labels_B: jax.Array
+    weights_B: jax.Array
+
+
+def select(
+    trajectories: Iterable[Trajectory], *, only_mixed: bool = True, balance: str = "comparison"
+) -> Selection:
+    """Chooses and weighs training examples from the trajectories of all stages.
+
+    Hinted trajectories are left out: their correctness is that of the hint. What is mixed, and
+    what is balanced, is judged over all stages of a comparison together. Balanced weights have a
+    mean of 1 within each comparison, and both classes the same sum.
+
+    Args:
+      trajectories: of the RFT stage and of the trained GRM.
+      only_mixed: leave out comparisons with a single class.
+      balance: see `MetaRMConfig`. A comparison with a single class has weights of 1.
+    """
+    MetaRMConfig(balance=balance, only_mixed=only_mixed)
+    counts = dict.fromkeys(("used_correct", "used_incorrect", "hinted", "unknown", "not_mixed"), 0)
+    usable = []
+    for trajectory in trajectories:
+        if trajectory.hinted:
+            counts["hinted"] += 1
+        elif trajectory.correct is None:
+            counts["unknown"] += 1
+        else:
+            usable.append(trajectory)
+    sizes = Counter((t.uid, t.correct) for t in usable)
+    examples = []
+    for trajectory in usable:
+        same = sizes[trajectory.uid, trajectory.correct]
+        other = sizes[trajectory.uid, not trajectory.correct]
+        if only_mixed and not other:
+            counts["not_mixed"] += 1
+            continue
+        weight = (same + other) / (2 * same) if balance == "comparison" and other else 1.0
+        counts["used_correct" if trajectory.correct else "used_incorrect"] += 1
+        examples.append(Example(trajectory, float(trajectory.correct), weight))
+    return Selection(tuple(examples), counts)
+
+
+def make_batch(
+    sequences: Sequence[Sequence[int]],
+    *,
+    length: int,
+    batch_size: int | None = None,
+    labels: Sequence[float] | None = None,
+    weights: Sequence[float] | None = None,
+    pad_id: int = 0,
+) -> MetaBatch:
+    """Lays token sequences out in a fixed shape, on the host.
+
+    Args:
+      sequences: ids of whole chats, trajectory included.
+      length: T.
+      batch_size: B; absent rows have weight 0. None for as many as given.
+      labels: 1 for correct; None when only scores are wanted.
+      weights: weights in the loss; None for 1.
+      pad_id: fills unused places.
+
+    Returns:
+      A batch of numpy arrays.
+
+    Raises:
+      ValueError: for a sequence that is empty or too long, or lists of different lengths.
+    """
+    rows = len(sequences) if batch_size is None else batch_size
+    if not 0 < len(sequences) <= rows:
+        raise ValueError(f"{len(sequences)} sequences do not fit into a batch of {rows}")
+    tokens_BT = np.full((rows, length), pad_id, np.int32)
+    segment_ids_BT = np.zeros((rows, length), np.int32)
+    last_B = np.zeros(rows, np.int32)
+    for i, ids in enumerate(sequences):
+        if not 0 < len(ids) <= length:
+            raise ValueError(f"sequence {i}: {len(ids)} tokens, expected 1 to {length}")
+        tokens_BT[i, : len(ids)] = ids
+        segment_ids_BT[i, : len(ids)] = 1
+        last_B[i] = len(ids) - 1
+    columns = []
+    for name, values, default in (("labels", labels, 0.0), ("weights", weights, 1.0)):
+        values = [default] * len(sequences) if values is None else values
+        if len(values) != len(sequences):
+            raise ValueError(f"{len(sequences)} sequences, but {len(values)} {name}")
+        column_B = np.zeros(rows, np.float32)
+        column_B[: len(sequences)] = values
+        columns.append(column_B)
+    positions_BT = np.broadcast_to(np.arange(length, dtype=np.int32), tokens_BT.shape).copy()
+    return MetaBatch(tokens_BT, positions_BT, segment_ids_BT, last_B, *columns)
+
+
+def init(model_config: ModelConfig, decoder_params: dict, key: jax.Array) -> dict:
+    """{"decoder": a copy of the decoder to start from, "head": a random scalar head}.
+
+    The copy lets the training step donate its state without taking the decoder away from others.
+    """
+    return {
+        "decoder": jax.tree.map(jnp.copy, decoder_params),
+        "head": heads.scalar_init(model_config, key),
+    }
+
+
+def scores(
+    model_config: ModelConfig,
+    params: dict,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+    last_B: jax.Array,
+) -> jax.Array:
+    """Unbounded float32 logit [B] of each row, read at its last real token."""
+    hidden_BTD, _ = transformer.apply(
+        model_config, params["decoder"], tokens_BT, positions_BT, segment_ids_BT
+    )
+    hidden_B1D = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
+    return heads.scalar_apply(params["head"], hidden_B1D[:, 0])
+
+
+def binary_cross_entropy(logits_B: jax.Array, labels_B: jax.Array) -> jax.Array:
+    """-log sigmoid(logit) where the label is 1, -log sigmoid(-logit) where it is 0; in nats."""
+    return jax.nn.softplus(logits_B) - labels_B * logits_B
+
+
+def make_train_step(
+    model_config: ModelConfig, config: MetaRMConfig, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, MetaBatch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted training step: (state, batch) -> (state, metrics); the state is donated.
+
+    The loss is the weighted mean over the global batch. Metrics: loss; accuracy and
+    weighted_accuracy (by the weights of the loss) at a threshold of 0; logit_correct and
+    logit_incorrect, the mean logits of both classes, 0 without any; correct_share; rows;
+    grad_norm before clipping, update_norm.
+    """
+
+    def meta_rm_update(state: TrainState, batch: MetaBatch):
+        rows = batch.labels_B.shape[0]
+        if rows % config.micro_batches:
+            raise ValueError(
+                f"meta_rm.micro_batches ({config.micro_batches}) must divide the {rows} rows of "
+                "a batch"
+            )
+        total = jnp.maximum(jnp.sum(batch.weights_B), 1e-30)
+
+        def loss_fn(params, piece):
+            part, scale_B, rows_b = piece
+            logits_b = scores(model_config, params, *part[:4])
+            loss = jnp.sum(scale_B * binary_cross_entropy(logits_b, part.labels_B))
+            empty_B = jnp.zeros(rows, jnp.float32)
+            return loss, {"logits": empty_B.at[rows_b].set(jax.lax.stop_gradient(logits_b))}
+
+        inputs = (batch, batch.weights_B / total, jnp.arange(rows))
+        grads, out = accumulate_gradients(loss_fn, state.params, inputs, config.micro_batches)
+        state, optimizer_metrics = apply_gradients(state, grads, optimizer)
+        return state, {"loss": out["loss"], **_metrics(batch, out["logits"]), **optimizer_metrics}
+
+    return jax.jit(meta_rm_update, donate_argnums=0)
+
+
+def _metrics(batch, logits_B):
+    def mean(values_B, weights_B):
+        return jnp.sum(values_B * weights_B) / jnp.maximum(jnp.sum(weights_B), 1e-30)
+
+    active_B = (batch.weights_B > 0).astype(jnp.float32)
+    right_B = ((logits_B > 0) == (batch.labels_B > 0.5)).astype(jnp.float32)
+    return {
+        "accuracy": mean(right_B, active_B),
+        "weighted_accuracy": mean(right_B, batch.weights_B),
+        "logit_correct": mean(logits_B, active_B * batch.labels_B),
+        "logit_incorrect": mean(logits_B, active_B * (1.0 - batch.labels_B)),
+        "correct_share": mean(batch.labels_B, active_B),
+        "rows": jnp.sum(active_B),
+    }
+
+
+def make_score_fn(model_config: ModelConfig) -> Callable[[dict, MetaBatch], jax.Array]:
+    """The jitted scorer: (params, batch) -> logits [B]. Absent rows hold a finite number."""
+
+    def meta_rm_score(params: dict, batch: MetaBatch) -> jax.Array:
+        return scores(model_config, params, *batch[:4])
+
+    return jax.jit(meta_rm_score)

@@ -1,0 +1,212 @@
+"""Rejection rules of rejective fine-tuning (paper section 3.1).
+
+Of every comparison a teacher draws N_RFT = 3 *non-hinted* trajectories and, optionally, one
+*hinted* trajectory, whose prompt told which response is best.
+
+Kept from the paper: a trajectory that is not correct by Eq. 10 is rejected; when all N_RFT
+non-hinted trajectories of a comparison are correct, it is too easy and all of them are rejected; a
+hinted trajectory is rejected only if incorrect.
+
+Left open by the paper, decided here:
+- A trajectory without a strict parse is not correct; it has a reason of its own.
+- A trajectory that hit the length limit (`finish == "length"`) is rejected even when its scores
+  are right: as a training target it would teach never to stop. It still counts as correct when
+  it is asked whether a comparison was too easy.
+- The hinted trajectory of a too easy comparison is kept (`hinted_of_too_easy`): the paper exempts
+  hinted trajectories from that rule, and says nothing else of them.
+- The hint is a help for the sampler only. A kept hinted trajectory is trained on under the prompt
+  *without* the hint, in the order of presentation it was drawn in (`Trajectory.order`), because
+  at test time there is no hint. Whoever builds the examples writes that prompt anew from the
+  comparison; the record's `hinted` flag must not reach it.
+
+Nothing is dropped silently: each trajectory has exactly one `Decision`.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+
+from grm_jax.data.trajectory import Trajectory
+
+KEPT = "kept"
+OUTCOMES = (
+    KEPT,
+    "unparsed",  # no strict scores
+    "incorrect",  # scores, and wrong by Eq. 10
+    "unfinished",  # right, but cut off at the length limit
+    "too_easy",  # every non-hinted trajectory of the comparison is right
+    "hinted_unparsed",
+    "hinted_incorrect",
+    "hinted_unfinished",
+    "hinted_too_easy",  # only with hinted_of_too_easy=False
+    "not_used",  # non-hinted with use_non_hinted=False
+    "hinted_not_used",  # hinted with use_hinted=False
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RejectionRules:
+    """Which trajectories become training examples.
+
+    Attributes:
+      num_samples: N_RFT, non-hinted trajectories drawn for each comparison.
+      num_hinted: hinted trajectories drawn for each comparison that has any.
+      drop_too_easy: reject the non-hinted ones of a comparison when all of them are correct.
+      use_non_hinted: False for the ablation without non-hinted sampling.
+      use_hinted: False for the ablation without hinted sampling.
+      hinted_of_too_easy: keep the correct hinted trajectory of a too easy comparison.
+      require_stop: reject trajectories that did not end by themselves.
+    """
+
+    num_samples: int = 3
+    num_hinted: int = 1
+    drop_too_easy: bool = True
+    use_non_hinted: bool = True
+    use_hinted: bool = True
+    hinted_of_too_easy: bool = True
+    require_stop: bool = True
+
+    def __post_init__(self):
+        for name in ("num_samples", "num_hinted"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rft.{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_samples == 1 and self.drop_too_easy:
+            raise ValueError(
+                "rft.num_samples: with one sample and rft.drop_too_easy every correct trajectory "
+                "is too easy and nothing would be kept"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What became of one sampled trajectory.
+
+    Attributes:
+      fingerprint, stage, step, uid, sample, hinted: the key of the trajectory.
+      outcome: one of `OUTCOMES`.
+      correct: Eq. 10.
+      parse_reason: why there are no scores, or "ok".
+      finish: "stop" or "length".
+      tokens: generated tokens.
+    """
+
+    fingerprint: str
+    stage: str
+    step: int
+    uid: str
+    sample: int
+    hinted: bool
+    outcome: str
+    correct: bool
+    parse_reason: str
+    finish: str
+    tokens: int
+
+    @property
+    def kept(self) -> bool:
+        """True for a training example."""
+        return self.outcome == KEPT
+
+    def to_json(self) -> str:
+        """One line, without its end."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """The result of `reject`.
+
+    Attributes:
+      decisions: one for each trajectory, in the order they were given.
+      kept: the trajectories that become training examples, in the same order.
+      counts: trajectories by outcome, every outcome listed.
+      comparisons: comparisons by what is left of them: "total", "too_easy", and "used" (at least
+        one kept trajectory).
+    """
+
+    decisions: tuple[Decision, ...]
+    kept: tuple[Trajectory, ...]
+    counts: dict[str, int]
+    comparisons: dict[str, int]
+
+
+def reject(trajectories: Iterable[Trajectory], rules: RejectionRules) -> Rejection:
+    """Applies the rules to all trajectories of all comparisons.
+
+    Args:
+      trajectories: in any order; for each comparison `rules.num_samples` non-hinted ones or none,
+        and at most `rules.num_hinted` hinted ones.
+      rules: the options.
+
+    Raises:
+      ValueError: naming the uid, when a comparison has another number of trajectories, the same
+        sample twice, or a trajectory whose correctness is unknown.
+    """
+    trajectories = tuple(trajectories)
+    by_uid: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        if trajectory.correct is None:
+            raise ValueError(
+                f"trajectory {trajectory.key}: field 'correct' is unknown, and rejection needs it"
+            )
+        by_uid.setdefault(trajectory.uid, []).append(trajectory)
+    too_easy = {uid for uid, own in by_uid.items() if _too_easy(uid, own, rules)}
+
+    decisions = tuple(
+        Decision(
+            **trajectory.key._asdict(),
+            outcome=_outcome(trajectory, trajectory.uid in too_easy, rules),
+            correct=trajectory.correct,
+            parse_reason=trajectory.parse_reason,
+            finish=trajectory.finish,
+            tokens=len(trajectory.token_ids),
+        )
+        for trajectory in trajectories
+    )
+    kept = tuple(t for t, d in zip(trajectories, decisions, strict=True) if d.kept)
+    counted = Counter(decision.outcome for decision in decisions)
+    return Rejection(
+        decisions=decisions,
+        kept=kept,
+        counts={outcome: counted[outcome] for outcome in OUTCOMES},
+        comparisons={
+            "total": len(by_uid),
+            "too_easy": len(too_easy),
+            "used": len({t.uid for t in kept}),
+        },
+    )
+
+
+def _too_easy(uid: str, own: list[Trajectory], rules: RejectionRules) -> bool:
+    plain = [t for t in own if not t.hinted]
+    hinted = [t for t in own if t.hinted]
+    for name, group, allowed in (
+        ("non-hinted", plain, (0, rules.num_samples)),
+        ("hinted", hinted, range(rules.num_hinted + 1)),
+    ):
+        if len({t.sample for t in group}) != len(group):
+            raise ValueError(f"comparison {uid!r}: a {name} sample appears twice")
+        if len(group) not in allowed:
+            limit = "num_hinted" if name == "hinted" else "num_samples"
+            raise ValueError(
+                f"comparison {uid!r}: {len(group)} {name} trajectories, but rft.{limit} is "
+                f"{getattr(rules, limit)}"
+            )
+    return rules.drop_too_easy and bool(plain) and all(t.correct for t in plain)
+
+
+def _outcome(trajectory: Trajectory, too_easy: bool, rules: RejectionRules) -> str:
+    prefix = "hinted_" if trajectory.hinted else ""
+    if not (rules.use_hinted if trajectory.hinted else rules.use_non_hinted):
+        return prefix + "not_used"
+    if trajectory.scores is None:
+        return prefix + "unparsed"
+    if not trajectory.correct:
+        return prefix + "incorrect"
+    # Above the length rule: it speaks of the comparison, and all its trajectories share it.
+    if too_easy and not (trajectory.hinted and rules.hinted_of_too_easy):
+        return prefix + "too_easy"
+    if rules.require_stop and trajectory.finish != "stop":
+        return prefix + "unfinished"
+    return KEPT

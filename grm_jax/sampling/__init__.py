@@ -1,0 +1,1 @@
+"""How trajectories are drawn: prefill once, decode many samples, schedule, parse, store."""

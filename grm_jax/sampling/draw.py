@@ -1,0 +1,364 @@
+"""From comparisons to trajectories: orders, prompts, work units, parsing, the store."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
+from grm_jax.sampling import keys, orders
+from grm_jax.sampling.engine import Completion, JittedEngine
+from grm_jax.sampling.scheduler import Request, WorkUnit, plan_units
+from grm_jax.text import prompts, scores
+from grm_jax.text.prompts import Message
+from grm_jax.text.tokenizers import Tokenizer
+
+_CUT = " [...] "
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawConfig:
+    """How trajectories of comparisons are drawn.
+
+    Attributes:
+      k: samples of each comparison.
+      order_policy: "random", "balanced", "identity", or "group" (one order for all k samples).
+      max_orders: most permutations under "balanced".
+      temperature: 0 is greedy.
+      top_p: nucleus mass; 1 keeps everything.
+      max_new_tokens: longest trajectory.
+      form: form of the prompt, "full" or "compact".
+      principles: principle mode, "self" or "none".
+      binary_singles: n = 1 is scored 0 or 1 (the form of training) instead of 1 to 10.
+      max_dropped: share of comparisons that may be dropped because their prompt is too long.
+      max_truncated: share of prompts whose responses may be shortened instead; 0 drops.
+    """
+
+    k: int
+    order_policy: str = "random"
+    max_orders: int = 4
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+    form: str = "full"
+    principles: str = "self"
+    binary_singles: bool = True
+    max_dropped: float = 0.05
+    max_truncated: float = 0.0
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        if self.order_policy not in (*orders.POLICIES, "group"):
+            raise ValueError(
+                f"order_policy must be one of {(*orders.POLICIES, 'group')}, "
+                f"got {self.order_policy!r}"
+            )
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    def binary(self, comparison: Comparison) -> bool:
+        """Whether a comparison is scored 0 or 1."""
+        return comparison.n == 1 and self.binary_singles
+
+
+def prompt_ids(
+    comparison: Comparison,
+    order: Sequence[int],
+    config: DrawConfig,
+    tokenizer: Tokenizer,
+    *,
+    hinted: bool = False,
+) -> tuple[int, ...]:
+    """Token ids of the GRM prompt with responses in `order`, ready to be continued."""
+    return _prompt_ids(
+        comparison, comparison.messages, comparison.responses, order, config, tokenizer, hinted
+    )
+
+
+def _prompt_ids(comparison, messages, responses, order, config, tokenizer, hinted):
+    binary = config.binary(comparison)
+    hint = None
+    if hinted:
+        hint = comparison.label if binary else list(order).index(comparison.best)
+    text = prompts.grm_prompt(
+        messages,
+        [responses[i] for i in order],
+        form=config.form,
+        principles=config.principles,
+        binary=binary,
+        hint=hint,
+    )
+    return tuple(tokenizer.chat([Message("user", text)]))
+
+
+def _shortened(text: str, budget: int, tokenizer: Tokenizer) -> str:
+    """The beginning and the end of a text, `budget` tokens in all."""
+    ids = tokenizer.encode(text)
+    if len(ids) <= budget:
+        return text
+    head = (budget + 1) // 2
+    tail = ids[len(ids) - (budget - head) :] if budget > head else []
+    return tokenizer.decode(ids[:head]) + _CUT + tokenizer.decode(tail)
+
+
+def _truncate(comparison, order, config, tokenizer, hinted, limit) -> tuple[int, ...]:
+    """A prompt that fits: texts are cut in the middle to equal budgets, never the instructions.
+
+    Responses give way first, down to 16 tokens each; only then does the conversation.
+    """
+    longest = max(len(tokenizer.encode(text)) for text in comparison.responses)
+    turns = max(len(tokenizer.encode(message.content)) for message in comparison.messages)
+    budgets = [(b, turns) for b in _halvings(longest, 16)]
+    budgets += [(16, b) for b in _halvings(turns, 16)]
+    best = None
+    low, high = 0, len(budgets) - 1
+    while low <= high:  # the first budget that fits; prompts shrink along the list
+        middle = (low + high) // 2
+        for_responses, for_turns = budgets[middle]
+        ids = _prompt_ids(
+            comparison,
+            [Message(m.role, _shortened(m.content, for_turns, tokenizer))
+             for m in comparison.messages],
+            [_shortened(text, for_responses, tokenizer) for text in comparison.responses],
+            order, config, tokenizer, hinted,
+        )  # fmt: skip
+        if len(ids) <= limit:
+            best, high = ids, middle - 1
+        else:
+            low = middle + 1
+    if best is None:
+        raise ValueError(
+            f"comparison {comparison.uid!r}: its prompt does not fit into {limit} tokens "
+            "however short its texts are cut; sampling.prompt_lengths is too small"
+        )
+    return best
+
+
+def _halvings(longest: int, shortest: int) -> list[int]:
+    """Budgets from `longest` down to `shortest` in steps of about 7 %."""
+    budgets = [longest]
+    while budgets[-1] > shortest:
+        budgets.append(max(shortest, min(budgets[-1] - 1, int(budgets[-1] * 0.93))))
+    return budgets
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkList:
+    """What is to be drawn, and what had to give.
+
+    Attributes:
+      units: the work units.
+      dropped: uids of comparisons whose prompt is too long.
+      truncated: uids of comparisons with shortened texts.
+    """
+
+    units: list[WorkUnit]
+    dropped: tuple[str, ...]
+    truncated: tuple[str, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all units."""
+        return sum(len(request.samples) for unit in self.units for request in unit.requests)
+
+
+def plan(
+    comparisons: Sequence[Comparison],
+    config: DrawConfig,
+    tokenizer: Tokenizer,
+    engine: JittedEngine,
+    *,
+    seed: int,
+    step: int = 0,
+    hinted: bool = False,
+) -> WorkList:
+    """The work list of some comparisons: a pure function of its arguments.
+
+    Samples that share a presentation order share one prompt, which is prefilled once.
+
+    Raises:
+      ValueError: if more comparisons are too long than `max_dropped` or `max_truncated` allows,
+        or if nothing is left.
+    """
+    limit = engine.buckets.prompt_lengths[-1]
+    widest = engine.buckets.samples[-1]
+    requests: list[Request] = []
+    dropped, truncated = [], []
+    for comparison in comparisons:
+        if config.order_policy == "group":
+            order = orders.group_order(comparison.n, uid=comparison.uid, step=step, seed=seed)
+            shown = (order,) * config.k
+        else:
+            shown = orders.orders_for(
+                config.order_policy, comparison.n, config.k,
+                uid=comparison.uid, seed=seed, max_orders=config.max_orders,
+            )  # fmt: skip
+        by_order: dict[orders.Order, list[int]] = {}
+        for sample, order in enumerate(shown):
+            by_order.setdefault(order, []).append(sample)
+        own, cut = [], False
+        for order, indices in by_order.items():
+            ids = prompt_ids(comparison, order, config, tokenizer, hinted=hinted)
+            if len(ids) > limit and config.max_truncated > 0:
+                ids, cut = _truncate(comparison, order, config, tokenizer, hinted, limit), True
+            own += [
+                Request(comparison.uid, order, ids, tuple(indices[i : i + widest]), cut)
+                for i in range(0, len(indices), widest)
+            ]
+        if any(len(request.prompt_ids) > limit for request in own):
+            dropped.append(comparison.uid)
+            continue
+        if cut:
+            truncated.append(comparison.uid)
+        requests += own
+    for name, uids, allowed in (
+        ("dropped", dropped, config.max_dropped),
+        ("truncated", truncated, config.max_truncated),
+    ):
+        if len(uids) > allowed * len(comparisons):
+            raise ValueError(
+                f"{len(uids)} of {len(comparisons)} comparisons have prompts of more than {limit} "
+                f"tokens and would be {name}; max_{name} allows {allowed:.0%} (first: {uids[0]!r})"
+            )
+    units = plan_units(requests, engine.buckets, max_new_tokens=config.max_new_tokens)
+    return WorkList(units, tuple(dropped), tuple(truncated))
+
+
+def to_trajectory(
+    completion: Completion,
+    comparison: Comparison,
+    config: DrawConfig,
+    tokenizer: Tokenizer,
+    *,
+    fingerprint: str,
+    stage: str,
+    step: int,
+    hinted: bool = False,
+) -> Trajectory:
+    """Decodes, parses and judges one completion (Eq. 10, on the original order)."""
+    text = tokenizer.decode(
+        completion.token_ids[:-1] if completion.stopped else completion.token_ids
+    )
+    low, high = prompts.score_range(config.binary(comparison))
+    # A text that was cut off may end in an intermediate box: it has no scores.
+    strict = scores.parse_strict(text, comparison.n, low, high)
+    if not completion.stopped and strict.scores is not None:
+        strict = scores.Parsed(None, "unfinished")
+    lenient = scores.parse_lenient(text, comparison.n, low, high)
+    correct = None
+    if comparison.n > 1 or config.binary(comparison):
+        shown = [comparison.rewards[i] for i in completion.order]
+        correct = strict.scores is not None and scores.is_correct(strict.scores, shown)
+    return Trajectory(
+        fingerprint=fingerprint,
+        stage=stage,
+        step=step,
+        uid=comparison.uid,
+        sample=completion.sample,
+        seed=completion.seed,
+        order=completion.order,
+        token_ids=completion.token_ids,
+        logprobs=completion.logprobs,
+        sampling_logprobs=completion.sampling_logprobs,
+        text=text,
+        scores=strict.scores,
+        parse_reason=strict.reason,
+        lenient_scores=lenient.scores,
+        finish="stop" if completion.stopped else "length",
+        correct=correct,
+        hinted=hinted,
+        truncated=completion.truncated,
+    )
+
+
+def draw_units(
+    engine: JittedEngine,
+    params: dict,
+    work: WorkList,
+    by_uid: Mapping[str, Comparison],
+    config: DrawConfig,
+    tokenizer: Tokenizer,
+    *,
+    base_key: jax.Array,
+    fingerprint: str,
+    stage: str,
+    step: int = 0,
+    hinted: bool = False,
+    skip: set[int] = frozenset(),
+) -> Iterator[tuple[WorkUnit, list[Completion], list[Trajectory]]]:
+    """Draws the units of a work list one after the other, except those in `skip`."""
+    key = keys.stage_key(base_key, stage, step)
+    for unit in work.units:
+        if unit.index in skip:
+            continue
+        completions = engine.run(
+            params, unit, stage_key=key, temperature=config.temperature, top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+        )  # fmt: skip
+        yield (
+            unit,
+            completions,
+            [
+                to_trajectory(
+                    completion, by_uid[completion.uid], config, tokenizer,
+                    fingerprint=fingerprint, stage=stage, step=step, hinted=hinted,
+                )
+                for completion in completions
+            ],
+        )  # fmt: skip
+
+
+def draw(
+    engine: JittedEngine,
+    params: dict,
+    comparisons: Sequence[Comparison],
+    config: DrawConfig,
+    tokenizer: Tokenizer,
+    store: TrajectoryStore,
+    *,
+    base_key: jax.Array,
+    seed: int,
+    fingerprint: str,
+    stage: str,
+    step: int = 0,
+    hinted: bool = False,
+    on_unit: Callable[[int, list[Trajectory]], None] = lambda total, trajectories: None,
+) -> WorkList:
+    """Draws what the store does not hold yet, one append a unit.
+
+    Args:
+      engine: draws the units.
+      params: decoder parameters.
+      comparisons: the work, in an order that must be the same when a run is resumed.
+      config: how to draw.
+      tokenizer: of the model.
+      store: where trajectories go; complete units are not drawn again.
+      base_key: of the run; the stage, step, uid and sample are folded in.
+      seed: of the presentation orders.
+      fingerprint: of parameters, template, tokenizer and sampling settings.
+      stage: name of the stage; with `hinted`, units are recorded under "<stage>/hinted".
+      step: pass or step.
+      hinted: give the hint in the prompt.
+      on_unit: called with the number of units in all after each unit, drawn or found.
+
+    Returns:
+      The work list, with what was dropped and truncated.
+    """
+    # Units and PRNG streams of hinted samples are their own.
+    stage = f"{stage}/hinted" if hinted else stage
+    work = plan(comparisons, config, tokenizer, engine, seed=seed, step=step, hinted=hinted)
+    complete = store.completed_units(fingerprint, stage, step)
+    for _ in complete:
+        on_unit(len(work.units), [])
+    by_uid = {comparison.uid: comparison for comparison in comparisons}
+    for unit, _, trajectories in draw_units(
+        engine, params, work, by_uid, config, tokenizer, base_key=base_key,
+        fingerprint=fingerprint, stage=stage, step=step, hinted=hinted, skip=complete,
+    ):  # fmt: skip
+        store.append_unit(UnitHeader(fingerprint, stage, step, unit.index), trajectories)
+        on_unit(len(work.units), trajectories)
+    return work

@@ -1,0 +1,233 @@
+"""The jitted engine: draws one work unit, moving stragglers into smaller shapes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grm_jax.models.config import ModelConfig
+from grm_jax.sampling import keys, sampler
+from grm_jax.sampling.scheduler import Bucket, Buckets, WorkUnit
+
+
+class Completion(NamedTuple):
+    """One sample of one request.
+
+    Attributes:
+      uid, order, prompt_ids, truncated: of the request.
+      sample: index within the comparison.
+      seed: the two words of the sample's key.
+      token_ids: generated ids, the stop token included.
+      logprobs: untempered log pi of each.
+      sampling_logprobs: log-prob under the distribution that was sampled from.
+      stopped: ended by a stop token, not by the length limit.
+    """
+
+    uid: str
+    order: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    truncated: bool
+    sample: int
+    seed: tuple[int, int]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    sampling_logprobs: tuple[float, ...]
+    stopped: bool
+
+
+def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):
+    """Selects prompts, and samples of each, from every array of a state but the scalar."""
+
+    def pick(x, axis):
+        x = jnp.take(x, rows_Q, axis=axis)
+        index = columns_QR.reshape(
+            (1,) * axis + columns_QR.shape + (1,) * (x.ndim - axis - 2)
+        )
+        return jnp.take_along_axis(x, index, axis=axis + 1)
+
+    return sampler.DecodeState(
+        step=state.step,
+        **{
+            name: pick(value, 1 if name[0] in "kv" else 0)
+            for name, value in state._asdict().items()
+            if name != "step"
+        },
+    )
+
+
+@jax.jit
+def compact(state, prefix, lengths_P, keys_PS, rows_Q, columns_QR):
+    """The same decoding with some prompts and samples left out."""
+    prefix = prefix._replace(
+        k_LBKTE=prefix.k_LBKTE[:, rows_Q], v_LBKTE=prefix.v_LBKTE[:, rows_Q],
+        positions_BT=prefix.positions_BT[rows_Q], segment_ids_BT=prefix.segment_ids_BT[rows_Q],
+    )  # fmt: skip
+    keys_QR = jnp.take_along_axis(keys_PS[rows_Q], columns_QR, axis=1)
+    return _take(state, rows_Q, columns_QR), prefix, lengths_P[rows_Q], keys_QR
+
+
+class JittedEngine:
+    """Draws work units on the local devices.
+
+    Decoding runs in chunks of tokens. When more than half of a unit's samples are done, the rest
+    moves into the next smaller bucket: which samples move, and where, depends on the unit alone.
+
+    Attributes:
+      programs: (name, bucket) of every program that was needed so far.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        buckets: Buckets,
+        *,
+        stop_ids: tuple[int, ...],
+        pad_id: int,
+        chunk: int | None = None,
+        sharding: jax.sharding.Sharding | None = None,
+    ):
+        """Remembers shapes; compiles nothing.
+
+        Args:
+          config: shape of the model.
+          buckets: allowed shapes.
+          stop_ids: tokens that end a sample.
+          pad_id: fills unused places.
+          chunk: tokens between looks at who is done; None decodes in one go.
+          sharding: of arrays that lead with prompts; None for the default device.
+        """
+        self.config = config
+        self.buckets = buckets
+        self.programs: set[tuple[str, Bucket]] = set()
+        self._stop_ids = tuple(stop_ids)
+        self._pad_id = pad_id
+        self._chunk = chunk
+        self._sharding = sharding
+
+    def run(
+        self,
+        params: dict,
+        unit: WorkUnit,
+        *,
+        stage_key: jax.Array,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+    ) -> list[Completion]:
+        """Draws every sample of a unit.
+
+        Returns:
+          Completions in the order of the requests and of their samples.
+
+        Raises:
+          ValueError: if max_new_tokens exceeds the bucket.
+        """
+        P, S, T, U = unit.bucket
+        if not 0 < max_new_tokens <= U:
+            raise ValueError(f"max_new_tokens must be 1 to {U}, got {max_new_tokens}")
+        tokens_PT = np.full((P, T), self._pad_id, np.int32)
+        lengths_P = np.ones(P, np.int32)
+        indices_PS = np.zeros((P, S), np.int32)
+        active_PS = np.zeros((P, S), bool)
+        for p, request in enumerate(unit.requests):
+            lengths_P[p] = len(request.prompt_ids)
+            tokens_PT[p, : lengths_P[p]] = request.prompt_ids
+            indices_PS[p, : len(request.samples)] = request.samples
+            active_PS[p, : len(request.samples)] = True
+        uids = [request.uid for request in unit.requests]
+        keys_PS = keys.sample_keys(stage_key, uids + [""] * (P - len(uids)), indices_PS)
+        seeds_PS2 = jax.device_get(jax.random.key_data(keys_PS))
+        results = self._decode(
+            params, unit.bucket, tokens_PT, lengths_P, keys_PS, active_PS,
+            temperature, top_p, max_new_tokens,
+        )  # fmt: skip
+        completions = []
+        for p, request in enumerate(unit.requests):
+            for s, sample in enumerate(request.samples):
+                length = int(results.lengths_PS[p, s])
+                completions.append(
+                    Completion(
+                        uid=request.uid,
+                        order=request.order,
+                        prompt_ids=request.prompt_ids,
+                        truncated=request.truncated,
+                        sample=sample,
+                        seed=tuple(int(word) for word in seeds_PS2[p, s]),
+                        token_ids=tuple(results.tokens_PSU[p, s, :length].tolist()),
+                        logprobs=tuple(results.logprobs_PSU[p, s, :length].tolist()),
+                        sampling_logprobs=tuple(
+                            results.sampling_logprobs_PSU[p, s, :length].tolist()
+                        ),
+                        stopped=bool(results.stopped_PS[p, s]),
+                    )
+                )
+        return completions
+
+    def _put(self, x):
+        return jax.device_put(x, self._sharding)
+
+    def _decode(
+        self, params, bucket, tokens_PT, lengths_P, keys_PS, active_PS, temperature, top_p, limit
+    ) -> sampler.Samples:
+        tokens, lengths, keys_now = self._put(tokens_PT), self._put(lengths_P), self._put(keys_PS)
+        prefix = sampler.prefill(self.config, params, tokens, lengths)
+        state = sampler.begin(
+            self.config, tokens, lengths, self._put(active_PS),
+            buffer=bucket.U, pad_id=self._pad_id,
+        )  # fmt: skip
+        self.programs |= {("prefill", bucket._replace(S=0, U=0)), ("begin", bucket)}
+
+        out = None  # host copy of all samples of the unit
+        places_QR = np.arange(bucket.P * bucket.S).reshape(bucket.P, bucket.S)
+        end = 0
+        while True:
+            end = min(limit, end + (self._chunk or limit))
+            state = sampler.decode(
+                self.config, params, prefix, lengths, keys_now, state,
+                *sampler.scalars(end, temperature, top_p),
+                stop_ids=self._stop_ids, pad_id=self._pad_id,
+            )  # fmt: skip
+            self.programs.add(("decode", bucket))
+            done_PS = jax.device_get(state.done_PS)
+            finished = end == limit or done_PS.all()
+            smaller = None if finished else self._smaller(bucket, done_PS)
+            if finished or smaller is not None:
+                out = _scatter(out, jax.device_get(sampler.samples(state)), places_QR)
+            if finished:
+                return out
+            if smaller is not None:
+                rows, columns = _survivors(done_PS, smaller)
+                state, prefix, lengths, keys_now = compact(
+                    state, prefix, lengths, keys_now, jax.device_put(rows), jax.device_put(columns)
+                )
+                self.programs.add(("compact", smaller))
+                places_QR = np.take_along_axis(places_QR[rows], columns, axis=1)
+                bucket = smaller
+
+    def _smaller(self, bucket: Bucket, done_PS: np.ndarray) -> Bucket | None:
+        """The bucket for the survivors, if they fill at most half of this one."""
+        alive_P = (~done_PS).sum(axis=1)
+        S = next(size for size in self.buckets.samples if size >= alive_P.max())
+        P = bucket.P
+        shards = 1 if self._sharding is None else self._sharding.num_devices
+        while P % (2 * shards) == 0 and (alive_P > 0).sum() <= P // 2:
+            P //= 2
+        return bucket._replace(P=P, S=S) if 2 * P * S <= bucket.P * bucket.S else None
+
+
+def _survivors(done_PS: np.ndarray, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:
+    """Which prompts and which of their samples go on; done ones fill the remaining places."""
+    rows_Q = np.argsort(done_PS.all(axis=1), kind="stable")[: bucket.P]
+    columns_QR = np.argsort(done_PS[rows_Q], axis=1, kind="stable")[:, : bucket.S]
+    return rows_Q.astype(np.int32), columns_QR.astype(np.int32)
+
+
+def _scatter(out, part: sampler.Samples, places_QR: np.ndarray) -> sampler.Samples:
+    """Writes the samples of a compacted unit to their places in the whole one."""
+    if out is None:
+        return sampler.Samples(*(np.array(x) for x in part))
+    rows, columns = np.unravel_index(places_QR, out.lengths_PS.shape)
+    for whole, piece in zip(out, part, strict=True):
+        whole[rows, columns] = piece
+    return out

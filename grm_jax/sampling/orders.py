@@ -1,0 +1,74 @@
+"""Presentation orders: which response is shown at which position.
+
+An order is a permutation; `order[j]` is the index of the response shown at position j. Orders are
+drawn from a stable hash of what they belong to, never from a global generator.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+from grm_jax.sampling.keys import stable_words
+
+POLICIES = ("random", "balanced", "identity")
+
+Order = tuple[int, ...]
+
+
+def _generator(*parts) -> np.random.Generator:
+    return np.random.default_rng(stable_words("\x1f".join(map(str, parts))))
+
+
+def _permutation(n: int, rng: np.random.Generator) -> Order:
+    return tuple(int(i) for i in rng.permutation(n))
+
+
+def group_order(n: int, *, uid: str, step: int, seed: int) -> Order:
+    """The one order that all trajectories of a GRPO group share.
+
+    With an order of its own each, the advantage would measure luck with positions.
+    """
+    return _permutation(n, _generator("group", seed, uid, step))
+
+
+def _balanced(n: int, max_orders: int, rng: np.random.Generator) -> list[Order]:
+    """At most `max_orders` distinct permutations: an order, its reverse, then further ones."""
+    count = min(max_orders, math.factorial(n))
+    chosen: list[Order] = []
+    while len(chosen) < count:
+        order = _permutation(n, rng)
+        for candidate in (order, order[::-1]):
+            if candidate not in chosen and len(chosen) < count:
+                chosen.append(candidate)
+    return chosen
+
+
+def orders_for(
+    policy: str, n: int, k: int, *, uid: str, seed: int, max_orders: int = 4
+) -> tuple[Order, ...]:
+    """The presentation order of each of the k samples of a comparison.
+
+    Args:
+      policy: "random" draws one for each sample, as in the paper; "balanced" spreads the samples
+        evenly over at most `max_orders` permutations, so that no more prompts are prefilled;
+        "identity" keeps the order of the data.
+      n: number of responses.
+      k: number of samples. A sample's order does not depend on k.
+      uid: of the comparison.
+      seed: of the run.
+      max_orders: bound for "balanced".
+
+    Raises:
+      ValueError: for an unknown policy.
+    """
+    if policy == "identity":
+        return (tuple(range(n)),) * k
+    if policy == "random":
+        return tuple(
+            _permutation(n, _generator("order", seed, uid, sample)) for sample in range(k)
+        )
+    if policy == "balanced":
+        orders = _balanced(n, max_orders, _generator("balanced", seed, uid))
+        return tuple(itertools.islice(itertools.cycle(orders), k))
+    raise ValueError(f"order policy must be one of {POLICIES}, got {policy!r}")

@@ -1,0 +1,311 @@
+"""The sampling kernels: prefill each prompt once, then decode all its samples together.
+
+A prompt is one (comparison, order). Its keys and values are computed once, stored once, and read
+by all S samples: the decode step is written for one sample and vmapped over S with the prefix
+unmapped, so that attention to the prefix is one matrix product over the queries of all samples.
+The loop is outside of the vmap; the cache of the samples is written by one
+`dynamic_update_slice` at the shared loop counter.
+
+The last token of the prompt is not part of the prefix: decoding starts by feeding it to every
+sample. So every logit comes from the decode step, and prefill never meets the vocabulary.
+
+Letters: P prompts, T prompt tokens, S samples of a prompt, U generated tokens, V vocabulary, L
+layers, K key/value heads, E head width.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grm_jax.models import heads, transformer
+from grm_jax.models.config import ModelConfig
+from grm_jax.models.transformer import KVBlock
+
+_TOP_P_STEPS = 40  # halvings of the probability threshold
+
+
+class DecodeState(NamedTuple):
+    """Everything the decode loop carries.
+
+    Attributes:
+      step: int32 scalar, tokens generated so far.
+      last_PS: int32, the token to feed next.
+      done_PS: bool, samples that stopped; absent samples are done from the start.
+      lengths_PS: int32, tokens generated, the stop token included.
+      tokens_PSU: int32; pad after the end.
+      logprobs_PSU: float32 log pi, untempered and untruncated; 0 after the end.
+      sampling_logprobs_PSU: float32 log-prob under the distribution that was sampled from.
+      k_LPSKUE, v_LPSKUE: cache; slot u holds the token fed at step u.
+    """
+
+    step: jax.Array
+    last_PS: jax.Array
+    done_PS: jax.Array
+    lengths_PS: jax.Array
+    tokens_PSU: jax.Array
+    logprobs_PSU: jax.Array
+    sampling_logprobs_PSU: jax.Array
+    k_LPSKUE: jax.Array
+    v_LPSKUE: jax.Array
+
+
+class Samples(NamedTuple):
+    """What was drawn.
+
+    Attributes:
+      tokens_PSU: int32; pad after the end.
+      logprobs_PSU: float32 log pi, untempered and untruncated.
+      sampling_logprobs_PSU: float32 log-prob under tempered, truncated pi; 0 when greedy.
+      lengths_PS: int32, tokens generated, the stop token included.
+      stopped_PS: bool, ended by a stop token and not by the length limit.
+    """
+
+    tokens_PSU: jax.Array
+    logprobs_PSU: jax.Array
+    sampling_logprobs_PSU: jax.Array
+    lengths_PS: jax.Array
+    stopped_PS: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def prefill(
+    config: ModelConfig, params: dict, tokens_PT: jax.Array, lengths_P: jax.Array
+) -> KVBlock:
+    """Keys and values of all but the last token of each prompt.
+
+    Args:
+      config: shape of the model.
+      params: decoder parameters.
+      tokens_PT: int32 prompts, padded on the right.
+      lengths_P: int32 true lengths, at least 1.
+    """
+    positions_PT = jnp.broadcast_to(
+        jnp.arange(tokens_PT.shape[1], dtype=jnp.int32)[None, :], tokens_PT.shape
+    )
+    segment_ids_PT = (positions_PT < lengths_P[:, None] - 1).astype(jnp.int32)
+    _, block = transformer.apply(config, params, tokens_PT, positions_PT, segment_ids_PT)
+    return block
+
+
+def start(
+    config: ModelConfig,
+    last_P: jax.Array,
+    active_PS: jax.Array,
+    buffer: int,
+    pad_id: int,
+) -> DecodeState:
+    """An empty state: nothing generated, absent samples done."""
+    P, S = active_PS.shape
+    cache = jnp.zeros(
+        (config.num_layers, P, S, config.num_kv_heads, buffer, config.head_dim),
+        jnp.dtype(config.dtype),
+    )
+    zeros_PSU = jnp.zeros((P, S, buffer), jnp.float32)
+    return DecodeState(
+        step=jnp.zeros((), jnp.int32),
+        last_PS=jnp.broadcast_to(last_P[:, None], (P, S)).astype(jnp.int32),
+        done_PS=~active_PS,
+        lengths_PS=jnp.zeros((P, S), jnp.int32),
+        tokens_PSU=jnp.full((P, S, buffer), pad_id, jnp.int32),
+        logprobs_PSU=zeros_PSU,
+        sampling_logprobs_PSU=zeros_PSU,
+        k_LPSKUE=cache,
+        v_LPSKUE=cache,
+    )
+
+
+def truncate_top_p(logprobs: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Renormalised log-probs of the nucleus: the likeliest tokens that together reach top_p.
+
+    The nucleus is found by bisection on a probability threshold, never by sorting [..., V].
+    Tokens that tie with its least likely member belong to it.
+    """
+    probs = jnp.exp(logprobs)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        reaches = jnp.sum(jnp.where(probs >= middle, probs, 0.0), -1, keepdims=True) >= top_p
+        return jnp.where(reaches, middle, low), jnp.where(reaches, high, middle)
+
+    top = jnp.max(probs, axis=-1, keepdims=True)
+    low, _ = jax.lax.fori_loop(0, _TOP_P_STEPS, halve, (jnp.zeros_like(top), top))
+    kept = jnp.where(probs >= low, logprobs, -jnp.inf)
+    return jax.nn.log_softmax(kept, axis=-1)
+
+
+def _draw(logits_PSV, keys_PS, step, temperature, top_p):
+    """Tokens and their log-probs under the sampling distribution, both [P, S]."""
+
+    def greedy():
+        tokens_PS = jnp.argmax(logits_PSV, axis=-1).astype(jnp.int32)
+        return tokens_PS, jnp.zeros(tokens_PS.shape, jnp.float32)
+
+    def sample():
+        logprobs_PSV = jax.nn.log_softmax(logits_PSV / temperature, axis=-1)
+        logprobs_PSV = jax.lax.cond(
+            top_p < 1.0, lambda x: truncate_top_p(x, top_p), lambda x: x, logprobs_PSV
+        )
+        gumbel_PSV = jax.vmap(
+            jax.vmap(
+                lambda key: jax.random.gumbel(
+                    jax.random.fold_in(key, step), logits_PSV.shape[-1:], jnp.float32
+                )
+            )
+        )(keys_PS)
+        tokens_PS = jnp.argmax(logprobs_PSV + gumbel_PSV, axis=-1).astype(jnp.int32)
+        picked_PS1 = jnp.take_along_axis(logprobs_PSV, tokens_PS[..., None], axis=-1)
+        return tokens_PS, picked_PS1[..., 0]
+
+    return jax.lax.cond(temperature > 0, sample, greedy)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "stop_ids", "pad_id"), donate_argnames="state"
+)
+def decode(
+    config: ModelConfig,
+    params: dict,
+    prefix: KVBlock,
+    lengths_P: jax.Array,
+    keys_PS: jax.Array,
+    state: DecodeState,
+    limit: jax.Array,
+    temperature: jax.Array,
+    top_p: jax.Array,
+    *,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+) -> DecodeState:
+    """Generates until `limit` tokens exist or every sample is done; the state is donated.
+
+    Args:
+      config: shape of the model.
+      params: decoder parameters.
+      prefix: from `prefill`, shared by the samples of a prompt.
+      lengths_P: int32 lengths of the prompts.
+      keys_PS: typed keys; token t of a sample uses fold_in(key, t).
+      state: where to go on.
+      limit: int32 scalar, at most the buffer; traced, so that any limit is one program.
+      temperature: float32 scalar; 0 is greedy.
+      top_p: float32 scalar; 1 keeps everything.
+      stop_ids: tokens that end a sample; they are recorded.
+      pad_id: written after the end.
+    """
+    buffer = state.tokens_PSU.shape[-1]
+    slots_1U = jnp.arange(buffer, dtype=jnp.int32)[None, :]
+    first_P1 = lengths_P[:, None] - 1
+    ones_P1 = jnp.ones_like(first_P1)
+
+    def one_sample(last_P, k_LPKUE, v_LPKUE, step):
+        filled_PU = jnp.broadcast_to(slots_1U < step, (last_P.shape[0], buffer))
+        suffix = KVBlock(k_LPKUE, v_LPKUE, first_P1 + slots_1U, filled_PU.astype(jnp.int32))
+        hidden_P1D, own = transformer.apply(
+            config, params, last_P[:, None], first_P1 + step, ones_P1, (prefix, suffix)
+        )
+        return hidden_P1D[:, 0], own.k_LBKTE, own.v_LBKTE
+
+    all_samples = jax.vmap(one_sample, in_axes=(1, 2, 2, None), out_axes=(1, 2, 2))
+
+    def more(state):
+        return (state.step < limit) & ~jnp.all(state.done_PS)
+
+    def generate(state):
+        step = state.step
+        hidden_PSD, k_LPSK1E, v_LPSK1E = all_samples(
+            state.last_PS, state.k_LPSKUE, state.v_LPSKUE, step
+        )
+        logits_PSV = heads.logits(config, params, hidden_PSD)
+        tokens_PS, sampling_PS = _draw(logits_PSV, keys_PS, step, temperature, top_p)
+        picked_PS1 = jnp.take_along_axis(logits_PSV, tokens_PS[..., None], axis=-1)
+        logprobs_PS = picked_PS1[..., 0] - jax.nn.logsumexp(logits_PSV, axis=-1)
+        stops_PS = functools.reduce(jnp.logical_or, [tokens_PS == stop for stop in stop_ids])
+
+        def record(buffer_PSU, values_PS, empty):
+            column_PS1 = jnp.where(state.done_PS, empty, values_PS)[..., None]
+            return jax.lax.dynamic_update_slice_in_dim(buffer_PSU, column_PS1, step, axis=2)
+
+        return DecodeState(
+            step=step + 1,
+            last_PS=tokens_PS,
+            done_PS=state.done_PS | stops_PS,
+            lengths_PS=state.lengths_PS + ~state.done_PS,
+            tokens_PSU=record(state.tokens_PSU, tokens_PS, pad_id),
+            logprobs_PSU=record(state.logprobs_PSU, logprobs_PS, 0.0),
+            sampling_logprobs_PSU=record(state.sampling_logprobs_PSU, sampling_PS, 0.0),
+            k_LPSKUE=jax.lax.dynamic_update_slice_in_dim(state.k_LPSKUE, k_LPSK1E, step, axis=4),
+            v_LPSKUE=jax.lax.dynamic_update_slice_in_dim(state.v_LPSKUE, v_LPSK1E, step, axis=4),
+        )
+
+    return jax.lax.while_loop(more, generate, state)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "buffer", "pad_id"))
+def begin(config, tokens_PT, lengths_P, active_PS, *, buffer, pad_id) -> DecodeState:
+    """`start` as one program: picks the last token of each prompt and allocates the cache."""
+    last_P = jnp.take_along_axis(tokens_PT, lengths_P[:, None] - 1, axis=1)[:, 0]
+    return start(config, last_P, active_PS, buffer, pad_id)
+
+
+def sample(
+    config: ModelConfig,
+    params: dict,
+    prompts_PT: jax.Array,
+    prompt_lengths_P: jax.Array,
+    keys_PS: jax.Array,
+    active_PS: jax.Array,
+    *,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+    buffer: int,
+    pad_id: int = 0,
+) -> Samples:
+    """Draws S samples of each of P prompts: `prefill`, then `decode` to the end.
+
+    A sample depends on its prompt and its key only: not on its neighbours, on S, on the padding
+    of prompt or buffer, or on the sharding (up to float32 near-ties).
+
+    Args:
+      config: shape of the model.
+      params: decoder parameters.
+      prompts_PT: int32 prompts, padded on the right.
+      prompt_lengths_P: int32 lengths, at least 1.
+      keys_PS: typed keys.
+      active_PS: bool; absent samples cost nothing once all others are done and return length 0.
+      temperature: 0 is greedy.
+      top_p: nucleus mass, 1 for all.
+      max_new_tokens: at most `buffer`; traced.
+      stop_ids: tokens that end a sample.
+      buffer: U, the static size of the output.
+      pad_id: fills unused places.
+
+    Raises:
+      ValueError: if max_new_tokens exceeds the buffer.
+    """
+    if not 0 < max_new_tokens <= buffer:
+        raise ValueError(f"max_new_tokens must be 1 to {buffer} (buffer), got {max_new_tokens}")
+    prefix = prefill(config, params, prompts_PT, prompt_lengths_P)
+    state = begin(config, prompts_PT, prompt_lengths_P, active_PS, buffer=buffer, pad_id=pad_id)
+    state = decode(
+        config, params, prefix, prompt_lengths_P, keys_PS, state,
+        *scalars(max_new_tokens, temperature, top_p), stop_ids=stop_ids, pad_id=pad_id,
+    )  # fmt: skip
+    return samples(state)
+
+
+def scalars(limit: int, temperature: float, top_p: float) -> tuple[jax.Array, ...]:
+    """The traced scalars of `decode`, put on the device explicitly and strongly typed."""
+    return jax.device_put((np.int32(limit), np.float32(temperature), np.float32(top_p)))
+
+
+def samples(state: DecodeState) -> Samples:
+    """The results held by a state."""
+    return Samples(
+        state.tokens_PSU, state.logprobs_PSU, state.sampling_logprobs_PSU, state.lengths_PS,
+        state.done_PS & (state.lengths_PS > 0),
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Work units: which samples are drawn together, in which shapes.
+
+A unit is a pure function of the work list. A completed unit is never drawn again, an unfinished
+one is drawn again whole, and samples of one unit never meet those of another.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Bucket(NamedTuple):
+    """Static shape of one unit: P prompts of T tokens, S samples each, U generated tokens."""
+
+    P: int
+    S: int
+    T: int
+    U: int
+
+
+class Request(NamedTuple):
+    """Samples wanted of one prompt.
+
+    Attributes:
+      uid: of the comparison.
+      order: presentation order, see `orders`.
+      prompt_ids: the prompt, ready to be continued.
+      samples: indices of the samples within the comparison.
+      truncated: responses were shortened to fit.
+    """
+
+    uid: str
+    order: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    samples: tuple[int, ...]
+    truncated: bool = False
+
+
+class WorkUnit(NamedTuple):
+    """Requests that are drawn together, at most P of them."""
+
+    index: int
+    bucket: Bucket
+    requests: tuple[Request, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The shapes that sampling may use; their number bounds the number of compilations.
+
+    Attributes:
+      prompt_lengths: allowed T, ascending.
+      output_lengths: allowed U, ascending.
+      samples: allowed S, ascending.
+      samples_per_unit: P * S of a unit (P is at least 1).
+    """
+
+    prompt_lengths: tuple[int, ...]
+    output_lengths: tuple[int, ...]
+    samples: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    samples_per_unit: int = 128
+
+    def __post_init__(self):
+        for name in ("prompt_lengths", "output_lengths", "samples"):
+            sizes = getattr(self, name)
+            if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+                raise ValueError(f"sampling.{name} must be ascending positive sizes, got {sizes}")
+        if self.samples_per_unit < 1:
+            raise ValueError(
+                f"sampling.samples_per_unit must be at least 1, got {self.samples_per_unit}"
+            )
+
+    def bucket(self, prompt_length: int, num_samples: int, max_new_tokens: int) -> Bucket:
+        """The smallest bucket that fits.
+
+        Raises:
+          ValueError: naming the size that no bucket fits.
+        """
+        S = _smallest(self.samples, num_samples, "samples")
+        return Bucket(
+            P=max(1, self.samples_per_unit // S),
+            S=S,
+            T=_smallest(self.prompt_lengths, prompt_length, "prompt_lengths"),
+            U=_smallest(self.output_lengths, max_new_tokens, "output_lengths"),
+        )
+
+
+def _smallest(sizes: Sequence[int], needed: int, name: str) -> int:
+    for size in sizes:
+        if size >= needed:
+            return size
+    raise ValueError(f"sampling.{name}: {needed} exceeds the largest bucket, {sizes[-1]}")
+
+
+def plan_units(
+    requests: Sequence[Request], buckets: Buckets, *, max_new_tokens: int
+) -> list[WorkUnit]:
+    """Groups requests of equal shape into units, in the order of the work list.
+
+    Raises:
+      ValueError: for a prompt, a number of samples or an output that no bucket fits.
+    """
+    open_units: dict[Bucket, list[Request]] = {}
+    full: list[tuple[Bucket, tuple[Request, ...]]] = []
+    for request in requests:
+        bucket = buckets.bucket(len(request.prompt_ids), len(request.samples), max_new_tokens)
+        group = open_units.setdefault(bucket, [])
+        group.append(request)
+        if len(group) == bucket.P:
+            full.append((bucket, tuple(open_units.pop(bucket))))
+    full += [(bucket, tuple(group)) for bucket, group in sorted(open_units.items())]
+    return [WorkUnit(index, bucket, group) for index, (bucket, group) in enumerate(full)]

@@ -146,6 +146,7 @@ def _full() -> ConfigDict:
             "data_dir": "",
             "limit": 1000,
             "greedy_stages": "cold_start,rft,grpo",
+            "sampled_stages": "rft,grpo",
             "ks": "1,2,4,8,16,32",
             "num_subsets": 64,
             "tie_policy": "uniform",
@@ -193,6 +194,7 @@ def _demo(c: ConfigDict) -> None:
     c.meta_rm.optimizer.steps = 120
     c.benchmark.limit = 200
     c.benchmark.ablation_k = 8
+    c.benchmark.sampled_stages = "grpo"
     c.benchmark.split = "development"
 
 
@@ -241,6 +243,7 @@ def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     c.benchmark.data_dir = "../shared/data"
     c.benchmark.limit = 50
     c.benchmark.greedy_stages = "random_weights"
+    c.benchmark.sampled_stages = "random_weights"
     c.benchmark.ks = "1,2,4"
     c.benchmark.ablation_k = 0
     c.benchmark.meta_rm = False

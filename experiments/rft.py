@@ -24,7 +24,7 @@ def draw_stage(
     hinted: bool = False,
 ) -> list[Trajectory]:
     """Draws k trajectories of each comparison into trajectories/<stage>.jsonl, with a bar."""
-    fingerprint = run.fingerprint(params, config)
+    fingerprint = run.fingerprint(params, config, (config, engine.buckets, *comparisons))
     with TrajectoryStore(run.path("trajectories", f"{stage}.jsonl")) as store:
         title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
         with run.progress(title, len(comparisons) * config.k) as advance:

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -69,6 +69,8 @@ class Run:
         self._lock = _claim(self.workdir)
         self._check_config()
         _set_up_devices(self.config.mesh.data)
+        # Made here and not on first use, which may be inside a trace.
+        self.base_key = jax.random.key(self.config.seed)
         self.metrics = Metrics(self.workdir)
         write_json(self.workdir / "fingerprint.json", _environment())
 
@@ -158,11 +160,6 @@ class Run:
         """Replicated."""
         return jax.sharding.NamedSharding(self.mesh, jax.P())
 
-    @functools.cached_property
-    def base_key(self) -> jax.Array:
-        """Base PRNG key of the run."""
-        return jax.random.key(self.config.seed)
-
     def engine(self, name: str) -> JittedEngine:
         """The jitted engine with the buckets of section `<name>.buckets`."""
         engine = JittedEngine(
@@ -212,12 +209,17 @@ class Run:
         init = jax.jit(lambda key: transformer.init(self.model, key))
         return jax.device_put(init(key), self.on_every_device)
 
-    def fingerprint(self, params: dict, draw: DrawConfig) -> str:
-        """Names what decides a trajectory: parameters, template, tokenizer, sampling."""
+    def fingerprint(self, params: dict, draw: DrawConfig, work: Iterable = ()) -> str:
+        """Names what decides a trajectory: parameters, template, tokenizer, sampling.
+
+        Work units count by their place in a work list, so what decides the list, such as the
+        buckets and the comparisons, goes into `work` where it may change between two runs.
+        """
         parts = [
             params_digest(params), prompts.template_fingerprint(), self.tokenizer.fingerprint(),
             draw.form, draw.principles, repr(draw.temperature), repr(draw.top_p),
             draw.order_policy, str(draw.max_orders), str(self.config.seed),
+            *map(repr, work),
         ]  # fmt: skip
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 

@@ -9,6 +9,7 @@ import dataclasses
 import ml_collections
 
 from experiments import settings
+from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.pipeline import PackingConfig
 from grm_jax.data.small_world import SmallWorldConfig
 from grm_jax.learning.grpo import GRPOConfig
@@ -19,7 +20,11 @@ from grm_jax.models.config import ModelConfig
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
-from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES
+from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
+
+
+MEASURED_STAGES = ("random_weights", "base", "cold_start", "rft", "grpo")
+OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +97,10 @@ class BenchmarkConfig:
       suites: comma-separated names; "small_world" is the held-out split.
       data_dir: folder of the real suites.
       limit: comparisons of each suite.
-      greedy_stages: stages measured greedily; the last one is also sampled.
+      greedy_stages: stages measured greedily.
+      sampled_stages: stages of which k samples are drawn; the last one votes.
       ks: values of k for voting.
+      k_meta: samples that guided voting keeps, one number for each of `ks`; "" is k // 2.
       num_subsets: random k-subsets of the drawn samples.
       tie_policy: see `voting`.
       parse_policy: see `voting`.
@@ -106,7 +113,9 @@ class BenchmarkConfig:
     data_dir: str
     limit: int
     greedy_stages: str
+    sampled_stages: str
     ks: str
+    k_meta: str = ""
     num_subsets: int = 64
     tie_policy: str = "uniform"
     parse_policy: str = "chance"
@@ -118,6 +127,18 @@ class BenchmarkConfig:
         for name, known in (("tie_policy", TIE_POLICIES), ("parse_policy", PARSE_POLICIES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for name, known in (
+            ("suites", (*OWN_SUITES, *SUITES)),
+            ("greedy_stages", MEASURED_STAGES),
+            ("sampled_stages", MEASURED_STAGES),
+        ):
+            given = settings.names(getattr(self, name), name)
+            bad = [part for part in given if part not in known]
+            if not given or bad:
+                raise ValueError(f"{name} must name some of {known}, got {getattr(self, name)!r}")
+        for name, lowest in (("limit", 1), ("num_subsets", 1), ("ablation_k", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
 
 
 _TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "model", "small_world", "data",
@@ -185,9 +206,19 @@ def _check_together(config, built) -> None:
     if "benchmark" in built:
         ks = settings.numbers(built["benchmark"].ks, "config.benchmark.ks")
         k = built["benchmark.draw"].k
-        if not ks or max(ks) > k:
+        if not ks or not 1 <= min(ks) <= max(ks) <= k or len(set(ks)) < len(ks):
             raise ValueError(
-                f"config.benchmark.ks: {built['benchmark'].ks!r} asks for more samples than "
+                f"config.benchmark.ks: {built['benchmark'].ks!r} must be different numbers from 1 "
+                f"to config.benchmark.draw.k = {k}"
+            )
+        k_meta = settings.numbers(built["benchmark"].k_meta, "config.benchmark.k_meta")
+        try:
+            resolve_k_meta(ks, k_meta or half)
+        except ValueError as error:
+            raise ValueError(f"config.benchmark.k_meta: {error}") from error
+        if built["benchmark"].ablation_k > k:
+            raise ValueError(
+                f"config.benchmark.ablation_k: {built['benchmark'].ablation_k} exceeds "
                 f"config.benchmark.draw.k = {k}"
             )
     data = config.mesh.data

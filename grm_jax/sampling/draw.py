@@ -55,6 +55,9 @@ class DrawConfig:
                 f"order_policy must be one of {(*orders.POLICIES, 'group')}, "
                 f"got {self.order_policy!r}"
             )
+        for name in ("max_orders", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -200,19 +203,22 @@ def plan(
         by_order: dict[orders.Order, list[int]] = {}
         for sample, order in enumerate(shown):
             by_order.setdefault(order, []).append(sample)
-        own, cut = [], False
+        own, shortened = [], set()
         for order, indices in by_order.items():
             ids = prompt_ids(comparison, order, config, tokenizer, hinted=hinted)
             if len(ids) > limit and config.max_truncated > 0:
-                ids, cut = _truncate(comparison, order, config, tokenizer, hinted, limit), True
+                ids = _truncate(comparison, order, config, tokenizer, hinted, limit)
+                shortened.add(order)
             own += [
-                Request(comparison.uid, order, ids, tuple(indices[i : i + widest]), cut)
+                Request(
+                    comparison.uid, order, ids, tuple(indices[i : i + widest]), order in shortened
+                )
                 for i in range(0, len(indices), widest)
             ]
         if any(len(request.prompt_ids) > limit for request in own):
             dropped.append(comparison.uid)
             continue
-        if cut:
+        if shortened:
             truncated.append(comparison.uid)
         requests += own
     for name, uids, allowed in (
@@ -224,6 +230,8 @@ def plan(
                 f"{len(uids)} of {len(comparisons)} comparisons have prompts of more than {limit} "
                 f"tokens and would be {name}; max_{name} allows {allowed:.0%} (first: {uids[0]!r})"
             )
+    if comparisons and not requests:
+        raise ValueError(f"all {len(comparisons)} comparisons have too long prompts; nothing is left")
     units = plan_units(requests, engine.buckets, max_new_tokens=config.max_new_tokens)
     return WorkList(units, tuple(dropped), tuple(truncated))
 

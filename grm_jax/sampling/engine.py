@@ -74,7 +74,7 @@ class JittedEngine:
     moves into the next smaller bucket: which samples move, and where, depends on the unit alone.
 
     Attributes:
-      programs: (name, bucket) of every program that was needed so far.
+      programs: (name, bucket) of every program that was needed so far; ("compact", from, to).
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class JittedEngine:
         """
         self.config = config
         self.buckets = buckets
-        self.programs: set[tuple[str, Bucket]] = set()
+        self.programs: set[tuple] = set()
         self._stop_ids = tuple(stop_ids)
         self._pad_id = pad_id
         self._chunk = chunk
@@ -201,7 +201,7 @@ class JittedEngine:
                 state, prefix, lengths, keys_now = compact(
                     state, prefix, lengths, keys_now, jax.device_put(rows), jax.device_put(columns)
                 )
-                self.programs.add(("compact", smaller))
+                self.programs.add(("compact", bucket, smaller))
                 places_QR = np.take_along_axis(places_QR[rows], columns, axis=1)
                 bucket = smaller
 

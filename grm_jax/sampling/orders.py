@@ -60,8 +60,10 @@ def orders_for(
       max_orders: bound for "balanced".
 
     Raises:
-      ValueError: for an unknown policy.
+      ValueError: for an unknown policy, or a bound that leaves no order.
     """
+    if max_orders < 1:
+        raise ValueError(f"max_orders must be at least 1, got {max_orders}")
     if policy == "identity":
         return (tuple(range(n)),) * k
     if policy == "random":

@@ -222,7 +222,9 @@ def decode(
         tokens_PS, sampling_PS = _draw(logits_PSV, keys_PS, step, temperature, top_p)
         picked_PS1 = jnp.take_along_axis(logits_PSV, tokens_PS[..., None], axis=-1)
         logprobs_PS = picked_PS1[..., 0] - jax.nn.logsumexp(logits_PSV, axis=-1)
-        stops_PS = functools.reduce(jnp.logical_or, [tokens_PS == stop for stop in stop_ids])
+        stops_PS = jnp.zeros_like(state.done_PS)
+        for stop in stop_ids:
+            stops_PS |= tokens_PS == stop
 
         def record(buffer_PSU, values_PS, empty):
             column_PS1 = jnp.where(state.done_PS, empty, values_PS)[..., None]
@@ -307,5 +309,5 @@ def samples(state: DecodeState) -> Samples:
     """The results held by a state."""
     return Samples(
         state.tokens_PSU, state.logprobs_PSU, state.sampling_logprobs_PSU, state.lengths_PS,
-        state.done_PS & (state.lengths_PS > 0),
+        state.done_PS & state.lengths_PS.astype(bool),
     )  # fmt: skip

@@ -218,9 +218,8 @@ def test_sampling_logprobs_are_those_of_the_tempered_truncated_distribution(temp
 @pytest.mark.parametrize(
     ("rows", "columns", "length", "buffer"),
     [
-        pytest.param((1,), (2,), T, U, id="alone"),
         pytest.param((1, 0, 2), (3, 1, 0, 2), T, U, id="other places"),
-        pytest.param((2, 1), (3, 0), 19, 15, id="more padding"),
+        pytest.param((1,), (2,), 19, 15, id="alone, more padding"),
     ],
 )
 def test_a_sample_depends_on_its_prompt_and_key_only(base, rows, columns, length, buffer):
@@ -271,13 +270,19 @@ def test_a_limit_outside_the_buffer_is_refused(limit):
         draw(limit=limit)
 
 
+def test_one_prefill_program_serves_any_number_of_samples(base, compilation_counter):
+    with compilation_counter() as compiled:
+        part = draw(columns=(1,))
+    assert compiled.count("prefill") == 0  # that of `base`
+    assert compiled.count("decode") == 1
+    assert_same(part, base, (0, 1, 2), (1,))
+
+
 def test_limit_temperature_and_top_p_are_traced(base, compilation_counter):
     with compilation_counter() as compiled:
         draw(limit=1, temperature=0.0)
         draw(limit=U - 1, temperature=1.5, top_p=0.3)
-    assert compiled.names.count("decode") == 0
-    assert compiled.names.count("prefill") == 0
-    assert compiled.names.count("begin") == 0
+    assert [compiled.count(name) for name in ("prefill", "begin", "decode")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.05, 0.5, 0.9, 0.999, 0.9999999])
@@ -316,14 +321,14 @@ LONG, SHORT = 256, 4
 SIZES = (1, 8, 32)
 
 
-def shapes(num_samples):
+def shapes(num_samples, config=WIDE):
     """Shapes of the arguments of `prefill` and `decode`; allocates nothing."""
-    params = transformer.abstract_params(WIDE)
+    params = transformer.abstract_params(config)
     tokens = jax.ShapeDtypeStruct((1, LONG), jnp.int32)
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
-    prefix = jax.eval_shape(lambda *x: sampler.prefill(WIDE, *x), params, tokens, lengths)
+    prefix = jax.eval_shape(lambda *x: sampler.prefill(config, *x), params, tokens, lengths)
     state = jax.eval_shape(
-        lambda *x: sampler.begin(WIDE, *x, buffer=SHORT, pad_id=PAD),
+        lambda *x: sampler.begin(config, *x, buffer=SHORT, pad_id=PAD),
         tokens, lengths, jax.ShapeDtypeStruct((1, num_samples), bool),
     )  # fmt: skip
     drawn = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (1, num_samples)))
@@ -337,47 +342,30 @@ def nbytes(tree):
 
 
 def test_prefill_never_meets_samples_or_vocabulary():
-    params, tokens, lengths, prefix, _ = shapes(32)
+    config = dataclasses.replace(WIDE, vocab_size=8192)
     for num_samples in SIZES:
-        assert nbytes(shapes(num_samples)[3]) == nbytes(prefix)
+        params, tokens, lengths, prefix, _ = shapes(num_samples, config)
         assert nbytes(prefix) == 4 * (4 * LONG * WIDE.num_kv_heads * WIDE.head_dim + 2 * LONG)
-    compiled = sampler.prefill.lower(WIDE, params, tokens, lengths).compile()
+    compiled = sampler.prefill.lower(config, params, tokens, lengths).compile()
     flops = compiled.cost_analysis()["flops"]
     layers = sum(x.size for x in jax.tree.leaves(params["layers"]))
     attention = 4 * LONG * LONG * WIDE.num_heads * WIDE.head_dim * WIDE.num_layers
+    # XLA may leave out what comes after the last keys and values. Logits would add 1.5 times this.
     expected = 2 * LONG * layers + attention
-    assert 0.8 * expected < flops < 1.3 * expected
-
-
-def test_one_prefill_program_serves_any_number_of_samples(compilation_counter):
-    # A config of its own, so that nothing is compiled yet.
-    config = dataclasses.replace(CONFIG, norm_eps=1.5e-6)
-    tokens, lengths = jnp.ones((1, 5), jnp.int32), jnp.asarray([5], jnp.int32)
-    with compilation_counter() as compiled:
-        for num_samples in (1, 2):
-            sampler.sample(
-                config, PARAMS, tokens, lengths,
-                jax.random.split(jax.random.key(0), (1, num_samples)),
-                jnp.ones((1, num_samples), bool), temperature=1.0, top_p=1.0, max_new_tokens=2,
-                stop_ids=STOPS, buffer=2, pad_id=PAD,
-            )  # fmt: skip
-    assert compiled.names.count("prefill") == 1
-    assert compiled.names.count("decode") == 2
+    assert 0.4 * expected < flops < 1.1 * expected
 
 
 def test_decode_holds_one_prefix_whatever_the_number_of_samples():
     memory = {}
-    for num_samples in SIZES:
+    for num_samples in (SIZES[0], SIZES[-1]):
         params, _, _, prefix, rest = shapes(num_samples)
         compiled = sampler.decode.lower(
             WIDE, params, prefix, *rest, stop_ids=STOPS, pad_id=PAD
         ).compile()
         memory[num_samples] = compiled.memory_analysis()
-        own = nbytes(shapes(num_samples)[4][2])  # state: cache of the suffix and results
+        keys_and_state = 8 * num_samples + nbytes(rest[2])
         given = memory[num_samples].argument_size_in_bytes
-        used = nbytes((params, prefix)) + own
-        assert used <= given + 64 * 40
-        assert given <= used + 64 * 40 + 8 * num_samples
+        assert abs(given - nbytes((params, prefix)) - keys_and_state) < 200  # a few scalars
     growth = memory[32].temp_size_in_bytes - memory[1].temp_size_in_bytes
     # Scores [S, H, T] of one layer may exist a few times; 31 more prefixes may not.
     assert growth < 0.5 * 31 * nbytes(prefix)

@@ -1,0 +1,238 @@
+"""Meta RM: which trajectories are correct? Trained from the base model, used by guided voting.
+
+    python -m experiments.meta_rm --config=configs/small_world.py --workdir=DIR
+
+It learns from the non-hinted trajectories that rejective fine-tuning drew and from trajectories
+of the trained GRM, wrong ones included. Comparisons whose uid hashes to one tenth are held out:
+the AUC inside them is the metric that says whether guided voting can gain anything.
+"""
+
+import functools
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import grpo as grpo_experiment
+from experiments import rft, schema, settings
+from experiments import run as runs
+from grm_jax.data import pipeline
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import Trajectory, TrajectoryStore
+from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
+from grm_jax.learning import meta_rm
+from grm_jax.learning.checkpoints import Checkpoints
+from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.models import transformer
+from grm_jax.text.prompts import Message, meta_rm_prompt
+
+
+class Row(NamedTuple):
+    """What the meta RM reads, with its label and weight."""
+
+    token_ids: tuple[int, ...]
+    label: float
+    weight: float
+    uid: str
+
+
+def input_ids(
+    run: runs.Run, comparison: Comparison, trajectory: Trajectory
+) -> tuple[int, ...]:
+    """Query and responses as they were shown, then the trajectory as the answer (Figure 5)."""
+    shown = [comparison.responses[i] for i in trajectory.order]
+    text = meta_rm_prompt(comparison.messages, shown, form=run.config.template.form)
+    return (*run.tokenizer.chat([Message("user", text)]), *trajectory.token_ids)
+
+
+def held_out(uid: str) -> bool:
+    """Whether a comparison is for development: about one in ten, by the hash of its uid."""
+    return hashlib.sha256(uid.encode()).digest()[0] % 10 == 0
+
+
+def load(run: runs.Run) -> dict:
+    """Parameters of the finished stage.
+
+    Raises:
+      ValueError: if the stage has not been run in this workdir.
+    """
+    decoder = transformer.abstract_params(run.model)
+    init = functools.partial(meta_rm.init, run.model)
+    return run.load_params(run.stage("meta_rm"), jax.eval_shape(init, decoder, run.base_key))
+
+
+class Scorer:
+    """Logits of token sequences, in batches of one static shape."""
+
+    def __init__(self, run: runs.Run, length: int, batch_size: int):
+        self._run, self._length, self.batch_size = run, length, batch_size
+        self._score = meta_rm.make_score_fn(run.model)
+
+    def __call__(self, params: dict, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """One logit for each sequence."""
+        logits: list[float] = []
+        for start in range(0, len(sequences), self.batch_size):
+            piece = sequences[start : start + self.batch_size]
+            batch = meta_rm.make_batch(
+                piece, length=self._length, batch_size=self.batch_size,
+                pad_id=self._run.tokenizer.pad_id,
+            )  # fmt: skip
+            batch = jax.device_put(batch, self._run.split_over_devices)
+            logits += jax.device_get(self._score(params, batch))[: len(piece)].tolist()
+        return logits
+
+
+def within_auc(rows: Sequence[Row], logits: Sequence[float]) -> WithinAUC:
+    """AUC inside the comparisons of some rows."""
+    by_uid: dict[str, list[tuple[float, float]]] = {}
+    for row, logit in zip(rows, logits, strict=True):
+        by_uid.setdefault(row.uid, []).append((logit, row.label))
+    shape = (len(by_uid), max(map(len, by_uid.values()), default=0))
+    scores, correct, valid = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    for c, pairs in enumerate(by_uid.values()):
+        scores[c, : len(pairs)], correct[c, : len(pairs)] = zip(*pairs, strict=True)
+        valid[c, : len(pairs)] = True
+    return within_comparison_auc(scores, correct, valid)
+
+
+def _rows(
+    run: runs.Run,
+    examples: Iterable[meta_rm.Example],
+    by_uid: Mapping[str, Comparison],
+    row_length: int,
+) -> list[Row]:
+    """Rows that fit; those that do not are counted, and too many of them are an error."""
+    rows, too_long = [], 0
+    for trajectory, label, weight in examples:
+        ids = input_ids(run, by_uid[trajectory.uid], trajectory)
+        if len(ids) > row_length:
+            too_long += 1
+        else:
+            rows.append(Row(ids, label, weight, trajectory.uid))
+    if too_long > 0.05 * (len(rows) + too_long):
+        raise ValueError(
+            f"config.meta_rm.loop.row_length: {too_long} of {len(rows) + too_long} rows exceed "
+            f"{row_length} tokens"
+        )
+    if too_long:
+        run.say(f"{run.stage('meta_rm')}: {too_long} rows too long, dropped")
+    return rows
+
+
+def _data(
+    run: runs.Run, config: meta_rm.MetaRMConfig, loop: schema.MetaRMLoop
+) -> tuple[list[Row], list[Row]]:
+    """Rows to train on and rows held out."""
+    stage, seed = run.stage("meta_rm"), run.config.seed
+    comparisons = run.comparisons("train", loop.comparisons, seed=seed + 3)
+    params = run.load_params(run.stage("grpo"))
+    trajectories = rft.draw_stage(
+        run, stage, params, comparisons, run.draw_config("meta_rm"), run.engine("meta_rm")
+    )
+    of_rft = run.stage("rft")
+    data = settings.from_section(schema.RFTData, run.config, "rft.data")
+    comparisons += run.comparisons("train", data.comparisons, seed=seed + 1)
+    with TrajectoryStore(
+        run.path("trajectories", f"{of_rft}.jsonl"), read_only=True
+    ) as store:
+        trajectories += store.iterate(stage=of_rft)
+
+    by_uid = {comparison.uid: comparison for comparison in comparisons}
+    chosen = meta_rm.select(
+        (t for t in trajectories if not held_out(t.uid)),
+        only_mixed=config.only_mixed, balance=config.balance,
+    )  # fmt: skip
+    # Only mixed comparisons can be counted in the AUC.
+    development = meta_rm.select(
+        (t for t in trajectories if held_out(t.uid)), only_mixed=True, balance="none"
+    )
+    counts = {name: count for name, count in chosen.counts.items() if count}
+    run.say(f"{stage}: of {len(trajectories)} trajectories {counts}")
+    rows = _rows(run, chosen.examples, by_uid, loop.row_length)
+    if len(rows) < loop.batch_size:
+        raise ValueError(
+            f"config.meta_rm.loop.comparisons: {len(rows)} rows are left to train on, fewer than "
+            f"one batch of {loop.batch_size}: {chosen.counts}"
+        )
+    return rows, _rows(run, development.examples, by_uid, loop.row_length)
+
+
+def run_stage(run: runs.Run) -> None:
+    """Trains the meta RM, unless it is finished."""
+    stage = run.stage("meta_rm")
+    if run.has_params(stage):
+        return
+    config = settings.from_section(
+        meta_rm.MetaRMConfig, run.config, "meta_rm", sections=schema.INNER_NAMES
+    )
+    loop = settings.from_section(schema.MetaRMLoop, run.config, "meta_rm.loop")
+    optimizer_config = settings.from_section(OptimizerConfig, run.config, "meta_rm.optimizer")
+    rows, development = _data(run, config, loop)
+    batches = pipeline.shuffled_batches(rows, loop.batch_size, seed=run.config.seed)
+    optimizer = make_optimizer(optimizer_config)
+    step_fn = meta_rm.make_train_step(run.model, config, optimizer)
+    scorer = Scorer(run, loop.row_length, loop.batch_size)
+
+    def make(base, key):
+        params = meta_rm.init(run.model, base, jax.random.fold_in(key, 1))
+        return create_state(params, optimizer, key)
+
+    state = jax.jit(make)(run.load_params("base"), run.base_key)
+    state = jax.device_put(state, run.on_every_device)
+
+    # Resume.
+    checkpoints = Checkpoints(run.path("checkpoints", stage))
+    first = 0
+    if checkpoints.latest() is not None:
+        state, meta = checkpoints.restore(state, data_iterator=batches)
+        run.metrics.truncate(meta["metrics_offset"])
+        first = int(state.step)
+
+    # Train.
+    steps = optimizer_config.steps
+    run.say(
+        f"{stage}: {len(rows)} rows, {len(development)} held out, {steps} steps of "
+        f"{loop.batch_size} x {loop.row_length} tokens" + (f", from {first}" if first else "")
+    )
+    note = ""
+    with run.progress(stage, steps, first) as advance:
+        for step in range(first, steps):
+            began = time.monotonic()
+            picked = next(batches)
+            batch = meta_rm.make_batch(
+                [row.token_ids for row in picked], length=loop.row_length,
+                labels=[row.label for row in picked], weights=[row.weight for row in picked],
+                pad_id=run.tokenizer.pad_id,
+            )  # fmt: skip
+            state, metrics = step_fn(state, jax.device_put(batch, run.split_over_devices))
+            at_checkpoint = (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps
+            if at_checkpoint or step % 10 == 0:
+                metrics = jax.device_get(metrics)
+                seconds = time.monotonic() - began
+                note = f"loss {metrics['loss']:.3f}"
+            if at_checkpoint and development:
+                logits = scorer(state.params, [row.token_ids for row in development])
+                metrics |= {"development_auc": within_auc(development, logits).value}
+                note += f"  held-out AUC {metrics['development_auc']:.3f}"
+            if at_checkpoint or step % 10 == 0:
+                tokens = sum(len(row.token_ids) for row in picked)
+                run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})
+            if at_checkpoint:
+                offset = {"metrics_offset": run.metrics.offset}
+                checkpoints.save(step + 1, state, offset, batches)
+            advance(note=note)
+    checkpoints.close()
+    run.save_params(stage, state.params)
+
+
+def main(run: runs.Run) -> None:
+    """The meta RM and the stages it starts from."""
+    grpo_experiment.main(run)
+    run_stage(run)
+
+
+if __name__ == "__main__":
+    runs.main(main)

@@ -1,0 +1,380 @@
+"""From comparisons to stored trajectories."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.models import transformer
+from grm_jax.models.config import VARIANTS
+from grm_jax.sampling import draw as draw_module
+from grm_jax.sampling.draw import DrawConfig, draw, plan, prompt_ids, to_trajectory
+from grm_jax.sampling.engine import Completion, JittedEngine
+from grm_jax.sampling.scheduler import Buckets
+from grm_jax.text import prompts
+from grm_jax.text.prompts import Message
+from grm_jax.text.tokenizers import train_sentencepiece
+
+CONFIG = DrawConfig(k=4, max_new_tokens=6, form="compact")
+
+
+def comparison(uid, rewards=(0.0, 1.0, 0.5), words=3):
+    responses = tuple(f"answer {uid}{i} " + "word " * words for i in range(len(rewards)))
+    return Comparison(uid, (Message("user", f"Query {uid}?"),), responses, tuple(rewards))
+
+
+COMPARISONS = [comparison(f"c{i}", (0.0, 1.0) if i % 2 else (0.0, 1.0, 0.5)) for i in range(5)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    text = prompts.grm_prompt(
+        COMPARISONS[0].messages, [f"Response {i} word answer" for i in range(3)], form="compact"
+    )
+    path = tmp_path_factory.mktemp("tokenizer") / "model"
+    return train_sentencepiece([text] * 4, path, vocab_size=420)
+
+
+class ScriptedEngine:
+    """Answers every sample with a text made from its request; needs no model."""
+
+    def __init__(self, tokenizer, limit=400, text=None, stopped=True):
+        self.buckets = Buckets((limit,), (16, 64), samples=(1, 2, 4), samples_per_unit=8)
+        self.units = []
+        self._tokenizer, self._stopped = tokenizer, stopped
+        self._text = text or (lambda order: f"\\boxed{{{', '.join(str(i + 3) for i in order)}}}")
+
+    def run(self, params, unit, *, stage_key, temperature, top_p, max_new_tokens):
+        self.units.append(unit)
+        return [
+            completion(self._tokenizer, self._text(r.order), r.order, r.uid, s, self._stopped)
+            for r in unit.requests
+            for s in r.samples
+        ]
+
+
+def completion(tokenizer, text, order, uid="c0", sample=0, stopped=True):
+    ids = tokenizer.encode(text) + [tokenizer.end_of_turn_id] * stopped
+    logps = (-0.5,) * len(ids)
+    return Completion(
+        uid, tuple(order), (1, 2), False, sample, (3, 4), tuple(ids), logps, logps, stopped
+    )
+
+
+def judged(tokenizer, text, order, of=COMPARISONS[0], config=CONFIG, **kwargs):
+    return to_trajectory(
+        completion(tokenizer, text, order, of.uid, **kwargs), of, config, tokenizer,
+        fingerprint="ab", stage="rft", step=1,
+    )  # fmt: skip
+
+
+# Planning.
+
+
+def planned(tokenizer, comparisons=COMPARISONS, config=CONFIG, limit=400, **kwargs):
+    return plan(comparisons, config, tokenizer, ScriptedEngine(tokenizer, limit), seed=3, **kwargs)
+
+
+def requests_of(work):
+    return [request for unit in work.units for request in unit.requests]
+
+
+@pytest.mark.parametrize("policy", ["random", "balanced", "identity", "group"])
+def test_plan_holds_each_sample_once_and_each_prompt_in_its_order(tokenizer, policy):
+    config = dataclasses.replace(CONFIG, order_policy=policy, k=6)
+    work = planned(tokenizer, config=config)
+    assert work.num_samples == 5 * 6
+    assert work == planned(tokenizer, config=config)
+    by_uid = {c.uid: c for c in COMPARISONS}
+    for c in COMPARISONS:
+        own = [r for r in requests_of(work) if r.uid == c.uid]
+        assert sorted(s for r in own for s in r.samples) == list(range(6))
+        # widest bucket 4: six samples of one order need two requests
+        assert all(len(r.samples) <= 4 for r in own)
+    for r in requests_of(work):
+        assert r.prompt_ids == prompt_ids(by_uid[r.uid], r.order, config, tokenizer)
+        text = tokenizer.decode(r.prompt_ids)
+        places = [text.index(by_uid[r.uid].responses[i]) for i in r.order]
+        assert places == sorted(places)
+
+
+def test_samples_that_share_an_order_share_a_prompt(tokenizer):
+    config = dataclasses.replace(CONFIG, order_policy="balanced", k=8, max_orders=2)
+    own = requests_of(planned(tokenizer, config=config))
+    assert len(own) == 5 * 2
+    assert all(len(r.samples) == 4 for r in own)
+
+
+def test_group_orders_are_one_for_all_samples_and_change_with_the_step(tokenizer):
+    config = dataclasses.replace(CONFIG, order_policy="group")
+    by_step = [
+        [r.order for r in requests_of(planned(tokenizer, config=config, step=step))]
+        for step in range(6)
+    ]
+    assert all(len(orders) == len(COMPARISONS) for orders in by_step)
+    assert len({tuple(orders) for orders in by_step}) > 3
+
+
+def test_hinted_prompts_name_the_shown_place_of_the_best(tokenizer):
+    for order in [(0, 1, 2), (2, 0, 1), (1, 2, 0)]:
+        ids = prompt_ids(COMPARISONS[0], order, CONFIG, tokenizer, hinted=True)
+        assert f"Response {order.index(1) + 1}" in tokenizer.decode(ids)[-80:]
+        plain = prompt_ids(COMPARISONS[0], order, CONFIG, tokenizer)
+        assert "best response is" not in tokenizer.decode(plain)
+    single = comparison("s", (1.0,))
+    text = tokenizer.decode(prompt_ids(single, (0,), CONFIG, tokenizer, hinted=True))
+    assert "correct score is: 1" in text
+
+
+def test_singles_are_binary_only_if_asked(tokenizer):
+    single = comparison("s", (1.0,))
+    many = dataclasses.replace(CONFIG, binary_singles=False)
+    assert CONFIG.binary(single) and not many.binary(single)
+    assert not CONFIG.binary(COMPARISONS[0])
+    texts = [tokenizer.decode(prompt_ids(single, (0,), c, tokenizer)) for c in (CONFIG, many)]
+    assert "1 correct, 0 not" in texts[0]
+    assert "1 to 10" in texts[1]
+
+
+def long_and_short(num_long, num_short=10):
+    return [comparison(f"l{i}", words=300) for i in range(num_long)] + [
+        comparison(f"s{i}") for i in range(num_short)
+    ]
+
+
+def test_too_long_prompts_are_dropped_up_to_the_limit(tokenizer):
+    config = dataclasses.replace(CONFIG, max_dropped=0.1)
+    work = planned(tokenizer, long_and_short(1), config)
+    assert work.dropped == ("l0",)
+    assert work.truncated == ()
+    assert work.num_samples == 40
+    assert all(r.uid != "l0" for r in requests_of(work))
+    with pytest.raises(ValueError, match=r"2 of 12 .* 400 tokens .* dropped; .* 10% .*'l0'"):
+        planned(tokenizer, long_and_short(2), config)
+
+
+def test_a_plan_without_work_is_refused(tokenizer):
+    everything = dataclasses.replace(CONFIG, max_dropped=1.0)
+    with pytest.raises(ValueError, match="nothing is left"):
+        planned(tokenizer, long_and_short(2, 0), everything)
+    assert planned(tokenizer, []).units == []
+
+
+def test_truncation_keeps_instructions_and_fits(tokenizer):
+    config = dataclasses.replace(CONFIG, max_truncated=0.2)
+    work = planned(tokenizer, long_and_short(2), config)
+    assert work.truncated == ("l0", "l1")
+    assert work.dropped == ()
+    short = tokenizer.decode(prompt_ids(comparison("s0"), (0, 1, 2), config, tokenizer))
+    instructions = [
+        line for line in short.splitlines() if "answer" not in line and "Query" not in line
+    ]
+    for r in requests_of(work):
+        assert r.truncated == r.uid.startswith("l")
+        assert len(r.prompt_ids) <= 400
+        if not r.truncated:
+            continue
+        text = tokenizer.decode(r.prompt_ids)
+        assert [line for line in instructions if line not in text] == []
+        assert "Query l" in text
+        # all responses are cut in the middle, to equal budgets
+        shown = [line for line in text.splitlines() if line.startswith("answer")]
+        assert len(shown) == 3
+        assert all(" [...] " in line for line in shown)
+        lengths = [len(tokenizer.encode(line)) for line in shown]
+        assert max(lengths) - min(lengths) <= 3
+        assert [line[:10] for line in shown] == [f"answer {r.uid}{i}"[:10] for i in r.order]
+        # no more is cut than needed
+        assert len(r.prompt_ids) > 0.8 * 400
+
+
+def test_truncation_is_bounded(tokenizer):
+    config = dataclasses.replace(CONFIG, max_truncated=0.1)
+    with pytest.raises(ValueError, match=r"2 of 12 .* truncated; max_truncated allows 10%"):
+        planned(tokenizer, long_and_short(2), config)
+
+
+def test_truncation_shortens_the_conversation_last(tokenizer):
+    query = "Query " + "word " * 400
+    wordy = dataclasses.replace(comparison("w"), messages=(Message("user", query),))
+    config = dataclasses.replace(CONFIG, max_truncated=1.0)
+    (unit,) = planned(tokenizer, [wordy], dataclasses.replace(config, k=1)).units
+    assert len(unit.requests[0].prompt_ids) <= 400
+    text = tokenizer.decode(unit.requests[0].prompt_ids)
+    assert "Query" in text and " [...] " in text
+    with pytest.raises(ValueError, match="'w'.*does not fit into 20 tokens.*prompt_lengths"):
+        planned(tokenizer, [wordy], config, limit=20)
+
+
+def test_only_orders_whose_prompt_was_cut_are_flagged(tokenizer, monkeypatch):
+    real = draw_module.prompt_ids
+
+    def longer_in_one_order(c, order, *args, **kwargs):
+        ids = real(c, order, *args, **kwargs)
+        return ids + (5,) * 400 if order == (0, 1) else ids
+
+    monkeypatch.setattr(draw_module, "prompt_ids", longer_in_one_order)
+    config = dataclasses.replace(CONFIG, order_policy="balanced", max_truncated=1.0, k=2)
+    pairs = [comparison(f"p{i}", (0.0, 1.0)) for i in range(6)]
+    drawn = requests_of(planned(tokenizer, pairs, config))
+    assert len({r.order for r in drawn[::2]}) == 2  # either order comes first
+    assert [r.truncated for r in drawn] == [r.order == (0, 1) for r in drawn]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("k", 0), ("order_policy", "sorted"), ("temperature", -1.0), ("temperature", float("nan")),
+     ("top_p", 0.0), ("top_p", 1.1), ("max_orders", 0), ("max_new_tokens", 0)],
+)  # fmt: skip
+def test_impossible_settings_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        DrawConfig(**{"k": 1, field: value})
+
+
+# Judging.
+
+
+def test_correctness_is_told_on_the_original_order(tokenizer):
+    # rewards 0, 1, 0.5: response 1 is best. Shown as 2, 1, 0 it stands in the middle, and so on.
+    for order, text, correct in [
+        ((0, 1, 2), "\\boxed{2, 9, 3}", True),
+        ((2, 0, 1), "\\boxed{2, 3, 9}", True),
+        ((2, 0, 1), "\\boxed{2, 9, 3}", False),
+        ((1, 2, 0), "\\boxed{9, 3, 2}", True),
+        ((1, 2, 0), "\\boxed{9, 9, 2}", False),
+    ]:
+        trajectory = judged(tokenizer, "Analysis " + text, order)
+        assert trajectory.correct is correct, (order, text)
+        assert trajectory.original_scores[order[0]] == trajectory.scores[0]
+        assert trajectory.finish == "stop"
+
+
+def test_unparsed_and_unfinished_texts_are_incorrect(tokenizer):
+    broken = judged(tokenizer, "no box", (0, 1, 2))
+    assert (broken.scores, broken.parse_reason, broken.correct) == (None, "no_box", False)
+    cut = judged(tokenizer, "\\boxed{2, 9, 3}", (0, 1, 2), stopped=False)
+    assert (cut.scores, cut.parse_reason, cut.correct) == (None, "unfinished", False)
+    assert (cut.lenient_scores, cut.finish) == ((2, 9, 3), "length")
+
+
+def test_the_stop_token_is_kept_but_carries_no_text(tokenizer):
+    trajectory = judged(tokenizer, "\\boxed{2, 9, 3}", (0, 1, 2))
+    assert trajectory.token_ids[-1] == tokenizer.end_of_turn_id
+    assert trajectory.text == "\\boxed{2, 9, 3}"
+    assert len(trajectory.logprobs) == len(trajectory.token_ids)
+
+
+def test_singles_are_judged_against_their_label(tokenizer):
+    single = comparison("s", (1.0,))
+    assert judged(tokenizer, "\\boxed{1}", (0,), single).correct is True
+    assert judged(tokenizer, "\\boxed{0}", (0,), single).correct is False
+    assert judged(tokenizer, "\\boxed{7}", (0,), single).parse_reason == "out_of_range"
+    pointwise = dataclasses.replace(CONFIG, binary_singles=False)
+    rated = judged(tokenizer, "\\boxed{7}", (0,), single, pointwise)
+    assert (rated.scores, rated.correct) == ((7,), None)
+
+
+# Drawing into a store.
+
+
+def stored(path, engine, tokenizer, params=None, config=CONFIG, comparisons=COMPARISONS, **kwargs):
+    calls = []
+    with TrajectoryStore(path) as store:
+        work = draw(
+            engine, params, comparisons, config, tokenizer, store, base_key=jax.random.key(1),
+            seed=3, fingerprint="ab", stage="rft",
+            on_unit=lambda total, drawn: calls.append((total, len(drawn))), **kwargs,
+        )  # fmt: skip
+        return work, list(store.iterate()), calls
+
+
+def test_draw_stores_every_sample_and_draws_nothing_twice(tokenizer, tmp_path):
+    engine = ScriptedEngine(tokenizer)
+    work, trajectories, calls = stored(tmp_path / "t.jsonl", engine, tokenizer)
+    assert len(trajectories) == work.num_samples == 20
+    assert len(engine.units) == len(work.units) == len(calls) > 2
+    assert sum(drawn for _, drawn in calls) == 20
+    assert {total for total, _ in calls} == {len(work.units)}
+    for trajectory in trajectories:
+        assert trajectory.scores == tuple(i + 3 for i in trajectory.order)
+        assert trajectory.original_scores == tuple(range(3, 3 + len(trajectory.order)))
+        # the last response is scored highest: right for two responses, wrong for three
+        assert trajectory.correct == (len(trajectory.order) == 2)
+    again, same, calls = stored(tmp_path / "t.jsonl", engine, tokenizer)
+    assert (again, same) == (work, trajectories)
+    assert len(engine.units) == len(work.units)  # no more than before
+    assert calls == [(len(work.units), 0)] * len(work.units)
+
+
+def test_hinted_samples_have_a_stage_of_their_own(tokenizer, tmp_path):
+    engine = ScriptedEngine(tokenizer)
+    plain = stored(tmp_path / "t.jsonl", engine, tokenizer)[1]
+    both = stored(tmp_path / "t.jsonl", engine, tokenizer, hinted=True)[1]
+    hinted = [t for t in both if t.hinted]
+    assert [t for t in both if not t.hinted] == plain
+    assert {t.stage for t in hinted} == {"rft/hinted"}
+    assert len(hinted) == len(plain)
+
+
+@pytest.fixture(scope="module")
+def jitted(tokenizer):
+    """A real engine over a random model, with its parameters."""
+    config = dataclasses.replace(
+        VARIANTS["tiny"], vocab_size=tokenizer.vocab_size, sliding_window=32
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype),
+        transformer.abstract_params(config),
+    )
+    buckets = Buckets((400,), (6,), samples=(2,), samples_per_unit=8)
+    stops = (*tokenizer.stop_ids, *range(100, 130))
+    return JittedEngine(config, buckets, stop_ids=stops, pad_id=tokenizer.pad_id), params
+
+
+def test_a_resumed_draw_yields_the_same_trajectories(tokenizer, jitted, tmp_path, monkeypatch):
+    engine, params = jitted
+    path = tmp_path / "t.jsonl"
+    config = dataclasses.replace(CONFIG, order_policy="balanced", max_orders=2, top_p=0.95)
+    work, whole, _ = stored(path, engine, tokenizer, params, config)
+    assert len(work.units) == 3
+    assert {t.finish for t in whole} == {"stop", "length"}
+    bytes_whole = path.read_bytes()
+    # Killed inside the second unit.
+    ends = [i for i, line in enumerate(bytes_whole.splitlines(True)) if b'{"end":' in line]
+    lines = bytes_whole.splitlines(True)
+    cut = b"".join(lines[: ends[0] + 4]) + lines[ends[0] + 4][:50]
+    path.write_bytes(cut)
+    drawn, real = [], engine.run
+
+    def run(params, unit, **kwargs):
+        drawn.append(unit.index)
+        return real(params, unit, **kwargs)
+
+    monkeypatch.setattr(engine, "run", run)
+    _, resumed, calls = stored(path, engine, tokenizer, params, config)
+    assert drawn == [1, 2]
+    assert resumed == whole
+    assert path.read_bytes() == bytes_whole
+    assert len(calls) == 3
+    assert os.path.getsize(path) > len(cut)
+
+
+def test_trajectories_depend_on_key_stage_and_step(tokenizer, jitted, tmp_path):
+    engine, params = jitted
+    config = dataclasses.replace(CONFIG, order_policy="identity")
+    one = COMPARISONS[:2]
+    first = stored(tmp_path / "a", engine, tokenizer, params, config, one)[1]
+    other = stored(tmp_path / "b", engine, tokenizer, params, config, one, step=1)[1]
+    assert [t.token_ids for t in first] != [t.token_ids for t in other]
+    assert {t.seed for t in first}.isdisjoint({t.seed for t in other})
+    # More comparisons and more samples leave the first ones as they are.
+    more = dataclasses.replace(config, k=8)
+    many = {t.key[3:]: t for t in stored(tmp_path / "c", engine, tokenizer, params, more)[1]}
+    for t in first:
+        assert many[t.key[3:]].token_ids == t.token_ids

@@ -1,0 +1,222 @@
+"""The engine: what is drawn does not depend on how the work was cut up."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grm_jax.models import transformer
+from grm_jax.models.config import VARIANTS
+from grm_jax.sampling import engine as engine_module
+from grm_jax.sampling import keys, sampler
+from grm_jax.sampling.engine import JittedEngine
+from grm_jax.sampling.scheduler import Bucket, Buckets, Request, WorkUnit, plan_units
+
+CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=6)
+BUCKETS = Buckets((16,), (16,), samples=(1, 2, 4), samples_per_unit=16)
+STOPS, PAD, LIMIT = tuple(range(1, 20)), 0, 14
+STAGE = keys.stage_key(jax.random.key(5), "rft", 2)
+WANTED = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": LIMIT}
+
+
+def random_params(config, seed=0):
+    """Parameters without compiling `init`; norms, which `init` leaves at zero, are random too."""
+    rng = np.random.default_rng(seed)
+
+    def fill(leaf):
+        return jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map(fill, transformer.abstract_params(config))
+
+
+PARAMS = random_params(CONFIG)
+
+
+def request(i, samples=range(4)):
+    rng = np.random.default_rng(i)
+    ids = rng.integers(4, CONFIG.vocab_size, 3 + 4 * (i % 4))
+    return Request(f"u{i}", (0, 1), tuple(ids.tolist()), tuple(samples))
+
+
+REQUESTS = [request(i) for i in range(4)]
+
+
+def engine(chunk=None):
+    return JittedEngine(CONFIG, BUCKETS, stop_ids=STOPS, pad_id=PAD, chunk=chunk)
+
+
+def draw(requests, chunk=None, **wanted):
+    """Completions by (uid, sample), drawn in units planned for these requests."""
+    found = {}
+    for unit in plan_units(requests, BUCKETS, max_new_tokens=LIMIT):
+        for c in engine(chunk=chunk).run(PARAMS, unit, stage_key=STAGE, **{**WANTED, **wanted}):
+            assert (c.uid, c.sample) not in found
+            found[c.uid, c.sample] = c
+    return found
+
+
+def test_programs_are_the_compiled_ones_and_warm_runs_are_quiet(compilation_counter):
+    programs = {
+        "prefill": sampler.prefill, "begin": sampler.begin, "decode": sampler.decode,
+        "compact": engine_module.compact,
+    }  # fmt: skip
+    for program in programs.values():
+        program.clear_cache()
+    worker = engine(chunk=3)
+    units = [
+        *plan_units(REQUESTS, BUCKETS, max_new_tokens=LIMIT),
+        *plan_units(REQUESTS[1:3], BUCKETS, max_new_tokens=LIMIT),
+        *plan_units(REQUESTS[:1], BUCKETS, max_new_tokens=9),
+    ]
+
+    def run_all(**wanted):
+        return [
+            worker.run(PARAMS, unit, stage_key=STAGE, **{**WANTED, **wanted}) for unit in units
+        ]
+
+    with compilation_counter() as compiled:
+        first = run_all()
+    names = [name for name, *_ in worker.programs]
+    for name in programs:
+        assert compiled.count(name) == names.count(name) > 0, name
+    assert names.count("prefill") == 1
+
+    known = set(worker.programs)
+    with compilation_counter() as compiled, jax.transfer_guard("disallow"):
+        again = run_all()
+        run_all(temperature=0.0, max_new_tokens=1)
+    assert compiled.names == []
+    assert worker.programs == known
+    assert again == first
+
+
+@pytest.fixture(scope="module")
+def base():
+    return draw(REQUESTS)
+
+
+def assert_same(some, base):
+    assert some
+    for name, got in some.items():
+        want = base[name]
+        assert got.token_ids == want.token_ids, name
+        assert (got.stopped, got.seed, got.order) == (want.stopped, want.seed, want.order)
+        np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-4)
+        np.testing.assert_allclose(got.sampling_logprobs, want.sampling_logprobs, atol=1e-4)
+
+
+def test_completions_are_complete_and_in_order():
+    (unit,) = plan_units(REQUESTS, BUCKETS, max_new_tokens=LIMIT)
+    drawn = engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
+    assert [(c.uid, c.sample) for c in drawn] == [(f"u{i}", s) for i in range(4) for s in range(4)]
+    for c, r in zip(drawn, np.repeat(np.arange(4), 4), strict=True):
+        assert c.prompt_ids == REQUESTS[r].prompt_ids
+        assert 0 < len(c.token_ids) == len(c.logprobs) == len(c.sampling_logprobs) <= LIMIT
+        assert c.stopped == (c.token_ids[-1] in STOPS)
+        assert c.stopped or len(c.token_ids) == LIMIT
+    assert 4 < sum(c.stopped for c in drawn)
+    key = keys.sample_keys(STAGE, ["u2"], np.array([[3]]))
+    assert drawn[11].seed == tuple(np.asarray(jax.random.key_data(key))[0, 0].tolist())
+
+
+def test_samples_do_not_depend_on_the_unit(base):
+    # Fewer neighbours, other places, other sample indices beside them: the same programs.
+    some = draw([request(3, (2, 0, 1)), request(1, (3, 1, 2))])
+    assert_same(some, base)
+    assert len(some) == 6
+
+
+def test_samples_do_not_depend_on_the_width(base):
+    assert_same(draw([request(2, (1,)), request(0, (3,))]), base)
+
+
+@pytest.mark.parametrize("chunk", [2, 3, LIMIT, 100])
+def test_samples_do_not_depend_on_chunks_and_compaction(base, chunk, monkeypatch):
+    moved = []
+
+    def compact(state, prefix, lengths, keys_PS, rows, columns):
+        moved.append((keys_PS.shape, columns.shape))
+        return real(state, prefix, lengths, keys_PS, rows, columns)
+
+    real = engine_module.compact
+    monkeypatch.setattr(engine_module, "compact", compact)
+    chunked = draw(REQUESTS, chunk=chunk)
+    assert_same(chunked, base)
+    assert len(chunked) == 16
+    assert bool(moved) == (chunk < LIMIT)
+    assert all(2 * np.prod(after) <= np.prod(before) for before, after in moved)
+
+
+def test_survivors_move_to_the_smaller_shape_that_fits():
+    worker = engine()
+    bucket = Bucket(4, 4, 16, 16)
+    done = np.ones((4, 4), bool)
+    done[2, 1] = done[2, 3] = done[0, 2] = False
+    smaller = worker._smaller(bucket, done)
+    assert smaller == Bucket(2, 2, 16, 16)
+    rows, columns = engine_module._survivors(done, smaller)
+    assert rows.tolist() == [0, 2]
+    assert columns.tolist() == [[2, 0], [1, 3]]
+    # 4 rows of at most 2 samples: half of the shape. A third sample anywhere needs all of it.
+    done = np.ones((4, 4), bool)
+    done[:, :2] = False
+    assert worker._smaller(bucket, done) == Bucket(4, 2, 16, 16)
+    done[1, 2] = False
+    assert worker._smaller(bucket, done) is None
+
+
+def test_survivors_keep_a_whole_number_of_prompts_on_each_device():
+    class Two:
+        num_devices = 2
+
+    worker = engine()
+    worker._sharding = Two()
+    done = np.ones((4, 4), bool)
+    done[2, 1] = False
+    assert worker._smaller(Bucket(4, 4, 16, 16), done) == Bucket(2, 1, 16, 16)
+
+
+def test_temperature_top_p_and_limit_reach_the_kernel(base, compilation_counter):
+    with compilation_counter() as compiled:
+        greedy = draw(REQUESTS, temperature=0.0)
+        narrow = draw(REQUESTS, top_p=1e-6)
+        short = draw(REQUESTS, max_new_tokens=2)
+    assert compiled.names == []
+    for i in range(4):
+        assert len({greedy[f"u{i}", s].token_ids for s in range(4)}) == 1
+    assert {name: c.token_ids for name, c in narrow.items()} == {
+        name: c.token_ids for name, c in greedy.items()
+    }
+    assert all(c.token_ids == base[name].token_ids[:2] for name, c in short.items())
+
+
+def test_a_limit_outside_the_bucket_is_refused():
+    (unit,) = plan_units(REQUESTS, BUCKETS, max_new_tokens=LIMIT)
+    for limit in (0, 17):
+        with pytest.raises(ValueError, match=f"max_new_tokens must be 1 to 16, got {limit}"):
+            engine().run(
+                PARAMS, unit, stage_key=STAGE, temperature=1.0, top_p=1.0, max_new_tokens=limit
+            )
+
+
+def test_the_kernel_agrees_with_the_engine(base):
+    r = REQUESTS[1]
+    tokens = np.full((4, 16), PAD, np.int32)
+    tokens[0, : len(r.prompt_ids)] = r.prompt_ids
+    out = sampler.sample(
+        CONFIG, PARAMS, jnp.asarray(tokens), jnp.asarray([len(r.prompt_ids), 1, 1, 1], jnp.int32),
+        keys.sample_keys(STAGE, ["u1", "", "", ""], np.broadcast_to(np.arange(4), (4, 4))),
+        jnp.asarray(np.arange(4)[:, None] == np.zeros((1, 4))), temperature=1.0, top_p=1.0,
+        max_new_tokens=LIMIT, stop_ids=STOPS, buffer=16, pad_id=PAD,
+    )  # fmt: skip
+    for s in range(4):
+        n = int(out.lengths_PS[0, s])
+        assert tuple(np.asarray(out.tokens_PSU)[0, s, :n].tolist()) == base["u1", s].token_ids
+
+
+def test_an_empty_place_draws_nothing():
+    unit = WorkUnit(0, Bucket(4, 4, 16, 16), (request(0, (2,)),))
+    (only,) = engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
+    assert (only.uid, only.sample) == ("u0", 2)

@@ -38,6 +38,7 @@ of a completion.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -263,6 +264,11 @@ def make_update_step(
       contains the first update); truncation_share, parse_failure_share: of rows; prompt_tokens,
       completion_tokens, completion_length; grad_norm before clipping, update_norm.
     """
+    return _update_step(model_config, config, optimizer.update)
+
+
+@functools.lru_cache
+def _update_step(model_config, config, update):
     pieces = config.micro_batches
 
     def grpo_update(state: TrainState, ref_params: dict, batch: RolloutBatch):
@@ -299,7 +305,7 @@ def make_update_step(
 
         inputs = (batch, ref_BU, advantages_PG.reshape(-1), scales_B, mask_BU, jnp.arange(rows))
         grads, out = accumulate_gradients(loss_fn, state.params, inputs, pieces)
-        state, optimizer_metrics = apply_gradients(state, grads, optimizer)
+        state, optimizer_metrics = apply_gradients(state, grads, update)
         metrics = _metrics(config, batch, mask_BU, ref_BU, advantages_PG, out)
         return state, {"loss": out["loss"], **metrics, **optimizer_metrics}
 

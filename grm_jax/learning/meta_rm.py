@@ -250,7 +250,7 @@ def make_train_step(
 
         inputs = (batch, batch.weights_B / total, jnp.arange(rows))
         grads, out = accumulate_gradients(loss_fn, state.params, inputs, config.micro_batches)
-        state, optimizer_metrics = apply_gradients(state, grads, optimizer)
+        state, optimizer_metrics = apply_gradients(state, grads, optimizer.update)
         return state, {"loss": out["loss"], **_metrics(batch, out["logits"]), **optimizer_metrics}
 
     return jax.jit(meta_rm_update, donate_argnums=0)

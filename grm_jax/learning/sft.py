@@ -1,5 +1,6 @@
 """Supervised fine-tuning: cross-entropy on answer tokens of packed rows."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -39,17 +40,22 @@ def make_train_step(
 
     The loss is the mean over answer tokens of the *global* batch: the normaliser is computed
     before the batch is split, so the number of micro-batches changes nothing but memory.
+    Stages of the same model share one program, whatever their schedules.
     """
+    return _train_step(model_config, optimizer.update, micro_batches)
 
-    def step(state, batch):
+
+@functools.lru_cache
+def _train_step(model_config, update, micro_batches):
+    def sft_update(state, batch):
         tokens = jnp.sum(batch["weights"])
         batch = {**batch, "weights": batch["weights"] / jnp.maximum(tokens, 1.0)}
         grads, metrics = accumulate_gradients(
             lambda params, piece: loss_fn(model_config, params, piece),
             state.params, batch, micro_batches,
         )  # fmt: skip
-        state, norms = apply_gradients(state, grads, optimizer)
+        state, norms = apply_gradients(state, grads, update)
         fill = jnp.mean((batch["segment_ids"] > 0).astype(jnp.float32))
         return state, {**metrics, **norms, "answer_tokens": tokens, "fill": fill}
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(sft_update, donate_argnums=0)

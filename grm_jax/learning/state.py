@@ -1,7 +1,9 @@
 """Train state, optimizer, and gradient accumulation shared by every learner."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -48,32 +50,71 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
 
 
-def learning_rate(config: OptimizerConfig) -> optax.Schedule:
-    """Learning rate as a function of the step."""
-    if config.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(
-            config.learning_rate, max(config.steps - config.warmup_steps, 1), config.final_fraction
-        )
-    else:
-        decay = optax.constant_schedule(config.learning_rate)
-    warmup = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
-    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+class ScheduleState(NamedTuple):
+    """The learning rate as data: stages that differ in it share one compiled program."""
+
+    count: jax.Array
+    peak: jax.Array
+    warmup_steps: jax.Array
+    steps: jax.Array
+    final_fraction: jax.Array
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping, then AdamW on the schedule of `learning_rate`."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
+def learning_rate(state: ScheduleState) -> jax.Array:
+    """Linear warm-up from zero, then a cosine down to `final_fraction` of the peak.
+
+    A final fraction of 1 is the constant schedule.
+    """
+    count, warmup = state.count.astype(jnp.float32), state.warmup_steps
+    warm = jnp.where(count < warmup, count / jnp.maximum(warmup, 1.0), 1.0)
+    progress = jnp.clip((count - warmup) / jnp.maximum(state.steps - warmup, 1.0), 0.0, 1.0)
+    cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    return state.peak * warm * (state.final_fraction + (1.0 - state.final_fraction) * cosine)
+
+
+@functools.lru_cache
+def _rules(b1: float, b2: float, weight_decay: float, clip_norm: float):
+    """AdamW without its learning rate, and the update that adds it. One object per argument."""
+    inner = optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1=b1, b2=b2),
+        optax.add_decayed_weights(
+            weight_decay,
             mask=lambda params: jax.tree_util.tree_map_with_path(
                 lambda path, _: path[-1].key != "scale", params
             ),
         ),
     )
+
+    def update(grads, state, params):
+        updates, inner_state = inner.update(grads, state[0], params)
+        rate = learning_rate(state[1])
+        updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
+        return updates, (inner_state, state[1]._replace(count=state[1].count + 1))
+
+    return inner, update
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipping, then AdamW on the schedule of `learning_rate`.
+
+    Optimizers that differ in their schedule only have the same `update` function.
+    """
+    inner, update = _rules(config.b1, config.b2, config.weight_decay, config.clip_norm)
+
+    def init(params):
+        schedule = ScheduleState(
+            count=jnp.zeros((), jnp.int32),
+            peak=jnp.asarray(config.learning_rate, jnp.float32),
+            warmup_steps=jnp.asarray(config.warmup_steps, jnp.float32),
+            steps=jnp.asarray(config.steps, jnp.float32),
+            final_fraction=jnp.asarray(
+                1.0 if config.schedule == "constant" else config.final_fraction, jnp.float32
+            ),
+        )
+        return inner.init(params), schedule
+
+    return optax.GradientTransformation(init, update)
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -98,10 +139,10 @@ def create_state(params, optimizer: optax.GradientTransformation, key: jax.Array
 
 
 def apply_gradients(
-    state: TrainState, grads, optimizer: optax.GradientTransformation
+    state: TrainState, grads, update: optax.TransformUpdateFn
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer update; returns the new state and the norms of gradient and update."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
         "grad_norm": optax.tree.norm(grads),

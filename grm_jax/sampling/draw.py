@@ -231,7 +231,7 @@ def plan(
                 f"tokens and would be {name}; max_{name} allows {allowed:.0%} (first: {uids[0]!r})"
             )
     if comparisons and not requests:
-        raise ValueError(f"all {len(comparisons)} comparisons have too long prompts; nothing is left")
+        raise ValueError(f"all {len(comparisons)} comparisons are too long; nothing is left")
     units = plan_units(requests, engine.buckets, max_new_tokens=config.max_new_tokens)
     return WorkList(units, tuple(dropped), tuple(truncated))
 

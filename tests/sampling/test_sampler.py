@@ -258,24 +258,22 @@ def test_a_shorter_limit_is_the_beginning_of_a_longer_one(base):
     np.testing.assert_array_equal(out.stopped_PS, base.stopped_PS & (base.lengths_PS <= 5))
 
 
-def test_without_stop_ids_every_sample_has_full_length():
-    out = draw(stops=(), limit=4)
-    assert (out.lengths_PS == 4).all()
+def test_one_prefill_program_serves_any_number_of_samples(base, compilation_counter):
+    with compilation_counter() as compiled:
+        out = draw(columns=(1,), stops=())
+    assert compiled.count("prefill") == 0  # that of `base`
+    assert compiled.count("decode") == 1
+    # Without stop tokens every sample has full length, and begins as it would with them.
+    assert (out.lengths_PS == U).all()
     assert not out.stopped_PS.any()
+    alike = np.arange(U) < base.lengths_PS[:, 1, None]
+    np.testing.assert_array_equal(out.tokens_PSU[:, 0][alike], base.tokens_PSU[:, 1][alike])
 
 
 @pytest.mark.parametrize("limit", [0, U + 1])
 def test_a_limit_outside_the_buffer_is_refused(limit):
     with pytest.raises(ValueError, match=f"max_new_tokens must be 1 to {U}"):
         draw(limit=limit)
-
-
-def test_one_prefill_program_serves_any_number_of_samples(base, compilation_counter):
-    with compilation_counter() as compiled:
-        part = draw(columns=(1,))
-    assert compiled.count("prefill") == 0  # that of `base`
-    assert compiled.count("decode") == 1
-    assert_same(part, base, (0, 1, 2), (1,))
 
 
 def test_limit_temperature_and_top_p_are_traced(base, compilation_counter):

@@ -1,0 +1,59 @@
+"""Ablation: the same loop without principles (principle mode "none"), on the same comparisons.
+
+    python -m experiments.ablate --config=configs/small_world.py --workdir=DIR
+
+Both arms share the base model and everything but the principle mode; missing stages are run.
+Writes tables/ablation.*.
+"""
+
+from experiments import benchmark, counting, grpo, report, rft, settings, sft
+from experiments import run as runs
+from experiments.counting import Suite
+
+
+def run_stages(run: runs.Run) -> None:
+    """Cold start, RFT and GRPO of the arm without principles.
+
+    Raises:
+      ValueError: if the run itself has no principles.
+    """
+    if run.principles == "none":
+        raise ValueError("config.template.principles: 'none' leaves nothing to take away")
+    arm = run.arm("none")
+    sft.run_stage(arm, "base")
+    sft.run_stage(arm, "cold_start")
+    rft.run_stage(arm)
+    grpo.run_stage(arm)
+
+
+def main(run: runs.Run) -> None:
+    """Runs what is missing of both arms, draws on the suites, and compares."""
+    config = benchmark.read_config(run)
+    if not config.ablation_k:
+        raise ValueError("config.benchmark.ablation_k: 0 leaves the arm without principles out")
+    stage = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")[-1]
+    grpo.main(run)
+    run_stages(run)
+
+    comparisons = benchmark.load_comparisons(run, config)
+    rules = benchmark.counting_rules(run, config)
+    measurement = benchmark.Measurement(run, comparisons)
+    drawn = [
+        measurement.draw(arm, stage, k=k)
+        for arm, most in ((run, measurement.draw_config.k), (run.arm("none"), config.ablation_k))
+        for k in (None, most)
+    ]
+    suites = [
+        Suite(name, "", own, tuple(one[name] for one in drawn))
+        for name, own in comparisons.items()
+    ]
+    widest = max(comparison.n for own in comparisons.values() for comparison in own)
+    lines = {
+        suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites
+    }
+    notes = report.notes(suites, rules, run.draw_config("benchmark"))
+    report.show(run, report.ablation_table(suites, lines, notes), "ablation")
+
+
+if __name__ == "__main__":
+    runs.main(main)

@@ -1,0 +1,233 @@
+"""Measures the stages of a workdir: greedy, voting, guided voting, with intervals.
+
+    python -m experiments.benchmark --config=configs/small_world.py --workdir=DIR
+    python -m experiments.benchmark --config=configs/small_world.py:gemma_tokens --workdir=DIR \
+        --config.benchmark.suites=judgebench,llmbar,rmb_bon --config.benchmark.data_dir=DATA
+
+Each stage is sampled once, with the largest k, into trajectories/benchmark_*.jsonl; every number
+is counted from there. Writes tables/{main,differences,diagnostics}.*, figures/*.png, samples.md.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+from experiments import counting, meta_rm, report, rft, schema, settings
+from experiments import run as runs
+from experiments.counting import CountingRules, Drawn, Suite
+from grm_jax import voting
+from grm_jax.data.benchmarks import SUITES, load_suite
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
+from grm_jax.sampling.draw import DrawConfig
+from grm_jax.text import prompts
+
+META_BATCHES_PER_UNIT = 8
+
+
+def read_config(run: runs.Run) -> schema.BenchmarkConfig:
+    """Section `benchmark`."""
+    return settings.from_section(
+        schema.BenchmarkConfig, run.config, "benchmark", sections=schema.INNER_NAMES
+    )
+
+
+def counting_rules(run: runs.Run, config: schema.BenchmarkConfig) -> CountingRules:
+    """How votes are counted, by the config."""
+    draw = run.draw_config("benchmark")
+    ks = settings.numbers(config.ks, "config.benchmark.ks")
+    k_metas = settings.numbers(config.k_meta, "config.benchmark.k_meta") or voting.half
+    by_k = {1: 1} | dict(zip(ks, voting.resolve_k_meta(ks, k_metas), strict=True))
+    return CountingRules(
+        ks=tuple(sorted(by_k)),
+        k_metas=tuple(by_k[k] for k in sorted(by_k)),
+        num_subsets=config.num_subsets,
+        tie_policy=config.tie_policy,
+        parse_policy=config.parse_policy,
+        stratified=draw.order_policy == "balanced",
+        num_samples=draw.k,
+        seed=run.config.seed,
+    )
+
+
+def load_comparisons(
+    run: runs.Run, config: schema.BenchmarkConfig
+) -> dict[str, list[Comparison]]:
+    """The comparisons of each suite.
+
+    Raises:
+      ValueError: for a suite that the config has no data for, or bad files.
+    """
+    found = {}
+    for name in settings.names(config.suites, "config.benchmark.suites"):
+        if name in SUITES:
+            found[name] = load_suite(name, config.data_dir, config.limit)
+            continue
+        if (name == "small_world") != (run.world is not None):
+            raise ValueError(f"config.benchmark.suites: the config has no section for {name!r}")
+        found[name] = run.comparisons(config.split, config.limit, seed=run.config.seed + 10)
+    return found
+
+
+class Measurement:
+    """Draws on all suites, with parameters loaded once a stage."""
+
+    def __init__(self, run: runs.Run, comparisons: dict[str, list[Comparison]]):
+        self.run, self.comparisons = run, comparisons
+        self.draw_config = dataclasses.replace(run.draw_config("benchmark"), max_dropped=0.0)
+        self.engine = run.engine("benchmark")
+        self._params: tuple[str, dict] | None = None
+
+    def draw(self, run: runs.Run, stage: str, *, k: int | None) -> dict[str, Drawn]:
+        """k samples, or for None a greedy one, of one stage on every suite.
+
+        Args:
+          run: the arm.
+          stage: its stage, such as "grpo", or "random_weights".
+          k: samples of each comparison.
+        """
+        config = dataclasses.replace(self.draw_config, principles=run.principles)
+        if k is None:
+            config = dataclasses.replace(config, k=1, temperature=0.0, order_policy="random")
+        else:
+            config = dataclasses.replace(config, k=k)
+        name = "random_weights" if stage == "random_weights" else run.stage(stage)
+        if self._params is None or self._params[0] != name:
+            random = stage == "random_weights"
+            self._params = (name, run.init_params() if random else run.load_params(name))
+        found = {}
+        for suite, comparisons in self.comparisons.items():
+            trajectories = self._draw_suite(suite, name, config, comparisons, greedy=k is None)
+            groups = counting.group(comparisons, trajectories)
+            found[suite] = Drawn(stage, run.principles, k is None, groups)
+        return found
+
+    def _draw_suite(
+        self, suite: str, stage: str, config: DrawConfig, comparisons, *, greedy: bool
+    ) -> list[Trajectory]:
+        label = f"benchmark_{suite}_{stage}_{'greedy' if greedy else 'sampled'}"
+        try:
+            return rft.draw_stage(
+                self.run, label, self._params[1], comparisons, config, self.engine
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"suite {suite}: {error} (config.benchmark.buckets.prompt_lengths, "
+                "config.benchmark.draw.max_truncated)"
+            ) from error
+
+    def score(self, drawn: dict[str, Drawn]) -> dict[str, Drawn]:
+        """The same with the scores of the meta RM."""
+        params = meta_rm.load(self.run)
+        return {
+            suite: one._replace(
+                meta=meta_scores(self.run, params, self.comparisons[suite], one.groups)
+            )
+            for suite, one in drawn.items()
+        }
+
+
+def meta_scores(
+    run: runs.Run,
+    params: dict,
+    comparisons: Sequence[Comparison],
+    groups: Sequence[Sequence[Trajectory]],
+) -> list[list[float]]:
+    """The logit of each trajectory; units that meta_scores/ holds already are not run again."""
+    loop = settings.from_section(schema.MetaRMLoop, run.config, "meta_rm.loop")
+    pairs = [(c, t) for c, own in zip(comparisons, groups, strict=True) for t in own]
+    rows = [meta_rm.input_ids(run, *pair) for pair in pairs]
+    longest = max(map(len, rows))
+    length = loop.row_length
+    if longest > length:
+        length = -(-longest // 64) * 64
+        run.say(
+            f"meta RM: the longest row has {longest} tokens, config.meta_rm.loop.row_length was "
+            f"{loop.row_length} in training; scored in rows of {length}"
+        )
+    scorer = meta_rm.Scorer(run, length, loop.batch_size)
+    size = scorer.batch_size * META_BATCHES_PER_UNIT
+    _, first = pairs[0]
+    parts = [runs.params_digest(params), prompts.template_fingerprint(), str(length), str(size)]
+    fingerprint = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+    where = (first.fingerprint, first.stage, first.step)
+    path = run.path("meta_scores", f"{first.stage}.jsonl")
+    with MetaScoreStore(path) as store, run.progress("meta RM", len(rows)) as advance:
+        complete = store.completed_units(fingerprint, *where)
+        for unit, start in enumerate(range(0, len(rows), size)):
+            piece = rows[start : start + size]
+            if unit not in complete:
+                keys = [trajectory.key for _, trajectory in pairs[start : start + size]]
+                logits = dict(zip(keys, scorer(params, piece), strict=True))
+                store.append_unit(fingerprint, UnitHeader(*where, unit), logits)
+            advance(len(piece))
+        by_key = store.scores(fingerprint, *where)
+    return [[by_key[trajectory.key] for trajectory in own] for own in groups]
+
+
+def require_stages(run: runs.Run, stages: Sequence[str]) -> None:
+    """Raises ValueError unless every stage is finished."""
+    for stage in stages:
+        if stage != "random_weights" and not run.has_params(run.stage(stage)):
+            raise ValueError(
+                f"{run.workdir}: stage {run.stage(stage)!r} is not finished and the benchmark "
+                "measures it; run its experiment or experiments.spct first, or change "
+                "config.benchmark (greedy_stages, sampled_stages, meta_rm, ablation_k)"
+            )
+
+
+def run_benchmark(run: runs.Run) -> None:
+    """Draws, counts, writes and prints."""
+    config = read_config(run)
+    rules = counting_rules(run, config)
+    greedy = settings.names(config.greedy_stages, "config.benchmark.greedy_stages")
+    sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
+    arm = run.arm("none") if config.ablation_k else None
+    require_stages(run, [*greedy, *sampled, *(["meta_rm"] if config.meta_rm else [])])
+    if arm is not None:
+        require_stages(arm, sampled[-1:])
+    comparisons = load_comparisons(run, config)
+
+    measurement = Measurement(run, comparisons)
+    drawn = [measurement.draw(run, stage, k=None) for stage in greedy]
+    drawn += [measurement.draw(run, stage, k=measurement.draw_config.k) for stage in sampled]
+    if config.meta_rm:
+        drawn[-1] = measurement.score(drawn[-1])
+    if arm is not None:
+        drawn.append(measurement.draw(arm, sampled[-1], k=None))
+        drawn.append(measurement.draw(arm, sampled[-1], k=config.ablation_k))
+
+    suites = [
+        Suite(
+            name, SUITES[name].coverage(own) if name in SUITES else "", own,
+            tuple(one[name] for one in drawn),
+        )
+        for name, own in comparisons.items()
+    ]  # fmt: skip
+    write_report(run, suites, rules)
+
+
+def write_report(run: runs.Run, suites: Sequence[Suite], rules: CountingRules) -> None:
+    """Tables, figures, samples, and what the terminal shows."""
+    widest = max(comparison.n for suite in suites for comparison in suite.comparisons)
+    lines = {
+        suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites
+    }
+    notes = report.notes(suites, rules, run.draw_config("benchmark"))
+    report.scaling_figure(
+        run, suites, rules, lines, f"bands: 95 % over comparisons; ties: {rules.tie_policy}"
+    )
+    report.training_figure(run)
+    report.write_samples(run, suites, lines)
+    for suite in suites:
+        if suite.name == "small_world":
+            report.show(run, report.diagnostics_table(run, suite), "diagnostics")
+    report.show(run, report.differences_table(suites, rules, lines), "differences")
+    report.show(run, report.main_table(suites, lines, notes), "main")
+    for text in report.failure_lines(suites, lines):
+        run.say(text)
+    run.say(f"written: {run.path('tables')}, {run.path('figures')}, {run.path('samples.md')}")
+
+
+if __name__ == "__main__":
+    runs.main(run_benchmark)

@@ -1,0 +1,314 @@
+"""What a benchmark writes: tables, figures, and a page of samples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import counting
+from experiments import run as runs
+from experiments.counting import CountingRules, Drawn, Line, Suite
+from grm_jax.data.small_world import read_trajectory
+from grm_jax.evaluation import plots, statistics
+from grm_jax.evaluation.samples_page import Sample, samples_page
+from grm_jax.evaluation.tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    to_terminal,
+    write,
+    write_atomically,
+)
+
+# What the figure of the training shows, where a stage has it.
+HEALTH = (
+    "loss", "reward_mean", "zero_signal_share", "kl", "entropy", "ratio_p99", "logprob_gap_max",
+    "completion_length", "parse_failure_share", "truncation_share", "accuracy",
+    "development_auc", "grad_norm",
+)  # fmt: skip
+LinesOf = dict[str, list[Line]]
+
+
+def _cell(interval) -> Cell:
+    return Cell() if interval is None else Cell(interval.value, interval.low, interval.high)
+
+
+def _mean(credits_C: np.ndarray | None) -> Cell:
+    return Cell() if credits_C is None else _cell(statistics.bootstrap_mean(credits_C))
+
+
+def _single(line: Line, suite: Suite) -> Cell:
+    if line.singles_MC is None:
+        return Cell()
+    return _cell(counting.single_auc(line.singles_MC, suite.labels))
+
+
+def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) -> Table:
+    """Accuracy of everything that was measured; one group of columns a suite."""
+    several = len(suites) > 1
+    columns = []
+    for suite in suites:
+        name = suite.name if several else ""
+        columns.append(Column("accuracy", group=name))
+        if not suite.several_C.all():
+            columns.append(Column("n = 1: AUC", group=name))
+        columns += [Column("unparsed", group=name), Column("cut", group=name)]
+    rows = []
+    for i, line in enumerate(lines[suites[0].name]):
+        cells = []
+        for suite in suites:
+            own = lines[suite.name][i]
+            cells.append(_mean(own.credits_C))
+            if not suite.several_C.all():
+                cells.append(_single(own, suite))
+            cells += [Cell(own.unparsed), Cell(own.cut)]
+        rows.append(Row(line.label, tuple(cells), line.section))
+    names = ", ".join(suite.name for suite in suites)
+    return Table(f"Reward accuracy (%): {names}", columns, rows, notes, "method")
+
+
+def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
+    """What the numbers are."""
+    tie = {"strict": "0", "half": "1/2", "uniform": "1 / number tied",
+           "shuffle_argmax": "a random pick"}[rules.tie_policy]  # fmt: skip
+    found = []
+    for suite in suites:
+        several = int(suite.several_C.sum())
+        text = f"{suite.name}: {several} comparisons with n >= 2"
+        if several < len(suite.comparisons):
+            text += f", {len(suite.comparisons) - several} with n = 1, reported apart"
+        if suite.coverage:
+            text += f"; {suite.coverage}"
+        cut = {t.uid for d in suite.drawn for own in d.groups for t in own if t.truncated}
+        if cut:
+            text += f"; texts of {len(cut)} comparisons shortened to fit the prompt"
+        found.append(text)
+    found += [
+        "accuracy: 95 % bootstrap interval over comparisons, never over samples; tie policy "
+        f"{rules.tie_policy!r} (a tie with the best earns {tie}); parse policy "
+        f"{rules.parse_policy!r} (no verdict earns {'1 / n' if rules.parse_policy == 'chance' else '0'})",
+        f"greedy: temperature 0, one random order a comparison; samples: temperature "
+        f"{draw.temperature:g}, order policy {draw.order_policy!r}",
+        f"one sample and Voting@k: mean over {rules.num_subsets} random k-subsets of the samples "
+        "drawn; MetaRM@k: the k_meta best by the meta RM vote, k_meta = "
+        + ", ".join(map(str, rules.k_metas[1:]))
+        + " for k = "
+        + ", ".join(map(str, rules.ks[1:])),
+        "unparsed: share of samples without strict scores; cut: share that met the length limit"
+        f" of {draw.max_new_tokens} tokens",
+    ]
+    if any(not suite.several_C.all() for suite in suites):
+        found.append("n = 1: ROC-AUC of the mean score against the truth; unparsed counts 0.5")
+    return found
+
+
+def pairs(rules: CountingRules, lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
+    """The paired differences of a suite: (label, a, b), as far as both were measured."""
+    at = {(line.section, line.label): line for line in lines}
+    voters = [line for line in lines if line.section == counting.SAMPLED]
+    found = []
+
+    def add(label, a, b):
+        if a in at and b in at:
+            found.append((label, at[a], at[b]))
+
+    def sampled(label):
+        return (counting.SAMPLED, label)
+
+    ks = [k for k in rules.ks if k > 1]
+    if voters and ks:
+        middle, top = (8 if 8 in ks else ks[-1]), ks[-1]
+        votes = next(i for i, line in enumerate(voters) if line.label.startswith("Voting@"))
+        stage = voters[votes - 1].label.removesuffix(", one sample")
+        last = (counting.GREEDY, f"{stage}, greedy")
+        add(f"Voting@{middle} − {stage}, greedy", sampled(f"Voting@{middle}"), last)
+        add(f"Voting@{middle} − {stage}, one sample", sampled(f"Voting@{middle}"),
+            sampled(f"{stage}, one sample"))  # fmt: skip
+        if top > middle:
+            add(f"Voting@{top} − Voting@{middle}", sampled(f"Voting@{top}"),
+                sampled(f"Voting@{middle}"))  # fmt: skip
+    for a, b in (("rft", "cold_start"), ("grpo", "rft")):
+        for name, section in (
+            (counting.greedy, counting.GREEDY),
+            (counting.one_sample, counting.SAMPLED),
+        ):
+            kind = name(a).split(", ")[1]
+            names = f"{counting.STAGE_NAMES[a]} − {counting.STAGE_NAMES[b]}, {kind}"
+            add(names, (section, name(a)), (section, name(b)))
+    for k in ks:
+        add(f"MetaRM@{k} − Voting@{k}", sampled(f"MetaRM@{k}"), sampled(f"Voting@{k}"))
+    for label, a, b in _with_and_without(lines):
+        found.append((f"{label}: with − without principles", a, b))
+    return found
+
+
+def _with_and_without(lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
+    own = {line.label: line for line in lines if line.section != counting.WITHOUT}
+    others = [line for line in lines if line.section == counting.WITHOUT]
+    return [(line.label, own[line.label], line) for line in others if line.label in own]
+
+
+def ablation_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) -> Table:
+    """Accuracy with and without principles and the paired difference, for every method of both."""
+    rows = []
+    for suite in suites:
+        for label, a, b in _with_and_without(lines[suite.name]):
+            if a.credits_C is None:
+                continue
+            d = statistics.paired_difference(a.credits_C, b.credits_C)
+            cells = (_mean(a.credits_C), _mean(b.credits_C), Cell(d.value), Cell(d.low),
+                     Cell(d.high), Cell(d.p_value))  # fmt: skip
+            rows.append(Row(label, cells, suite.name))
+    columns = [Column("with"), Column("without"), Column("difference", signed=True),
+               Column("low", signed=True), Column("high", signed=True),
+               Column("p", "p_value", digits=3)]  # fmt: skip
+    return Table("Accuracy (%) with and without principles", columns, rows, notes, "method")
+
+
+def differences_table(
+    suites: Sequence[Suite], rules: CountingRules, lines: LinesOf
+) -> Table:
+    """Paired differences, comparison by comparison."""
+    columns = []
+    for suite in suites:
+        name = suite.name if len(suites) > 1 else ""
+        columns += [Column("difference", signed=True, group=name),
+                    Column("low", signed=True, group=name),
+                    Column("high", signed=True, group=name),
+                    Column("p", "p_value", digits=3, group=name)]  # fmt: skip
+    cells: dict[str, list[Cell]] = {}
+    for suite in suites:
+        for label, a, b in pairs(rules, lines[suite.name]):
+            own = cells.setdefault(label, [])
+            if a.credits_C is None:
+                own += [Cell()] * 4
+                continue
+            d = statistics.paired_difference(a.credits_C, b.credits_C)
+            own += [Cell(d.value), Cell(d.low), Cell(d.high), Cell(d.p_value)]
+    rows = [Row(label, tuple(own)) for label, own in cells.items()]
+    return Table(
+        "Paired differences of accuracy (points)", columns, rows,
+        ["95 % bootstrap interval over comparisons; two-sided p-value of the bootstrap"],
+        "a − b",
+    )  # fmt: skip
+
+
+def diagnostics_table(run: runs.Run, suite: Suite) -> Table:
+    """Which part of a trajectory goes wrong, stage by stage; the small world knows the truth."""
+    truths = [run.world.truth(comparison) for comparison in suite.comparisons]
+    rows = []
+    for drawn in suite.drawn:
+        readings = [
+            read_trajectory(t.text, truth, t.order, principles=drawn.principles)
+            for truth, own in zip(truths, drawn.groups, strict=True)
+            for t in own
+        ]
+        formed = [reading for reading in readings if reading.well_formed]
+        cells = [Cell(len(formed) / len(readings))]
+        for field in ("follows", "verdicts_right", "order_right"):
+            values = [getattr(r, field) for r in formed if getattr(r, field) is not None]
+            cells.append(Cell(float(np.mean(values))) if values else Cell())
+        name = counting.greedy if drawn.greedy else counting.one_sample
+        rows.append(Row(name(drawn.stage), (*cells, Cell(len(readings))), drawn.section))
+    names = ("well formed", "scores follow", "verdicts right", "principles right")
+    columns = [*(Column(name) for name in names), Column("trajectories", "count")]
+    note = (
+        "well formed: share of trajectories; the rest: share of the well-formed ones. Scores "
+        "follow from the stated principles and verdicts; principles are right if they are the "
+        "audience's three, in its order"
+    )
+    return Table("What the trajectories say (%)", columns, rows, [note], "trajectories of")
+
+
+def scaling_figure(
+    run: runs.Run, suites: Sequence[Suite], rules: CountingRules, lines: LinesOf, note: str
+) -> None:
+    """figures/scaling.png."""
+    curves, levels = [], {}
+    for suite in suites:
+        at = {(line.section, line.label): line for line in lines[suite.name]}
+        prefix = f"{suite.name}: " if len(suites) > 1 else ""
+        for drawn in suite.drawn:
+            if drawn.greedy:
+                line = at[drawn.section, counting.greedy(drawn.stage)]
+                keep = drawn.section == counting.GREEDY and len(suites) == 1
+                if keep and line.credits_C is not None:
+                    levels[line.label] = statistics.bootstrap_mean(line.credits_C)
+        for section in (counting.SAMPLED, counting.WITHOUT):
+            for kind in ("Voting", "MetaRM"):
+                points = {k: at.get((section, f"{kind}@{k}")) for k in rules.ks}
+                stages = [d.stage for d in suite.drawn if d.section == section and not d.greedy]
+                if stages and kind == "Voting":
+                    points[1] = at.get((section, counting.one_sample(stages[-1])))
+                points = {k: p for k, p in points.items() if p and p.credits_C is not None}
+                if not points:
+                    continue
+                name = {"Voting": "voting", "MetaRM": "guided by the meta RM"}[kind]
+                name += f", {section}" if section == counting.WITHOUT else ""
+                intervals = [statistics.bootstrap_mean(p.credits_C) for p in points.values()]
+                curves.append(plots.Curve(prefix + name, list(points), intervals))
+    if curves:
+        plots.scaling(run.path("figures", "scaling.png"), curves, levels=levels, note=note)
+
+
+def training_figure(run: runs.Run) -> None:
+    """figures/training.png, if anything was trained in this workdir."""
+    stages: dict[str, list[dict]] = {}
+    for record in run.metrics.read():
+        stages.setdefault(record["stage"], []).append(record)
+    if stages:
+        plots.training(run.path("figures", "training.png"), stages, metrics=HEALTH)
+
+
+def write_samples(run: runs.Run, suites: Sequence[Suite], lines: LinesOf) -> None:
+    """samples.md: per suite comparisons that the last sampled stage got right and wrong."""
+    chosen, each = [], (2 if len(suites) == 1 else 1)
+    for suite in suites:
+        drawn = last_sampled(suite)
+        credits_C = np.full(len(suite.comparisons), np.nan)
+        votes = [line for line in lines[suite.name] if line.section == drawn.section]
+        votes = [line for line in votes if line.label.startswith("Voting@")] or votes
+        if votes[-1].credits_C is not None:
+            credits_C[suite.several_C] = votes[-1].credits_C
+        right = np.flatnonzero(credits_C == 1)[:each]
+        wrong = np.flatnonzero(credits_C == 0)[:each]
+        single = np.flatnonzero(~suite.several_C)[:1]
+        picked = sorted({*right, *wrong, *single}) or [0]
+        for c in picked:
+            meta = None if drawn.meta is None else drawn.meta[c]
+            chosen.append(Sample(suite.comparisons[c], drawn.groups[c], meta))
+    note = (
+        f"Samples of {counting.STAGE_NAMES[drawn.stage]}. Chosen by the verdict of voting over "
+        "all samples: the first right ones and the first wrong ones of each suite, and the first "
+        "single response. Equal numbers of right and wrong here say nothing about accuracy."
+    )
+    text = samples_page(chosen, note=note, max_trajectories=4 if len(suites) == 1 else 2)
+    write_atomically(run.path("samples.md"), text.encode())
+
+
+def last_sampled(suite: Suite) -> Drawn:
+    """The stage that votes."""
+    return [d for d in suite.drawn if d.section == counting.SAMPLED][-1]
+
+
+def failure_lines(suites: Sequence[Suite], lines: LinesOf) -> list[str]:
+    """The parse-failure rates in words, so that nobody takes chance for judgement."""
+    found = []
+    for suite in suites:
+        for line in lines[suite.name]:
+            if line.unparsed:
+                text = f"{suite.name}, {line.label}"
+                text += f" ({line.section})" if line.section == counting.WITHOUT else ""
+                text += f": {line.unparsed:.1%} of the samples have no scores (strict parse)"
+                if line.unparsed >= 0.5:
+                    text += "; its accuracy is mostly the parse policy, not judgement"
+                found.append(text)
+    return found
+
+
+def show(run: runs.Run, table: Table, name: str) -> None:
+    """Writes a table in all formats and prints it."""
+    write(table, run.path("tables"), name)
+    width = max(run.console.width, 60 + 14 * len(table.columns))
+    color = run.console.is_terminal
+    print(to_terminal(table, width=width, color=color), flush=True)

@@ -67,14 +67,15 @@ def _full() -> ConfigDict:
             "single": 0.1,
         }
     )
-    packing = {"row_length": 344, "batch_size": 16}
+    # Many small steps: at this size the number of updates decides, not the size of a batch.
+    packing = {"row_length": 344, "batch_size": 8}
     optimizer = {"schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
 
     c.base = ConfigDict()
     c.base.data = ConfigDict({"demonstrations": 0, "general": 8000, "checkpoint_every": 200})
     c.base.packing = ConfigDict(packing)
     c.base.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-3, "steps": 400, "warmup_steps": 50}
+        {**optimizer, "learning_rate": 4e-3, "steps": 600, "warmup_steps": 50}
     )
     c.cold_start = ConfigDict()
     c.cold_start.data = ConfigDict(
@@ -82,7 +83,7 @@ def _full() -> ConfigDict:
     )
     c.cold_start.packing = ConfigDict(packing)
     c.cold_start.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-3, "steps": 1600, "warmup_steps": 50}
+        {**optimizer, "learning_rate": 4e-3, "steps": 4000, "warmup_steps": 50}
     )
 
     # Rejective fine-tuning: 3 non-hinted samples, 1 hinted.
@@ -99,7 +100,7 @@ def _full() -> ConfigDict:
     )
     c.rft.packing = ConfigDict(packing)
     c.rft.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 1e-3, "steps": 200, "warmup_steps": 20}
+        {**optimizer, "learning_rate": 1e-3, "steps": 400, "warmup_steps": 20}
     )
 
     # GRPO. At 140 thousand parameters the learning rate is far above the paper's 4e-7.
@@ -178,18 +179,18 @@ def _full() -> ConfigDict:
 
 def _demo(c: ConfigDict) -> None:
     c.base.data.general = 3000
-    c.base.optimizer.steps = 100
+    c.base.optimizer.steps = 250
     c.cold_start.data.demonstrations = 8000
     c.cold_start.data.general = 1500
-    c.cold_start.optimizer.steps = 700
-    c.rft.data.comparisons = 500
+    c.cold_start.optimizer.steps = 1250
+    c.rft.data.comparisons = 400
     c.rft.data.general = 100
-    c.rft.optimizer.steps = 60
+    c.rft.optimizer.steps = 100
     c.grpo.loop.comparisons = 2000
     c.grpo.loop.prompts_per_step = 24
     c.grpo.buckets.samples_per_unit = 96
     c.grpo.micro_batches = 3
-    c.grpo.optimizer.steps = 30
+    c.grpo.optimizer.steps = 20
     c.meta_rm.loop.comparisons = 300
     c.meta_rm.optimizer.steps = 120
     c.benchmark.limit = 200
@@ -248,13 +249,14 @@ def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     c.benchmark.ablation_k = 0
     c.benchmark.meta_rm = False
     c.benchmark.draw.k = 4
-    c.benchmark.draw.order_policy = "random"
+    c.benchmark.draw.max_orders = 2  # 2 prompts and one shape a comparison, whatever its n
     c.benchmark.draw.temperature = 0.5
-    c.benchmark.draw.max_new_tokens = 32
+    # Random weights write no scores at any length; each token costs a pass over 256,000 logits.
+    c.benchmark.draw.max_new_tokens = 16
     c.benchmark.draw.binary_singles = False
-    c.benchmark.draw.max_truncated = 0.5
-    c.benchmark.buckets.prompt_lengths = "1024,2048"
-    c.benchmark.buckets.output_lengths = "32"
-    c.benchmark.buckets.samples = "1,2,4"
+    c.benchmark.draw.max_truncated = 0.2
+    c.benchmark.buckets.prompt_lengths = "1024,2048,4096"
+    c.benchmark.buckets.output_lengths = "16"
+    c.benchmark.buckets.samples = "1,2"
     c.benchmark.buckets.samples_per_unit = 8
     return c

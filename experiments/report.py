@@ -22,10 +22,11 @@ from grm_jax.evaluation.tables import (
 
 # What the figure of the training shows, where a stage has it.
 HEALTH = (
-    "loss", "reward_mean", "zero_signal_share", "kl", "entropy", "ratio_p99", "logprob_gap_max",
-    "completion_length", "parse_failure_share", "truncation_share", "accuracy",
-    "development_auc", "grad_norm",
+    "loss", "entropy", "grad_norm", "reward_mean", "zero_signal_share", "kl", "logprob_gap_max",
+    "parse_failure_share", "accuracy", "development_auc",
 )  # fmt: skip
+TRAINED = ("base", "cold_start", "rft", "grpo", "meta_rm")
+PAIRED = "difference: 95 % bootstrap interval over comparisons; two-sided p-value of the bootstrap"
 LinesOf = dict[str, list[Line]]
 
 
@@ -71,6 +72,11 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
     """What the numbers are."""
     tie = {"strict": "0", "half": "1/2", "uniform": "1 / number tied",
            "shuffle_argmax": "a random pick"}[rules.tie_policy]  # fmt: skip
+    silent = "1 / n" if rules.parse_policy == "chance" else "0"
+    guided = ""
+    if any(drawn.meta is not None for suite in suites for drawn in suite.drawn):
+        k_metas, ks = (", ".join(map(str, x[1:])) for x in (rules.k_metas, rules.ks))
+        guided = f"; MetaRM@k: of those the k_meta best by the meta RM, {k_metas} for k = {ks}"
     found = []
     for suite in suites:
         several = int(suite.several_C.sum())
@@ -78,7 +84,7 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
         if several < len(suite.comparisons):
             text += f", {len(suite.comparisons) - several} with n = 1, reported apart"
         if suite.coverage:
-            text += f"; {suite.coverage}"
+            text += f"; {suite.coverage} of the benchmark"
         cut = {t.uid for d in suite.drawn for own in d.groups for t in own if t.truncated}
         if cut:
             text += f"; texts of {len(cut)} comparisons shortened to fit the prompt"
@@ -86,14 +92,11 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
     found += [
         "accuracy: 95 % bootstrap interval over comparisons, never over samples; tie policy "
         f"{rules.tie_policy!r} (a tie with the best earns {tie}); parse policy "
-        f"{rules.parse_policy!r} (no verdict earns {'1 / n' if rules.parse_policy == 'chance' else '0'})",
+        f"{rules.parse_policy!r} (no verdict earns {silent})",
         f"greedy: temperature 0, one random order a comparison; samples: temperature "
         f"{draw.temperature:g}, order policy {draw.order_policy!r}",
         f"one sample and Voting@k: mean over {rules.num_subsets} random k-subsets of the samples "
-        "drawn; MetaRM@k: the k_meta best by the meta RM vote, k_meta = "
-        + ", ".join(map(str, rules.k_metas[1:]))
-        + " for k = "
-        + ", ".join(map(str, rules.ks[1:])),
+        "drawn" + guided,
         "unparsed: share of samples without strict scores; cut: share that met the length limit"
         f" of {draw.max_new_tokens} tokens",
     ]
@@ -150,18 +153,14 @@ def _with_and_without(lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
 
 def ablation_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) -> Table:
     """Accuracy with and without principles and the paired difference, for every method of both."""
-    rows = []
-    for suite in suites:
-        for label, a, b in _with_and_without(lines[suite.name]):
-            if a.credits_C is None:
-                continue
-            d = statistics.paired_difference(a.credits_C, b.credits_C)
-            cells = (_mean(a.credits_C), _mean(b.credits_C), Cell(d.value), Cell(d.low),
-                     Cell(d.high), Cell(d.p_value))  # fmt: skip
-            rows.append(Row(label, cells, suite.name))
+    rows = [
+        Row(label, (_mean(a.credits_C), _mean(b.credits_C), *_difference(a, b)), suite.name)
+        for suite in suites
+        for label, a, b in _with_and_without(lines[suite.name])
+    ]
     columns = [Column("with"), Column("without"), Column("difference", signed=True),
-               Column("low", signed=True), Column("high", signed=True),
                Column("p", "p_value", digits=3)]  # fmt: skip
+    notes = [*notes, PAIRED]
     return Table("Accuracy (%) with and without principles", columns, rows, notes, "method")
 
 
@@ -172,25 +171,22 @@ def differences_table(
     columns = []
     for suite in suites:
         name = suite.name if len(suites) > 1 else ""
-        columns += [Column("difference", signed=True, group=name),
-                    Column("low", signed=True, group=name),
-                    Column("high", signed=True, group=name),
-                    Column("p", "p_value", digits=3, group=name)]  # fmt: skip
+        columns.append(Column("difference", signed=True, group=name))
+        columns.append(Column("p", "p_value", digits=3, group=name))
     cells: dict[str, list[Cell]] = {}
     for suite in suites:
         for label, a, b in pairs(rules, lines[suite.name]):
-            own = cells.setdefault(label, [])
-            if a.credits_C is None:
-                own += [Cell()] * 4
-                continue
-            d = statistics.paired_difference(a.credits_C, b.credits_C)
-            own += [Cell(d.value), Cell(d.low), Cell(d.high), Cell(d.p_value)]
+            cells.setdefault(label, []).extend(_difference(a, b))
     rows = [Row(label, tuple(own)) for label, own in cells.items()]
-    return Table(
-        "Paired differences of accuracy (points)", columns, rows,
-        ["95 % bootstrap interval over comparisons; two-sided p-value of the bootstrap"],
-        "a − b",
-    )  # fmt: skip
+    return Table("Paired differences of accuracy (points)", columns, rows, [PAIRED], "a − b")
+
+
+def _difference(a: Line, b: Line) -> tuple[Cell, Cell]:
+    """The difference with its interval, and its p-value."""
+    if a.credits_C is None or b.credits_C is None:
+        return Cell(), Cell()
+    difference = statistics.paired_difference(a.credits_C, b.credits_C)
+    return _cell(difference), Cell(difference.p_value)
 
 
 def diagnostics_table(run: runs.Run, suite: Suite) -> Table:
@@ -252,10 +248,11 @@ def scaling_figure(
 
 
 def training_figure(run: runs.Run) -> None:
-    """figures/training.png, if anything was trained in this workdir."""
+    """figures/training.png: the stages of this arm, if anything was trained in this workdir."""
     stages: dict[str, list[dict]] = {}
     for record in run.metrics.read():
-        stages.setdefault(record["stage"], []).append(record)
+        if record["stage"] in {run.stage(name) for name in TRAINED}:
+            stages.setdefault(record["stage"], []).append(record)
     if stages:
         plots.training(run.path("figures", "training.png"), stages, metrics=HEALTH)
 

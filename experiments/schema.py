@@ -22,7 +22,6 @@ from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
-
 MEASURED_STAGES = ("random_weights", "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 

@@ -19,7 +19,7 @@ import argparse
 import concurrent.futures
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -133,7 +133,7 @@ def ours(
 def theirs(
     config: ModelConfig, prompt_T: np.ndarray, num_samples: int, new: int, repeats: int,
     threads: int, step_bytes: int,
-) -> list[Row]:  # fmt: skip
+) -> Iterator[Row]:  # fmt: skip
     """Times `generate` of transformers with a dynamic and a static cache."""
     import torch
     import transformers
@@ -149,7 +149,7 @@ def theirs(
         num_key_value_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         sliding_window=config.sliding_window,
-        query_pre_attn_scalar=config.query_scale**-2,
+        query_pre_attn_scalar=round(config.query_scale**-2),
         attn_logit_softcapping=config.attn_softcap,
         final_logit_softcapping=config.final_softcap,
         attn_implementation="eager",
@@ -170,30 +170,27 @@ def theirs(
         assert out.shape == (num_samples, prompt_T.size + limit)
         return (ended - began,)
 
-    rows = []
-    for name, cache in (("dynamic", "dynamic"), ("static", "static")):
+    for cache in ("dynamic", "static"):
         run(cache, 2)
         (total,) = _least(repeats, lambda cache=cache: run(cache, new))
-        rows.append(
-            Row(f"(b) transformers, {name} cache", num_samples * new, new, None, total, step_bytes)
-        )
-    return rows
+        name = f"(b) transformers, {cache} cache"
+        yield Row(name, num_samples * new, new, None, total, step_bytes)
 
 
-def table(rows: Sequence[Row], bandwidth: float) -> str:
-    """The measurements as text."""
-    lines = [
-        f"{'':34}{'prefill s':>10}{'decode s':>10}{'total s':>10}{'tokens/s':>10}"
-        f"{'ms/step':>9}{'MB/step':>9}{'roofline':>10}"
-    ]
-    for row in rows:
-        prefill = "-" if row.prefill is None else f"{row.prefill:.2f}"
-        lines.append(
-            f"{row.name:34}{prefill:>10}{row.decode:10.2f}{row.total:10.2f}"
-            f"{row.tokens_per_second:10.1f}{1000 * row.decode / row.steps:9.1f}"
-            f"{row.step_bytes / 1e6:9.1f}{row.roofline(bandwidth):10.1%}"
-        )
-    return "\n".join(lines)
+HEADER = (
+    f"{'':34}{'prefill s':>10}{'decode s':>10}{'total s':>10}{'tokens/s':>10}"
+    f"{'ms/step':>9}{'MB/step':>9}{'roofline':>10}"
+)
+
+
+def line(row: Row, bandwidth: float) -> str:
+    """One measurement as a line of the table."""
+    prefill = "-" if row.prefill is None else f"{row.prefill:.2f}"
+    return (
+        f"{row.name:34}{prefill:>10}{row.decode:10.2f}{row.total:10.2f}"
+        f"{row.tokens_per_second:10.1f}{1000 * row.decode / row.steps:9.1f}"
+        f"{row.step_bytes / 1e6:9.1f}{row.roofline(bandwidth):10.1%}"
+    )
 
 
 def ratio(title: str, fast: float, slow: float, target: float) -> str:
@@ -243,29 +240,32 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         rng.integers(4, config.vocab_size, size) for size in (args.long_prompt, args.short_prompt)
     )
     counts = {"new": args.new, "repeats": args.repeats}
-    own = ours("(b) grm_jax", config, params, short, 1, args.samples, **counts)
-    rows = [
-        ours("(a) shared prefix", config, params, long, 1, args.samples, **counts),
-        ours("(a) repeated prompts", config, params, long, args.samples, 1, **counts),
-        own,
-    ]
-    ratios = [
-        ratio("(a) shared prefix over repeated prompts, end to end", rows[0].total, rows[1].total,
-              TARGET_SHARED),
-        f"    decode alone: {rows[1].decode / rows[0].decode:.2f}x",
-    ]  # fmt: skip
+    print(HEADER)
+    rows = []
+
+    def add(row):
+        rows.append(row)
+        print(line(row, bandwidth), flush=True)
+        return row
+
+    own = add(ours("(b) grm_jax", config, params, short, 1, args.samples, **counts))
+    ratios = []
     if args.transformers:
         try:
-            rows += theirs(
+            for row in theirs(
                 config, short, args.samples, args.new, args.repeats, args.threads, own.step_bytes
-            )
+            ):
+                add(row)
+                title = f"(b) grm_jax over {row.name[4:]}"
+                ratios.append(ratio(title, own.total, row.total, TARGET_TRANSFORMERS))
         except ImportError as error:
             ratios.append(f"(b) not compared: {error}")
-        for row in rows[3:]:
-            ratios.append(
-                ratio(f"(b) grm_jax over {row.name[4:]}", own.total, row.total, TARGET_TRANSFORMERS)
-            )
-    print(table(rows, bandwidth), *ratios, sep="\n")
+    shared = add(ours("(a) shared prefix", config, params, long, 1, args.samples, **counts))
+    repeated = add(ours("(a) repeated prompts", config, params, long, args.samples, 1, **counts))
+    title = "(a) shared prefix over repeated prompts"
+    ratios.append(ratio(f"{title}, end to end", shared.total, repeated.total, TARGET_SHARED))
+    ratios.append(f"    decode alone: {repeated.decode / shared.decode:.2f}x")
+    print(*ratios, sep="\n")
     return rows
 
 

@@ -290,16 +290,21 @@ def last_sampled(suite: Suite) -> Drawn:
 
 def failure_lines(suites: Sequence[Suite], lines: LinesOf) -> list[str]:
     """The parse-failure rates in words, so that nobody takes chance for judgement."""
-    found = []
+    found, mostly = [], False
     for suite in suites:
+        parts = []
         for line in lines[suite.name]:
             if line.unparsed:
-                text = f"{suite.name}, {line.label}"
-                text += f" ({line.section})" if line.section == counting.WITHOUT else ""
-                text += f": {line.unparsed:.1%} of the samples have no scores (strict parse)"
-                if line.unparsed >= 0.5:
-                    text += "; its accuracy is mostly the parse policy, not judgement"
-                found.append(text)
+                mostly |= line.unparsed >= 0.5
+                where = f" ({line.section})" if line.section == counting.WITHOUT else ""
+                parts.append(f"{line.unparsed:.1%} of {line.label}{where}")
+        if parts:
+            found.append(f"{suite.name}: no scores in the samples (strict): {'; '.join(parts)}")
+    if mostly:
+        found.append(
+            "Where half of the samples or more have no scores, the accuracy is mostly what the "
+            "parse policy gives for no verdict: it is not a judgement."
+        )
     return found
 
 

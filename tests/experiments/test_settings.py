@@ -1,0 +1,147 @@
+"""Bad configs stop before any device work, with the name of the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import ml_collections
+import pytest
+
+from configs import small_world
+from experiments import run as runs
+from experiments import schema, settings
+
+
+@pytest.fixture(autouse=True)
+def _no_device_work(monkeypatch):
+    """A config must be refused before a device is looked at."""
+
+    def touched(*_):
+        raise AssertionError("a device was touched")
+
+    monkeypatch.setattr(runs, "_set_up_devices", touched)
+    monkeypatch.setattr(jax, "devices", touched)
+    monkeypatch.setattr(jax, "device_put", touched)
+
+
+def _config(variant: str = "ci", **changes) -> ml_collections.ConfigDict:
+    config = small_world.get_config(variant)
+    for name, value in changes.items():
+        *parents, field = name.split("__")
+        section = config
+        for parent in parents:
+            section = section[parent]
+        with section.unlocked(), section.ignore_type():
+            section[field] = value
+    return config
+
+
+@pytest.mark.parametrize("variant", small_world.VARIANTS)
+def test_every_variant_is_valid(variant):
+    schema.check(ml_collections.FrozenConfigDict(small_world.get_config(variant)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        # Unknown fields and sections.
+        ({"grpo__kl": 0.1}, "config.grpo.kl: unknown field"),
+        ({"rft__draw__temprature": 1.0}, "config.rft.draw.temprature: unknown field"),
+        ({"sftt": ml_collections.ConfigDict()}, "config.sftt: unknown section"),
+        # Wrong types.
+        ({"grpo__group_size": "4"}, "config.grpo.group_size: expected int"),
+        ({"grpo__group_size": 4.0}, "config.grpo.group_size: expected int"),
+        ({"grpo__group_size": True}, "config.grpo.group_size: expected int"),
+        ({"meta_rm__only_mixed": 1}, "config.meta_rm.only_mixed: expected bool"),
+        ({"grpo__kl_coef": "0.1"}, "config.grpo.kl_coef: expected float"),
+        ({"benchmark__ks": (1, 2)}, "config.benchmark.ks: expected str"),
+        ({"benchmark__ks": "1,two"}, "config.benchmark.ks: expected comma-separated integers"),
+        ({"rft__buckets__samples": (1, 2)}, "config.rft.buckets.samples: expected comma-separated"),
+        # Impossible values.
+        ({"grpo__group_size": 1}, "group_size"),
+        ({"template__form": "short"}, "config.template.form"),
+        ({"grpo__optimizer__schedule": "warm"}, "config.grpo.optimizer: "),
+        ({"benchmark__draw__order_policy": "sorted"}, "config.benchmark.draw: order_policy"),
+        ({"benchmark__tie_policy": "best"}, "config.benchmark: tie_policy"),
+        ({"benchmark__suites": "judgebench,nobench"}, "config.benchmark: suites"),
+        ({"benchmark__greedy_stages": "sft"}, "config.benchmark: greedy_stages"),
+        ({"benchmark__sampled_stages": ""}, "config.benchmark: sampled_stages"),
+        ({"benchmark__limit": 0}, "config.benchmark: limit"),
+        # Impossible combinations.
+        ({"benchmark__draw__k": 4}, "config.benchmark.ks: '1,2,4,8'"),
+        ({"benchmark__ks": "0,2"}, "config.benchmark.ks: '0,2'"),
+        ({"benchmark__k_meta": "1,1,2,9"}, "config.benchmark.k_meta: k_meta: 9"),
+        ({"benchmark__k_meta": "1,1"}, "config.benchmark.k_meta: k_meta: 2 values"),
+        ({"benchmark__ablation_k": 9}, "config.benchmark.ablation_k: 9"),
+        ({"grpo__loop__prompts_per_step": 3}, "config.grpo.loop.prompts_per_step: 3"),
+        ({"meta_rm__loop__batch_size": 3}, "config.meta_rm.loop.batch_size: 3"),
+    ],
+)  # fmt: skip
+def test_a_bad_field_is_named(tmp_path, changes, named):
+    workdir = tmp_path / "run"
+    with pytest.raises(ValueError) as caught:
+        runs.Run(_config(**changes), workdir)
+    assert named in str(caught.value)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("name", ["grpo.loop.comparisons", "benchmark.ks", "rft.data"])
+def test_a_missing_field_is_named(name):
+    config = _config()
+    *parents, field = name.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    with section.unlocked():
+        del section[field]
+    cls = {"grpo": schema.GRPOLoop, "rft": schema.RFTData}.get(name.split(".")[0])
+    with pytest.raises(ValueError, match=rf"config\.{name}: (field|section) is missing"):
+        if cls is None:
+            schema.check(config)
+        else:
+            settings.from_section(cls, config, ".".join(name.split(".")[:2]))
+
+
+def test_the_workdir_of_another_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(_config().to_json())
+    with pytest.raises(ValueError) as caught:
+        runs.Run(_config(grpo__kl_coef=0.5, seed=7), tmp_path)
+    message = str(caught.value)
+    assert "config.grpo.kl_coef: 0.08 there, 0.5 now" in message
+    assert "config.seed: 0 there, 7 now" in message
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_the_benchmark_section_may_change_on_a_workdir(tmp_path):
+    (tmp_path / "config.json").write_text(_config().to_json())
+    with pytest.raises(AssertionError, match="a device was touched"):  # the check is passed
+        runs.Run(_config(benchmark__limit=5), tmp_path)
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    held = runs._claim(tmp_path)
+    with pytest.raises(ValueError, match="is in use by another process"):
+        runs.Run(_config(), tmp_path)
+    held.close()
+
+
+def test_ints_become_floats_and_lists_are_split():
+    @dataclasses.dataclass(frozen=True)
+    class Section:
+        rate: float
+        ks: tuple[int, ...]
+        name: str | None = None
+
+    config = ml_collections.ConfigDict({"part": {"rate": 1, "ks": "1, 2,4"}})
+    built = settings.from_section(Section, config, "part")
+    assert built == Section(1.0, (1, 2, 4), None)
+    assert isinstance(built.rate, float)
+
+
+def test_differing_fields_name_both_values():
+    a, b = {"x": {"y": 1, "z": 2}}, {"x": {"y": 1, "z": 3}, "w": 4}
+    assert settings.differing_fields(a, b) == [
+        "config.w: None there, 4 now", "config.x.z: 2 there, 3 now",
+    ]  # fmt: skip

@@ -39,17 +39,16 @@ class Completion(NamedTuple):
 def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):
     """Selects prompts, and samples of each, from every array of a state but the scalar."""
 
-    def pick(x, axis):
-        x = jnp.take(x, rows_Q, axis=axis)
-        index = columns_QR.reshape(
-            (1,) * axis + columns_QR.shape + (1,) * (x.ndim - axis - 2)
-        )
-        return jnp.take_along_axis(x, index, axis=axis + 1)
+    def pick(x, prompts, samples):
+        """`prompts` and `samples` are the axes P and S of x."""
+        x = jnp.moveaxis(jnp.take(x, rows_Q, axis=prompts), (prompts, samples), (0, 1))
+        index = columns_QR.reshape(columns_QR.shape + (1,) * (x.ndim - 2))
+        return jnp.moveaxis(jnp.take_along_axis(x, index, axis=1), (0, 1), (prompts, samples))
 
     return sampler.DecodeState(
         step=state.step,
         **{
-            name: pick(value, 1 if name[0] in "kv" else 0)
+            name: pick(value, *((3, 1) if name[0] in "kv" else (0, 1)))
             for name, value in state._asdict().items()
             if name != "step"
         },

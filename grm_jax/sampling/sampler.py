@@ -4,13 +4,15 @@ A prompt is one (comparison, order). Its keys and values are computed once, stor
 by all S samples: the decode step is written for one sample and vmapped over S with the prefix
 unmapped, so that attention to the prefix is one matrix product over the queries of all samples.
 The loop is outside of the vmap; the cache of the samples is written by one
-`dynamic_update_slice` at the shared loop counter.
+`dynamic_update_slice` at the shared loop counter. That cache is laid out as the scan over layer
+pairs reads it under vmap, [L / 2, S, 2, P, K, U, E]: in any other order of these axes XLA
+transposes the whole cache at every step.
 
 The last token of the prompt is not part of the prefix: decoding starts by feeding it to every
 sample. So every logit comes from the decode step, and prefill never meets the vocabulary.
 
 Letters: P prompts, T prompt tokens, S samples of a prompt, U generated tokens, V vocabulary, L
-layers, K key/value heads, E head width.
+layers (J pairs of I = 2), K key/value heads, E head width.
 """
 
 import functools
@@ -38,7 +40,7 @@ class DecodeState(NamedTuple):
       tokens_PSU: int32; pad after the end.
       logprobs_PSU: float32 log pi, untempered and untruncated; 0 after the end.
       sampling_logprobs_PSU: float32 log-prob under the distribution that was sampled from.
-      k_LPSKUE, v_LPSKUE: cache; slot u holds the token fed at step u.
+      k_JSIPKUE, v_JSIPKUE: cache; slot u holds the token fed at step u.
     """
 
     step: jax.Array
@@ -48,8 +50,8 @@ class DecodeState(NamedTuple):
     tokens_PSU: jax.Array
     logprobs_PSU: jax.Array
     sampling_logprobs_PSU: jax.Array
-    k_LPSKUE: jax.Array
-    v_LPSKUE: jax.Array
+    k_JSIPKUE: jax.Array
+    v_JSIPKUE: jax.Array
 
 
 class Samples(NamedTuple):
@@ -100,7 +102,7 @@ def start(
     """An empty state: nothing generated, absent samples done."""
     P, S = active_PS.shape
     cache = jnp.zeros(
-        (config.num_layers, P, S, config.num_kv_heads, buffer, config.head_dim),
+        (config.num_layers // 2, S, 2, P, config.num_kv_heads, buffer, config.head_dim),
         jnp.dtype(config.dtype),
     )
     zeros_PSU = jnp.zeros((P, S, buffer), jnp.float32)
@@ -112,9 +114,19 @@ def start(
         tokens_PSU=jnp.full((P, S, buffer), pad_id, jnp.int32),
         logprobs_PSU=zeros_PSU,
         sampling_logprobs_PSU=zeros_PSU,
-        k_LPSKUE=cache,
-        v_LPSKUE=cache,
+        k_JSIPKUE=cache,
+        v_JSIPKUE=cache,
     )
+
+
+def _by_pair(x: jax.Array) -> jax.Array:
+    """[L, ...] -> [L / 2, 2, ...]."""
+    return x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
+
+
+def _by_layer(x: jax.Array) -> jax.Array:
+    """[L / 2, 2, ...] -> [L, ...]."""
+    return x.reshape(x.shape[0] * 2, *x.shape[2:])
 
 
 def truncate_top_p(logprobs: jax.Array, top_p: jax.Array) -> jax.Array:
@@ -200,23 +212,32 @@ def decode(
     first_P1 = lengths_P[:, None] - 1
     ones_P1 = jnp.ones_like(first_P1)
 
-    def one_sample(last_P, k_LPKUE, v_LPKUE, step):
-        filled_PU = jnp.broadcast_to(slots_1U < step, (last_P.shape[0], buffer))
-        suffix = KVBlock(k_LPKUE, v_LPKUE, first_P1 + slots_1U, filled_PU.astype(jnp.int32))
-        hidden_P1D, own = transformer.apply(
-            config, params, last_P[:, None], first_P1 + step, ones_P1, (prefix, suffix)
-        )
-        return hidden_P1D[:, 0], own.k_LBKTE, own.v_LBKTE
+    # As the layers read it, so that nothing is left to rearrange inside the loop.
+    prefix_k_JIPKTE, prefix_v_JIPKTE = _by_pair(prefix.k_LBKTE), _by_pair(prefix.v_LBKTE)
 
-    all_samples = jax.vmap(one_sample, in_axes=(1, 2, 2, None), out_axes=(1, 2, 2))
+    def one_sample(last_P, k_JIPKUE, v_JIPKUE, step):
+        filled_PU = jnp.broadcast_to(slots_1U < step, (last_P.shape[0], buffer))
+        suffix = KVBlock(
+            _by_layer(k_JIPKUE), _by_layer(v_JIPKUE), first_P1 + slots_1U,
+            filled_PU.astype(jnp.int32),
+        )  # fmt: skip
+        shared = prefix._replace(
+            k_LBKTE=_by_layer(prefix_k_JIPKTE), v_LBKTE=_by_layer(prefix_v_JIPKTE)
+        )
+        hidden_P1D, own = transformer.apply(
+            config, params, last_P[:, None], first_P1 + step, ones_P1, (shared, suffix)
+        )
+        return hidden_P1D[:, 0], _by_pair(own.k_LBKTE), _by_pair(own.v_LBKTE)
+
+    all_samples = jax.vmap(one_sample, in_axes=(1, 1, 1, None), out_axes=(1, 1, 1))
 
     def more(state):
         return (state.step < limit) & ~jnp.all(state.done_PS)
 
     def generate(state):
         step = state.step
-        hidden_PSD, k_LPSK1E, v_LPSK1E = all_samples(
-            state.last_PS, state.k_LPSKUE, state.v_LPSKUE, step
+        hidden_PSD, k_JSIPK1E, v_JSIPK1E = all_samples(
+            state.last_PS, state.k_JSIPKUE, state.v_JSIPKUE, step
         )
         logits_PSV = heads.logits(config, params, hidden_PSD)
         tokens_PS, sampling_PS = _draw(logits_PSV, keys_PS, step, temperature, top_p)
@@ -225,6 +246,9 @@ def decode(
         stops_PS = jnp.zeros_like(state.done_PS)
         for stop in stop_ids:
             stops_PS |= tokens_PS == stop
+
+        def extend(cache, own):
+            return jax.lax.dynamic_update_slice_in_dim(cache, own, step, axis=5)
 
         def record(buffer_PSU, values_PS, empty):
             column_PS1 = jnp.where(state.done_PS, empty, values_PS)[..., None]
@@ -238,8 +262,8 @@ def decode(
             tokens_PSU=record(state.tokens_PSU, tokens_PS, pad_id),
             logprobs_PSU=record(state.logprobs_PSU, logprobs_PS, 0.0),
             sampling_logprobs_PSU=record(state.sampling_logprobs_PSU, sampling_PS, 0.0),
-            k_LPSKUE=jax.lax.dynamic_update_slice_in_dim(state.k_LPSKUE, k_LPSK1E, step, axis=4),
-            v_LPSKUE=jax.lax.dynamic_update_slice_in_dim(state.v_LPSKUE, v_LPSK1E, step, axis=4),
+            k_JSIPKUE=extend(state.k_JSIPKUE, k_JSIPK1E),
+            v_JSIPKUE=extend(state.v_JSIPKUE, v_JSIPK1E),
         )
 
     return jax.lax.while_loop(more, generate, state)

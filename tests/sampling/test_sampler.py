@@ -319,17 +319,19 @@ LONG, SHORT = 256, 4
 SIZES = (1, 8, 32)
 
 
-def shapes(num_samples, config=WIDE):
+def shapes(num_samples, config=WIDE, num_prompts=1, buffer=SHORT):
     """Shapes of the arguments of `prefill` and `decode`; allocates nothing."""
     params = transformer.abstract_params(config)
-    tokens = jax.ShapeDtypeStruct((1, LONG), jnp.int32)
-    lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((num_prompts, LONG), jnp.int32)
+    lengths = jax.ShapeDtypeStruct((num_prompts,), jnp.int32)
     prefix = jax.eval_shape(lambda *x: sampler.prefill(config, *x), params, tokens, lengths)
     state = jax.eval_shape(
-        lambda *x: sampler.begin(config, *x, buffer=SHORT, pad_id=PAD),
-        tokens, lengths, jax.ShapeDtypeStruct((1, num_samples), bool),
+        lambda *x: sampler.begin(config, *x, buffer=buffer, pad_id=PAD),
+        tokens, lengths, jax.ShapeDtypeStruct((num_prompts, num_samples), bool),
     )  # fmt: skip
-    drawn = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (1, num_samples)))
+    drawn = jax.eval_shape(
+        lambda: jax.random.split(jax.random.key(0), (num_prompts, num_samples))
+    )
     number = jax.ShapeDtypeStruct((), jnp.float32)
     rest = (lengths, drawn, state, jax.ShapeDtypeStruct((), jnp.int32), number, number)
     return params, tokens, lengths, prefix, rest
@@ -367,3 +369,16 @@ def test_decode_holds_one_prefix_whatever_the_number_of_samples():
     growth = memory[32].temp_size_in_bytes - memory[1].temp_size_in_bytes
     # Scores [S, H, T] of one layer may exist a few times; 31 more prefixes may not.
     assert growth < 0.5 * 31 * nbytes(prefix)
+
+
+@pytest.mark.parametrize("num_prompts", [1, 4])
+def test_decode_never_copies_a_whole_cache(num_prompts):
+    config = dataclasses.replace(CONFIG, num_layers=8)
+    params, _, _, prefix, rest = shapes(32 // num_prompts, config, num_prompts, 64)
+    compiled = sampler.decode.lower(
+        config, params, prefix, *rest, stop_ids=STOPS, pad_id=PAD
+    ).compile()
+    cache = rest[2].k_JSIPKUE
+    # Weights, keys and values of a layer may be sliced out and rearranged. Copying both caches
+    # whole, as another order of their axes would need at every step, takes three times this.
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * nbytes(cache)

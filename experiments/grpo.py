@@ -112,13 +112,17 @@ def run_stage(run: runs.Run) -> None:
             if (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps:
                 offsets = {"metrics_offset": run.metrics.offset, "store_offset": store.offset}
                 checkpoints.save(step + 1, state, offsets, batches)
-            advance(
-                note=f"reward {metrics['reward_mean']:+.2f}  kl {metrics['kl']:.3f}  "
-                f"no signal {metrics['zero_signal_share']:.0%}  "
-                f"gap {metrics['logprob_gap_max']:.0e}  "
-                f"unparsed {metrics['parse_failure_share']:.0%}  "
-                f"{tokens / (drawn - began):.0f} tok/s"
-            )
+                run.say(
+                    f"{stage} {step + 1}: reward {metrics['reward_mean']:+.2f}, "
+                    f"no signal {metrics['zero_signal_share']:.0%}, kl {metrics['kl']:.3f}, "
+                    f"entropy {metrics['entropy']:.2f}, "
+                    f"ratio {metrics['ratio_p01']:.2f} to {metrics['ratio_p99']:.2f}, "
+                    f"log-prob gap {metrics['logprob_gap_max']:.0e}, "
+                    f"cut {metrics['truncation_share']:.0%}, "
+                    f"unparsed {metrics['parse_failure_share']:.0%}, "
+                    f"{tokens / (drawn - began):.0f} tokens/s"
+                )
+            advance(note=f"reward {metrics['reward_mean']:+.2f}")
     checkpoints.close()
     store.close()
     run.save_params(stage, state.params)

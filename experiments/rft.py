@@ -32,7 +32,7 @@ def draw_stage(
                 engine, params, comparisons, config, run.tokenizer, store,
                 base_key=run.base_key, seed=run.config.seed, fingerprint=fingerprint,
                 stage=stage, hinted=hinted,
-                on_unit=lambda total, drawn: advance(len(drawn)),
+                on_unit=lambda samples, drawn: advance(samples),
             )  # fmt: skip
         if work.dropped or work.truncated:
             run.say(f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened")

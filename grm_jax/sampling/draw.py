@@ -334,7 +334,7 @@ def draw(
     stage: str,
     step: int = 0,
     hinted: bool = False,
-    on_unit: Callable[[int, list[Trajectory]], None] = lambda total, trajectories: None,
+    on_unit: Callable[[int, list[Trajectory]], None] = lambda samples, trajectories: None,
 ) -> WorkList:
     """Draws what the store does not hold yet, one append a unit.
 
@@ -351,7 +351,8 @@ def draw(
       stage: name of the stage; with `hinted`, units are recorded under "<stage>/hinted".
       step: pass or step.
       hinted: give the hint in the prompt.
-      on_unit: called with the number of units in all after each unit, drawn or found.
+      on_unit: called after each unit with its number of samples and what was drawn; a unit that
+        was found complete has samples and no trajectories.
 
     Returns:
       The work list, with what was dropped and truncated.
@@ -360,13 +361,14 @@ def draw(
     stage = f"{stage}/hinted" if hinted else stage
     work = plan(comparisons, config, tokenizer, engine, seed=seed, step=step, hinted=hinted)
     complete = store.completed_units(fingerprint, stage, step)
-    for _ in complete:
-        on_unit(len(work.units), [])
+    for unit in work.units:
+        if unit.index in complete:
+            on_unit(sum(len(request.samples) for request in unit.requests), [])
     by_uid = {comparison.uid: comparison for comparison in comparisons}
     for unit, _, trajectories in draw_units(
         engine, params, work, by_uid, config, tokenizer, base_key=base_key,
         fingerprint=fingerprint, stage=stage, step=step, hinted=hinted, skip=complete,
     ):  # fmt: skip
         store.append_unit(UnitHeader(fingerprint, stage, step, unit.index), trajectories)
-        on_unit(len(work.units), trajectories)
+        on_unit(len(trajectories), trajectories)
     return work

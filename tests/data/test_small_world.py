@@ -1,0 +1,155 @@
+"""The small world: exact ground truth, disjoint splits, readable trajectories."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from grm_jax.data import small_world
+from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
+from grm_jax.text.prompts import grm_prompt
+from grm_jax.text.scores import is_correct, parse_strict
+
+NOISELESS = SmallWorldConfig(bias=0.0, noise=1e-9, verdict_flips=0.0)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return SmallWorld(SmallWorldConfig())
+
+
+@pytest.fixture(scope="module")
+def comparisons(world):
+    return world.comparisons("train", 300)
+
+
+def test_everything_is_a_pure_function_of_config_split_and_seed(world, comparisons):
+    assert SmallWorld(SmallWorldConfig()).comparisons("train", 300) == comparisons
+    assert world.comparisons("train", 20) == comparisons[:20]
+    assert world.comparisons("train", 20, seed=1) != comparisons[:20]
+    other = SmallWorld(SmallWorldConfig(world_seed=1))
+    assert other.comparisons("train", 20) != comparisons[:20]
+
+
+def test_splits_are_disjoint_by_content(world):
+    hashes = {split: set() for split in small_world.SPLITS}
+    for split, found in hashes.items():
+        for seed in (0, 1):
+            found.update(c.content_hash() for c in world.comparisons(split, 150, seed=seed))
+    assert not hashes["train"] & hashes["development"]
+    assert not hashes["train"] & hashes["test"]
+    assert not hashes["development"] & hashes["test"]
+    with pytest.raises(ValueError, match="split must be one of"):
+        world.comparisons("validation", 1)
+
+
+def test_rewards_follow_from_the_text_and_the_hidden_priorities(world, comparisons):
+    sizes = set()
+    for comparison in comparisons:
+        truth = world.truth(comparison)
+        sizes.add(comparison.n)
+        assert set(truth.named) == set(truth.ranked) and len(truth.named) == 4
+        verdicts = [{name: name in met for name in truth.named} for met in truth.met]
+        if comparison.n == 1:
+            assert comparison.label == int(truth.ranked[0] in truth.met[0])
+        else:
+            scores = [small_world.score_of(truth.ranked, v) for v in verdicts]
+            assert list(comparison.rewards) == scores
+            assert scores.count(max(scores)) == 1 and min(scores) >= 1 and max(scores) <= 10
+    assert sizes == {1, 2, 3, 4}
+
+
+def test_priorities_are_not_in_the_text(world):
+    """Two audiences with other priorities get other winners on the very same responses."""
+    changed = 0
+    for comparison in world.comparisons("train", 100):
+        (message,) = comparison.messages
+        audience = comparison.meta["audience"]
+        for other in small_world.AUDIENCES:
+            text = message.content.replace(f"for {audience} ", f"for {other} ")
+            moved = dataclasses.replace(
+                comparison, messages=(message._replace(content=text),), meta={"audience": other}
+            )
+            changed += world.truth(moved).ranked[0] != world.truth(comparison).ranked[0]
+    assert changed > 100
+
+
+@pytest.mark.parametrize("principles", ["self", "none"])
+def test_a_noiseless_demonstration_is_right_and_consistent(principles):
+    world = SmallWorld(NOISELESS)
+    rng = np.random.default_rng(0)
+    for comparison in world.comparisons("train", 60):
+        truth = world.truth(comparison)
+        text = world.demonstration(comparison, rng, principles=principles)
+        bounds = (0, 1) if comparison.n == 1 else (1, 10)
+        parsed = parse_strict(text, comparison.n, *bounds)
+        assert is_correct(parsed.scores, comparison.rewards)
+        order = tuple(range(comparison.n))
+        reading = small_world.read_trajectory(text, truth, order, principles=principles)
+        assert reading.well_formed and reading.verdicts_right == 1.0
+        assert reading.follows is (True if principles == "self" else None)
+        assert reading.order_right is (True if principles == "self" else None)
+
+
+def test_the_demonstrator_is_imperfect_and_the_hint_helps(world):
+    rng = np.random.default_rng(0)
+    right = {False: [], True: []}
+    for comparison in world.comparisons("train", 250):
+        hint = comparison.label if comparison.n == 1 else comparison.best
+        bounds = (0, 1) if comparison.n == 1 else (1, 10)
+        for hinted in right:
+            text = world.demonstration(comparison, rng, hint=hint if hinted else None)
+            scores = parse_strict(text, comparison.n, *bounds).scores
+            right[hinted].append(is_correct(scores, comparison.rewards))
+    assert 0.45 < np.mean(right[False]) < 0.9
+    assert np.mean(right[True]) > np.mean(right[False]) + 0.1
+
+
+def test_reading_notices_each_kind_of_fault(world, comparisons):
+    comparison = next(c for c in comparisons if c.n == 2)
+    truth, order = world.truth(comparison), (1, 0)
+    shown = dataclasses.replace(
+        comparison, responses=comparison.responses[::-1], rewards=comparison.rewards[::-1]
+    )
+    text = SmallWorld(NOISELESS).demonstration(shown, np.random.default_rng(0))
+    good = small_world.read_trajectory(text, truth, order)
+    assert good == (True, True, 1.0, True)
+
+    lines = text.split("\n")
+    flipped = lines[2].replace(" yes ", " NO ", 1).replace(" no ", " yes ", 1)
+    flipped = flipped.replace(" NO ", " no ")
+    for broken, field in (
+        ("\n".join(lines[:-1]), "well_formed"),
+        ("\n".join(lines[1:]), "well_formed"),
+        (text.replace(" 5 ", " 4 ", 1), "well_formed"),
+        ("\n".join([*lines[:2], flipped, *lines[3:]]), "verdicts_right"),
+    ):
+        reading = small_world.read_trajectory(broken, truth, order)
+        assert getattr(reading, field) != getattr(good, field), broken
+    swapped = small_world.read_trajectory(text, truth, (0, 1))
+    assert swapped.verdicts_right < 1.0
+
+
+def test_general_data_is_true_and_knows_no_audience(world):
+    for (message,), answer in world.general(50, seed=3):
+        assert not set(message.content.split()) & set(small_world.AUDIENCES)
+        instruction, response = message.content.split("\n")
+        words = answer.split()
+        assert instruction.split()[1:] == words[0::2]
+        met = small_world.criteria_met(response)
+        assert words[1::2] == ["yes" if name in met else "no" for name in words[0::2]]
+
+
+def test_prompts_are_long_enough_to_be_text(world, comparisons):
+    words = [
+        len(grm_prompt(c.messages, c.responses, form="compact", binary=c.n == 1).split())
+        for c in comparisons
+    ]
+    assert 70 < np.mean(words) < 200
+
+
+def test_bad_fields_are_named():
+    with pytest.raises(ValueError, match="small_world.num_audiences"):
+        SmallWorldConfig(num_audiences=13)
+    with pytest.raises(ValueError, match="small_world.verdict_flips"):
+        SmallWorldConfig(verdict_flips=1.5)

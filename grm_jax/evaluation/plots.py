@@ -33,7 +33,7 @@ STYLE = {
     "grid.linewidth": 0.8,
     "xtick.color": "#444444",
     "ytick.color": "#444444",
-    "legend.frameon": False,
+    "legend.framealpha": 0.9,
 }
 
 

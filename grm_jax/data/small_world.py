@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from grm_jax.data.comparison import Comparison
-from grm_jax.text.prompts import Message
+from grm_jax.text.prompts import Message, meta_rm_prompt
 from grm_jax.text.scores import parse_strict
 
 WEIGHTS = (5, 3, 1)
@@ -239,19 +239,32 @@ class SmallWorld:
     def general(self, count: int, *, seed: int) -> Iterator[tuple[tuple[Message, ...], str]]:
         """General instruction data: verdicts on named criteria, no audience and no priorities.
 
+        One to four responses are checked by three or four criteria in the order in which these
+        are named. Several responses stand between the delimiters of a GRM prompt, so that the
+        base model learns to read them before it learns whom they are for.
+
         Yields (messages, answer) pairs.
         """
         for index in range(count):
             rng = _generator("general", self.config.world_seed, seed, index)
             topic = str(rng.choice(sorted(TOPICS)))
-            named = [NAMES[f] for f in rng.permutation(len(NAMES))[:NUM_NAMED]]
-            met = rng.random(len(NAMES)) < 0.5
-            response = _write_response(rng, topic, met)
-            verdicts = criteria_met(response)
-            yield (
-                (Message("user", f"check {' '.join(named)}\n{response}"),),
-                " ".join(f"{name} {_YES_NO[name in verdicts]}" for name in named),
-            )
+            size = int(rng.integers(NUM_NAMED - 1, NUM_NAMED + 1))
+            named = [NAMES[f] for f in rng.permutation(len(NAMES))[:size]]
+            rows = rng.random((int(rng.integers(1, 5)), len(NAMES))) < 0.5
+            responses = [_write_response(rng, topic, met) for met in rows]
+            task = f"check {' '.join(named)}"
+            answers = [_checks(named, criteria_met(response)) for response in responses]
+            if len(responses) == 1:
+                yield (Message("user", f"{task}\n{responses[0]}"),), answers[0]
+                continue
+            prompt = meta_rm_prompt((Message("user", task),), responses, form="compact")
+            lines = [f"Response {i}: {answer}" for i, answer in enumerate(answers, start=1)]
+            yield (Message("user", prompt),), "\n".join([_CRITIQUE, *lines])
+
+
+def _checks(named: Sequence[str], met) -> str:
+    """One verdict after another: "polite yes source no"."""
+    return " ".join(f"{name} {_YES_NO[name in met]}" for name in named)
 
 
 def _count() -> Iterator[int]:
@@ -337,7 +350,7 @@ def write_trajectory(named, ranked, verdicts, *, principles: str) -> str:
         lines.append(_PRINCIPLES + "".join(f" {name} {weight}" for name, weight in stated))
     lines.append(_CRITIQUE)
     for i, (v, score) in enumerate(zip(verdicts, scores, strict=True)):
-        checks = " ".join(f"{name} {_YES_NO[bool(v[name])]}" for name in checked)
+        checks = _checks(checked, {name for name in checked if v[name]})
         lines.append(f"Response {i + 1}: {checks} = {score}")
     lines.append(f"{_SCORES} \\boxed{{{', '.join(map(str, scores))}}}")
     return "\n".join(lines)

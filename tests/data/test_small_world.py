@@ -1,6 +1,7 @@
 """The small world: exact ground truth, disjoint splits, readable trajectories."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -131,13 +132,27 @@ def test_reading_notices_each_kind_of_fault(world, comparisons):
 
 
 def test_general_data_is_true_and_knows_no_audience(world):
-    for (message,), answer in world.general(50, seed=3):
+    sizes = set()
+    for (message,), answer in world.general(60, seed=3):
         assert not set(message.content.split()) & set(small_world.AUDIENCES)
-        instruction, response = message.content.split("\n")
-        words = answer.split()
-        assert instruction.split()[1:] == words[0::2]
-        met = small_world.criteria_met(response)
-        assert words[1::2] == ["yes" if name in met else "no" for name in words[0::2]]
+        named = next(x for x in message.content.split("\n") if x.startswith("check ")).split()[1:]
+        shown = re.findall(r"\[The Begin of Response \d\]\n(.*)\n\[The End", message.content)
+        if shown:
+            label, *lines = answer.split("\n")
+            assert label == "Analysis:"
+            assert [line.split(": ")[0] for line in lines] == [
+                f"Response {i + 1}" for i in range(len(shown))
+            ]
+            lines = [line.split(": ")[1] for line in lines]
+        else:
+            shown, lines = [message.content.split("\n")[1]], [answer]
+        sizes.add((len(shown), len(named)))
+        for response, line in zip(shown, lines, strict=True):
+            words = line.split()
+            assert words[0::2] == named
+            met = small_world.criteria_met(response)
+            assert words[1::2] == ["yes" if name in met else "no" for name in named]
+    assert sizes == {(n, m) for n in (1, 2, 3, 4) for m in (3, 4)}
 
 
 def test_prompts_are_long_enough_to_be_text(world, comparisons):

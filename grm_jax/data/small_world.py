@@ -239,27 +239,37 @@ class SmallWorld:
     def general(self, count: int, *, seed: int) -> Iterator[tuple[tuple[Message, ...], str]]:
         """General instruction data: verdicts on named criteria, no audience and no priorities.
 
-        One to four responses are checked by three or four criteria in the order in which these
-        are named. Several responses stand between the delimiters of a GRM prompt, so that the
-        base model learns to read them before it learns whom they are for.
+        One to four responses are checked by criteria in the order in which these are named: four
+        bare ones, or three with weights, whose sum is then asked for too. Several responses stand
+        between the delimiters of a GRM prompt. So the base model can read responses and apply a
+        rubric that it is given; which rubric an audience wants, it has to learn later.
 
         Yields (messages, answer) pairs.
         """
         for index in range(count):
             rng = _generator("general", self.config.world_seed, seed, index)
             topic = str(rng.choice(sorted(TOPICS)))
-            size = int(rng.integers(NUM_NAMED - 1, NUM_NAMED + 1))
+            weighted = bool(rng.random() < 0.5)
+            size = len(WEIGHTS) if weighted else NUM_NAMED
             named = [NAMES[f] for f in rng.permutation(len(NAMES))[:size]]
             rows = rng.random((int(rng.integers(1, 5)), len(NAMES))) < 0.5
             responses = [_write_response(rng, topic, met) for met in rows]
-            task = f"check {' '.join(named)}"
-            answers = [_checks(named, criteria_met(response)) for response in responses]
+            task = "check" + (_stated(named) if weighted else "".join(f" {n}" for n in named))
+            answers = []
+            for met in map(criteria_met, responses):
+                score = score_of(named, {name: name in met for name in named})
+                answers.append(_checks(named, met) + (f" = {score}" if weighted else ""))
             if len(responses) == 1:
                 yield (Message("user", f"{task}\n{responses[0]}"),), answers[0]
                 continue
             prompt = meta_rm_prompt((Message("user", task),), responses, form="compact")
             lines = [f"Response {i}: {answer}" for i, answer in enumerate(answers, start=1)]
             yield (Message("user", prompt),), "\n".join([_CRITIQUE, *lines])
+
+
+def _stated(ranked: Sequence[str]) -> str:
+    """Criteria with their weights: " polite 5 source 3 plain 1"."""
+    return "".join(f" {name} {weight}" for name, weight in zip(ranked, WEIGHTS, strict=False))
 
 
 def _checks(named: Sequence[str], met) -> str:
@@ -343,11 +353,10 @@ def write_trajectory(named, ranked, verdicts, *, principles: str) -> str:
     scores = [score_of(ranked, v) for v in verdicts]
     if len(verdicts) == 1:
         scores = [int(verdicts[0][ranked[0]])]
-    stated = list(zip(ranked, WEIGHTS, strict=False))
-    checked = [name for name, _ in stated] if principles == "self" else list(named)
+    checked = ranked[: len(WEIGHTS)] if principles == "self" else named
     lines = []
     if principles == "self":
-        lines.append(_PRINCIPLES + "".join(f" {name} {weight}" for name, weight in stated))
+        lines.append(_PRINCIPLES + _stated(ranked))
     lines.append(_CRITIQUE)
     for i, (v, score) in enumerate(zip(verdicts, scores, strict=True)):
         checks = _checks(checked, {name for name in checked if v[name]})

@@ -132,10 +132,13 @@ def test_reading_notices_each_kind_of_fault(world, comparisons):
 
 
 def test_general_data_is_true_and_knows_no_audience(world):
-    sizes = set()
-    for (message,), answer in world.general(60, seed=3):
+    kinds = set()
+    for (message,), answer in world.general(80, seed=3):
         assert not set(message.content.split()) & set(small_world.AUDIENCES)
-        named = next(x for x in message.content.split("\n") if x.startswith("check ")).split()[1:]
+        task = next(x for x in message.content.split("\n") if x.startswith("check ")).split()[1:]
+        weighted = task[1] == "5"
+        named = task[0::2] if weighted else task
+        assert not weighted or task[1::2] == ["5", "3", "1"]
         shown = re.findall(r"\[The Begin of Response \d\]\n(.*)\n\[The End", message.content)
         if shown:
             label, *lines = answer.split("\n")
@@ -146,13 +149,17 @@ def test_general_data_is_true_and_knows_no_audience(world):
             lines = [line.split(": ")[1] for line in lines]
         else:
             shown, lines = [message.content.split("\n")[1]], [answer]
-        sizes.add((len(shown), len(named)))
+        kinds.add((len(shown), weighted))
         for response, line in zip(shown, lines, strict=True):
+            met = small_world.criteria_met(response)
+            if weighted:
+                line, score = line.split(" = ")
+                weights = zip((5, 3, 1), named, strict=True)
+                assert int(score) == 1 + sum(w for w, name in weights if name in met)
             words = line.split()
             assert words[0::2] == named
-            met = small_world.criteria_met(response)
             assert words[1::2] == ["yes" if name in met else "no" for name in named]
-    assert sizes == {(n, m) for n in (1, 2, 3, 4) for m in (3, 4)}
+    assert kinds == {(n, weighted) for n in (1, 2, 3, 4) for weighted in (False, True)}
 
 
 def test_prompts_are_long_enough_to_be_text(world, comparisons):

@@ -7,7 +7,7 @@ numbers of one seed are directions, not evidence.
     python -m experiments.spct --config=configs/small_world.py:demo --workdir=runs/demo
 
 Variants:
-    (none)         the full run: 1,000 held-out comparisons, k = 32; about an hour on 2 CPU cores
+    (none)         the full run: 1,000 held-out comparisons, k = 32; see BUILD_NOTES.md for its time
     demo           the same loop in about ten minutes on 2 idle CPU cores
     ci             the same loop in a minute; its numbers mean nothing
     runlocal       the same as ci
@@ -225,9 +225,11 @@ def _ci(c: ConfigDict) -> None:
     c.meta_rm.optimizer.steps = 3
     c.meta_rm.optimizer.warmup_steps = 1
     c.meta_rm.draw.k = 2
+    c.meta_rm.buckets.samples = "1,2"
     c.benchmark.limit = 8
     c.benchmark.ks = "1,2,4,8"
     c.benchmark.draw.k = 8
+    c.benchmark.buckets.samples = "1,8"
     c.benchmark.ablation_k = 4
     c.benchmark.num_subsets = 8
 

@@ -66,6 +66,41 @@ def compact(state, prefix, lengths_P, keys_PS, rows_Q, columns_QR):
     return _take(state, rows_Q, columns_QR), prefix, lengths_P[rows_Q], keys_QR
 
 
+def declared_programs(buckets: Buckets, *, moves: bool = True, shards: int = 1) -> set[tuple]:
+    """Every program that an engine with these buckets may ever compile, known before it runs.
+
+    Args:
+      buckets: allowed shapes.
+      moves: stragglers may move into smaller shapes, as they do if `chunk` is shorter than what
+        is generated.
+      shards: devices that the prompts are split over.
+
+    Returns:
+      (name, bucket) pairs, and ("compact", from, to), as in `JittedEngine.programs`.
+    """
+    found, waiting = set(), buckets.shapes()
+    while waiting:
+        bucket = waiting.pop()
+        found |= {("prefill", bucket._replace(S=0, U=0)), ("begin", bucket), ("decode", bucket)}
+        reached = _moves(bucket, buckets.samples, shards) if moves else []
+        found |= {("compact", bucket, smaller) for smaller in reached}
+        waiting += [b for b in reached if ("decode", b) not in found]
+    return found
+
+
+def _moves(bucket: Bucket, sizes: tuple[int, ...], shards: int) -> list[Bucket]:
+    """Shapes that survivors of a bucket can move to: at most half as many places."""
+    prompts = [bucket.P]
+    while prompts[-1] % (2 * shards) == 0:
+        prompts.append(prompts[-1] // 2)
+    return [
+        bucket._replace(P=P, S=S)
+        for P in prompts
+        for S in sizes
+        if S <= bucket.S and 2 * P * S <= bucket.P * bucket.S
+    ]
+
+
 class JittedEngine:
     """Draws work units on the local devices.
 

@@ -5,6 +5,7 @@ one is drawn again whole, and samples of one unit never meet those of another.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,13 +77,19 @@ class Buckets:
         Raises:
           ValueError: naming the size that no bucket fits.
         """
-        S = _smallest(self.samples, num_samples, "samples")
-        return Bucket(
-            P=max(1, self.samples_per_unit // S),
-            S=S,
-            T=_smallest(self.prompt_lengths, prompt_length, "prompt_lengths"),
-            U=_smallest(self.output_lengths, max_new_tokens, "output_lengths"),
+        return self._of(
+            _smallest(self.samples, num_samples, "samples"),
+            _smallest(self.prompt_lengths, prompt_length, "prompt_lengths"),
+            _smallest(self.output_lengths, max_new_tokens, "output_lengths"),
         )
+
+    def shapes(self) -> list[Bucket]:
+        """Every bucket that a unit can have."""
+        sizes = itertools.product(self.samples, self.prompt_lengths, self.output_lengths)
+        return [self._of(*size) for size in sizes]
+
+    def _of(self, S: int, T: int, U: int) -> Bucket:
+        return Bucket(P=max(1, self.samples_per_unit // S), S=S, T=T, U=U)
 
 
 def _smallest(sizes: Sequence[int], needed: int, name: str) -> int:

@@ -57,6 +57,32 @@ def draw(requests, chunk=None, **wanted):
     return found
 
 
+def test_declared_programs_without_moves_are_those_of_the_shapes():
+    found = engine_module.declared_programs(BUCKETS, moves=False)
+    one, four = Bucket(8, 1, 16, 16), Bucket(2, 4, 16, 16)
+    assert found == {
+        ("prefill", one._replace(S=0, U=0)), ("begin", one), ("decode", one),
+        ("prefill", four._replace(S=0, U=0)), ("begin", four), ("decode", four),
+    }  # fmt: skip
+
+
+def test_every_move_of_stragglers_is_declared():
+    declared = engine_module.declared_programs(BUCKETS)
+    worker = engine(chunk=1)
+    rng = np.random.default_rng(0)
+    for bucket in BUCKETS.shapes():
+        for _ in range(200):
+            here = bucket
+            while True:
+                done_PS = rng.random((here.P, here.S)) < rng.random()
+                smaller = None if done_PS.all() else worker._smaller(here, done_PS)
+                if smaller is None:
+                    break
+                assert ("compact", here, smaller) in declared
+                assert ("decode", smaller) in declared
+                here = smaller
+
+
 def test_programs_are_the_compiled_ones_and_warm_runs_are_quiet(compilation_counter):
     programs = {
         "prefill": sampler.prefill, "begin": sampler.begin, "decode": sampler.decode,
@@ -84,6 +110,7 @@ def test_programs_are_the_compiled_ones_and_warm_runs_are_quiet(compilation_coun
     assert names.count("prefill") == 1
 
     known = set(worker.programs)
+    assert known <= engine_module.declared_programs(BUCKETS)
     with compilation_counter() as compiled, jax.transfer_guard("disallow"):
         again = run_all()
         run_all(temperature=0.0, max_new_tokens=1)

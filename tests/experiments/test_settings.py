@@ -75,7 +75,8 @@ def test_every_variant_is_valid(variant):
         ({"benchmark__k_meta": "1,1,2,9"}, "config.benchmark.k_meta: k_meta: 9"),
         ({"benchmark__k_meta": "1,1"}, "config.benchmark.k_meta: k_meta: 2 values"),
         ({"benchmark__ablation_k": 9}, "config.benchmark.ablation_k: 9"),
-        ({"mesh__data": 2, "grpo__loop__prompts_per_step": 3}, "config.grpo.loop.prompts_per_step: 3"),
+        ({"mesh__data": 2, "grpo__loop__prompts_per_step": 3},
+         "config.grpo.loop.prompts_per_step: 3"),
         ({"mesh__data": 2, "meta_rm__loop__batch_size": 3}, "config.meta_rm.loop.batch_size: 3"),
     ],
 )  # fmt: skip

@@ -73,10 +73,10 @@ def _full() -> ConfigDict:
     optimizer = {"schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
 
     c.base = ConfigDict()
-    c.base.data = ConfigDict({"demonstrations": 0, "general": 12_000, "checkpoint_every": 200})
+    c.base.data = ConfigDict({"demonstrations": 0, "general": 20_000, "checkpoint_every": 200})
     c.base.packing = ConfigDict(packing)
     c.base.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-3, "steps": 1500, "warmup_steps": 50}
+        {**optimizer, "learning_rate": 4e-3, "steps": 2500, "warmup_steps": 50}
     )
     c.cold_start = ConfigDict()
     c.cold_start.data = ConfigDict(

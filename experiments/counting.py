@@ -146,8 +146,11 @@ def group(
 def lines(suite: Suite, rules: CountingRules, *, max_responses: int) -> list[Line]:
     """All lines of a suite: blind baselines, then whatever was drawn."""
     found = blind(suite)
+    # Of each arm, the votes of its last stage are the plain "Voting@k".
+    last = {drawn.principles: drawn.stage for drawn in suite.drawn if not drawn.greedy}
     for drawn in suite.drawn:
-        found += _count(suite, drawn, rules, max_responses)
+        prefix = "" if drawn.stage == last.get(drawn.principles) else STAGE_NAMES[drawn.stage]
+        found += _count(suite, drawn, rules, max_responses, prefix)
     return found
 
 
@@ -174,7 +177,9 @@ def greedy(stage: str) -> str:
     return f"{STAGE_NAMES[stage]}, greedy"
 
 
-def _count(suite: Suite, drawn: Drawn, rules: CountingRules, max_responses: int) -> list[Line]:
+def _count(
+    suite: Suite, drawn: Drawn, rules: CountingRules, max_responses: int, prefix: str
+) -> list[Line]:
     ballots = from_trajectories(
         drawn.groups, [comparison.n for comparison in suite.comparisons], meta=drawn.meta,
         num_samples=rules.num_samples, max_responses=max_responses,
@@ -208,7 +213,7 @@ def _count(suite: Suite, drawn: Drawn, rules: CountingRules, max_responses: int)
                 continue
             # Rounded, so that means of equal credits in float32 do not differ by 1e-8.
             credits_C = np.round(np.asarray(credits_KC, np.float64)[i][several_C], 6)
-            line = Line(drawn.section, _label(drawn, k, kind), None)
+            line = Line(drawn.section, _label(drawn, k, kind, prefix), None)
             if credits_C.size:
                 line = line._replace(credits_C=credits_C)
             if singles is not None:
@@ -218,17 +223,18 @@ def _count(suite: Suite, drawn: Drawn, rules: CountingRules, max_responses: int)
     return _in_order(found)
 
 
-def _label(drawn: Drawn, k: int, kind: str) -> str:
+def _label(drawn: Drawn, k: int, kind: str, prefix: str) -> str:
     if drawn.greedy:
         return greedy(drawn.stage)
     if k == 1:
         return one_sample(drawn.stage)
-    return f"{'MetaRM' if kind == 'guided' else 'Voting'}@{k}"
+    votes = f"{'MetaRM' if kind == 'guided' else 'Voting'}@{k}"
+    return f"{prefix}, {votes}" if prefix else votes
 
 
 def _in_order(found: list[Line]) -> list[Line]:
     """Voting before guided voting."""
-    return sorted(found, key=lambda line: line.label.startswith("MetaRM"))
+    return sorted(found, key=lambda line: "MetaRM@" in line.label)
 
 
 def single_auc(singles_MC: np.ndarray, labels_C: np.ndarray) -> statistics.Interval | None:

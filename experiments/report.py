@@ -121,8 +121,8 @@ def pairs(rules: CountingRules, lines: Sequence[Line]) -> list[tuple[str, Line, 
     ks = [k for k in rules.ks if k > 1]
     if voters and ks:
         middle, top = (8 if 8 in ks else ks[-1]), ks[-1]
-        votes = next(i for i, line in enumerate(voters) if line.label.startswith("Voting@"))
-        stage = voters[votes - 1].label.removesuffix(", one sample")
+        singles = [line.label for line in voters if line.label.endswith(", one sample")]
+        stage = singles[-1].removesuffix(", one sample")  # the last stage is the one that votes
         last = (counting.GREEDY, f"{stage}, greedy")
         add(f"Voting@{middle} − {stage}, greedy", sampled(f"Voting@{middle}"), last)
         add(f"Voting@{middle} − {stage}, one sample", sampled(f"Voting@{middle}"),

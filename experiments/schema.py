@@ -97,7 +97,7 @@ class BenchmarkConfig:
       data_dir: folder of the real suites.
       limit: comparisons of each suite.
       greedy_stages: stages measured greedily.
-      sampled_stages: stages of which k samples are drawn; the last one votes.
+      sampled_stages: stages of which k samples are drawn; the votes of the last are the paper's.
       ks: values of k for voting.
       k_meta: samples that guided voting keeps, one number for each of `ks`; "" is k // 2.
       num_subsets: random k-subsets of the drawn samples.

@@ -1,0 +1,63 @@
+"""Rows and differences of a benchmark: whose votes are whose when several stages vote."""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import counting, report
+from experiments.counting import GREEDY, SAMPLED, CountingRules, Drawn, Line, Suite
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import Trajectory
+from grm_jax.text.prompts import Message
+
+RULES = CountingRules((1, 2), (1, 1), 4, "uniform", "chance", False, 2, 0)
+
+
+def comparison(i):
+    return Comparison(
+        uid=f"c{i}", messages=(Message("user", "q"),), responses=("a", "b"), rewards=(1.0, 0.0)
+    )
+
+
+def trajectory(uid, sample, scores):
+    return Trajectory(
+        fingerprint="f", stage="s", step=0, uid=uid, sample=sample, seed=(0, 0), order=(0, 1),
+        token_ids=(1,), logprobs=(0.0,), sampling_logprobs=(0.0,), text="", scores=scores,
+        parse_reason="ok", lenient_scores=scores, finish="stop", correct=scores[0] > scores[1],
+        hinted=False, truncated=False,
+    )  # fmt: skip
+
+
+def drawn(stage, scores, greedy=False):
+    """A stage that answers every comparison alike."""
+    groups = [[trajectory(f"c{i}", s, scores) for s in range(1 if greedy else 2)] for i in range(4)]
+    return Drawn(stage, "self", greedy, groups)
+
+
+def test_only_the_last_stage_votes_without_its_name():
+    right, wrong = (9, 1), (1, 9)
+    suite = Suite(
+        "s", "", [comparison(i) for i in range(4)],
+        (drawn("rft", wrong, greedy=True), drawn("grpo", right, greedy=True),
+         drawn("rft", wrong), drawn("grpo", right)),
+    )  # fmt: skip
+    lines = counting.lines(suite, RULES, max_responses=2)
+    found = {line.label: float(np.mean(line.credits_C)) for line in lines}
+    assert found["RFT, Voting@2"] == found["RFT, one sample"] == found["RFT, greedy"] == 0.0
+    assert found["Voting@2"] == found["GRPO, one sample"] == found["GRPO, greedy"] == 1.0
+    labels = [line.label for line in lines]
+    assert len(set(labels)) == len(labels)
+
+
+def test_votes_are_compared_with_their_own_stage():
+    rules = dataclasses.replace(RULES, ks=(1, 8), k_metas=(1, 4))
+    lines = [
+        Line(GREEDY, "RFT, greedy"), Line(GREEDY, "GRPO, greedy"),
+        Line(SAMPLED, "RFT, one sample"), Line(SAMPLED, "RFT, Voting@8"),
+        Line(SAMPLED, "GRPO, one sample"), Line(SAMPLED, "Voting@8"),
+    ]  # fmt: skip
+    pairs = {label: (a.label, b.label) for label, a, b in report.pairs(rules, lines)}
+    assert pairs["Voting@8 − GRPO, greedy"] == ("Voting@8", "GRPO, greedy")
+    assert pairs["Voting@8 − GRPO, one sample"] == ("Voting@8", "GRPO, one sample")
+    assert pairs["GRPO − RFT, one sample"] == ("GRPO, one sample", "RFT, one sample")
+    assert not any(label.startswith("Voting@8 − RFT") for label in pairs)

@@ -240,14 +240,15 @@ class JittedEngine:
                 bucket = smaller
 
     def _smaller(self, bucket: Bucket, done_PS: np.ndarray) -> Bucket | None:
-        """The bucket for the survivors, if they fill at most half of this one."""
+        """The smallest shape for the survivors, if they fill at most half of this one."""
         alive_P = (~done_PS).sum(axis=1)
-        S = next(size for size in self.buckets.samples if size >= alive_P.max())
-        P = bucket.P
         shards = 1 if self._sharding is None else self._sharding.num_devices
-        while P % (2 * shards) == 0 and (alive_P > 0).sum() <= P // 2:
-            P //= 2
-        return bucket._replace(P=P, S=S) if 2 * P * S <= bucket.P * bucket.S else None
+        fits = [
+            smaller
+            for smaller in _moves(bucket, self.buckets.samples, shards)
+            if (alive_P > 0).sum() <= smaller.P and alive_P.max() <= smaller.S
+        ]
+        return min(fits, key=lambda smaller: smaller.P * smaller.S, default=None)
 
 
 def _survivors(done_PS: np.ndarray, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,23 @@
 """The small world: comparisons made by a program, with exact ground truth.
 
 A query names a topic, an audience and four criteria out of eight families. Every audience has a
-hidden order of priorities over the families; among the criteria that a query names, the first
-three by that order weigh 5, 3 and 1 and the last weighs nothing. A response is a short text whose
-words meet or miss each criterion, and
+hidden order of priorities over the families; the four criteria that a query names are worth 4, 3,
+2 and 1 by that order. A response is a short text whose words meet or miss each criterion. With
+n >= 2 responses the preferred one meets criteria of the unique largest worth,
+
+    worth = 4 * met(first) + 3 * met(second) + 2 * met(third) + 1 * met(fourth).
+
+With n = 1 the truth is 1 exactly if the response meets the criterion that the audience values
+most. The priorities appear nowhere in the text: a model can learn them only from which response
+wins, which is what makes principles matter.
+
+A trajectory can state only three criteria, with weights:
 
     score = 1 + 5 * met(first) + 3 * met(second) + 1 * met(third)        (an integer, 1 to 10).
 
-With n >= 2 responses the preferred one has the unique highest score. With n = 1 the truth is 1
-exactly if the response meets the criterion that the audience values most. The priorities appear
-nowhere in the text: a model can learn them only from which response wins, which is what makes
-principles matter.
+So one trajectory is coarser than the preference, and even the right principles rank some responses
+wrongly. Samples that state other principles differ in what they leave out, and the sum of their
+scores is finer than each: this is the paper's account of why voting pays.
 
 A trajectory states the criteria with their weights (principles), then checks each response in the
 order of the principles (critique), then boxes the scores. Because verdicts stand in the order of
@@ -31,8 +38,9 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.text.prompts import Message, meta_rm_prompt
 from grm_jax.text.scores import parse_strict
 
-WEIGHTS = (5, 3, 1)
-NUM_NAMED = 4  # criteria that a query names
+WORTH = (4, 3, 2, 1)  # of the criteria that a query names, in the audience's order
+WEIGHTS = (5, 3, 1)  # of the criteria that a trajectory states
+NUM_NAMED = len(WORTH)
 SPLITS = ("train", "development", "test")
 
 
@@ -181,10 +189,10 @@ class SmallWorld:
         ranked = named[np.argsort(-self._value[audience, named])]
         while True:
             met = rng.random((n, len(NAMES))) < 0.5
-            scores = 1 + met[:, ranked[: len(WEIGHTS)]] @ np.asarray(WEIGHTS)
-            if n == 1 or np.sum(scores == scores.max()) == 1:
+            worth = met[:, ranked] @ np.asarray(WORTH)
+            if n == 1 or np.sum(worth == worth.max()) == 1:
                 break
-        rewards = [float(met[0, ranked[0]])] if n == 1 else [float(s) for s in scores]
+        rewards = [float(met[0, ranked[0]])] if n == 1 else [float(w) for w in worth]
         return Comparison(
             uid=f"small-{split}-{seed}-{index}",
             messages=(Message("user", query),),

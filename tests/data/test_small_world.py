@@ -54,9 +54,10 @@ def test_rewards_follow_from_the_text_and_the_hidden_priorities(world, compariso
         if comparison.n == 1:
             assert comparison.label == int(truth.ranked[0] in truth.met[0])
         else:
-            scores = [small_world.score_of(truth.ranked, v) for v in verdicts]
-            assert list(comparison.rewards) == scores
-            assert scores.count(max(scores)) == 1 and min(scores) >= 1 and max(scores) <= 10
+            first, second, third, fourth = truth.ranked
+            worth = [4 * v[first] + 3 * v[second] + 2 * v[third] + v[fourth] for v in verdicts]
+            assert list(comparison.rewards) == worth
+            assert worth.count(max(worth)) == 1
     assert sizes == {1, 2, 3, 4}
 
 
@@ -76,20 +77,38 @@ def test_priorities_are_not_in_the_text(world):
 
 
 @pytest.mark.parametrize("principles", ["self", "none"])
-def test_a_noiseless_demonstration_is_right_and_consistent(principles):
+def test_a_noiseless_demonstration_is_consistent_and_mostly_right(principles):
     world = SmallWorld(NOISELESS)
     rng = np.random.default_rng(0)
-    for comparison in world.comparisons("train", 60):
+    right = []
+    for comparison in world.comparisons("train", 200):
         truth = world.truth(comparison)
         text = world.demonstration(comparison, rng, principles=principles)
         bounds = (0, 1) if comparison.n == 1 else (1, 10)
         parsed = parse_strict(text, comparison.n, *bounds)
-        assert is_correct(parsed.scores, comparison.rewards)
+        right.append(is_correct(parsed.scores, comparison.rewards))
+        assert right[-1] or comparison.n > 1
         order = tuple(range(comparison.n))
         reading = small_world.read_trajectory(text, truth, order, principles=principles)
         assert reading.well_formed and reading.verdicts_right == 1.0
         assert reading.follows is (True if principles == "self" else None)
         assert reading.order_right is (True if principles == "self" else None)
+    assert 0.8 < np.mean(right) < 0.97  # three criteria of four cannot tell everything
+
+
+def test_a_sum_of_trajectories_is_finer_than_the_best_one():
+    """Other principles leave other criteria out, so that votes see all four."""
+    best = SmallWorld(NOISELESS)
+    varied = SmallWorld(dataclasses.replace(NOISELESS, noise=0.7))
+    rng = np.random.default_rng(0)
+
+    def scores(world, comparison):
+        return np.array(parse_strict(world.demonstration(comparison, rng), comparison.n).scores)
+
+    comparisons = [c for c in best.comparisons("train", 150) if c.n > 1]
+    alone = [is_correct(scores(best, c), c.rewards) for c in comparisons]
+    summed = [is_correct(sum(scores(varied, c) for _ in range(32)), c.rewards) for c in comparisons]
+    assert np.mean(summed) > np.mean(alone) + 0.03
 
 
 def test_the_demonstrator_is_imperfect_and_the_hint_helps(world):

@@ -1,32 +1,145 @@
-"""Shapes of the decoder and the published Gemma-2 sizes."""
+"""Shapes of the decoder, and the published sizes of Gemma-2 and DeepSeek."""
 
 import dataclasses
+import math
+
+SCORINGS = ("softmax", "sigmoid")
+ACTIVATIONS = ("gelu_tanh", "silu")
+EXPERT_PATHS = ("auto", "blocks", "megablox")
+
+
+@dataclasses.dataclass(frozen=True)
+class YarnConfig:
+    """YaRN: rotary frequencies stretched beyond the trained length.
+
+    Attributes:
+      factor: how much longer contexts become.
+      original_length: trained length in tokens.
+      beta_fast, beta_slow: turns within the trained length between which frequencies are blended.
+      mscale, mscale_all_dim: their ratio scales rotations; the latter also scales q.k, which the
+        caller folds into `ModelConfig.query_scale` (see `mla_query_scale`).
+    """
+
+    factor: float
+    original_length: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
+
+
+def yarn_mscale(factor: float, mscale: float) -> float:
+    """0.1 * mscale * ln(factor) + 1 for factor > 1, else 1."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MLAConfig:
+    """Multi-head latent attention: keys and values are made from one small latent per token.
+
+    Attributes:
+      kv_rank: width of the latent of keys and values.
+      nope_dim: width of the part of a head without rotation.
+      rope_dim: width of the rotated part; its key is shared by all heads.
+      value_dim: width of the values of a head.
+      query_rank: width of the latent of queries; None projects queries directly.
+      latent_norm_eps: epsilon of the norms of the latents.
+    """
+
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    query_rank: int | None = None
+    latent_norm_eps: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class MoEConfig:
+    """Routed and shared experts. No token is ever dropped.
+
+    Attributes:
+      num_experts: X, routed experts.
+      experts_per_token: A, how many of them a token goes to.
+      expert_dim: F of one routed expert.
+      shared_dim: F of the shared experts together, seen by every token; 0 for none.
+      first_dense: leading layers with a plain feed-forward layer instead.
+      scoring: "softmax" over all experts (V2) or "sigmoid" of each (V3).
+      selection_bias: a bias per expert decides which are chosen, not how they are weighed (V3).
+      num_groups, top_groups: experts are chosen inside the best `top_groups` of `num_groups`.
+      group_top: a group is as good as the sum of its best `group_top` experts.
+      normalize: weights of the chosen experts sum to 1 before `routed_scale`.
+      routed_scale: factor on the weights.
+    """
+
+    num_experts: int
+    experts_per_token: int
+    expert_dim: int
+    shared_dim: int = 0
+    first_dense: int = 0
+    scoring: str = "softmax"
+    selection_bias: bool = False
+    num_groups: int = 1
+    top_groups: int = 1
+    group_top: int = 1
+    normalize: bool = False
+    routed_scale: float = 1.0
+
+    def __post_init__(self):
+        if self.scoring not in SCORINGS:
+            raise ValueError(f"moe.scoring must be one of {SCORINGS}, got {self.scoring!r}")
+        if self.num_experts % self.num_groups:
+            raise ValueError(
+                f"moe.num_experts ({self.num_experts}) must be a multiple of moe.num_groups "
+                f"({self.num_groups})"
+            )
+        if not 1 <= self.top_groups <= self.num_groups:
+            raise ValueError(
+                f"moe.top_groups must be 1 to moe.num_groups = {self.num_groups}, "
+                f"got {self.top_groups}"
+            )
+        reachable = self.num_experts // self.num_groups * self.top_groups
+        if not 1 <= self.experts_per_token <= reachable:
+            raise ValueError(
+                f"moe.experts_per_token must be 1 to {reachable}, got {self.experts_per_token}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a Gemma-2 decoder. Hashable, so it can be a static argument of `jax.jit`.
+    """Shape of a decoder. Hashable, so it can be a static argument of `jax.jit`.
 
-    Layers alternate (local, global): even layers see a sliding window, odd ones everything.
+    The defaults are Gemma-2's. With a sliding window, layers alternate (local, global): even
+    layers see the window, odd ones everything.
 
     Attributes:
-      vocab_size: V, rows of the tied embedding.
-      num_layers: L, even, because layers are scanned in (local, global) pairs.
+      vocab_size: V, rows of the embedding.
+      num_layers: L; even with a sliding window, because layers are scanned in (local, global)
+        pairs.
       embed_dim: D, width of the residual stream.
       num_heads: H, query heads.
       num_kv_heads: K, key and value heads; divides H.
-      head_dim: E, width of one head; even, because RoPE rotates halves.
-      ffn_dim: F, width of the gated feed-forward layer.
-      sliding_window: tokens a local layer sees, the current one included.
+      head_dim: E, width of a query and key head; even, because RoPE rotates halves.
+      ffn_dim: F, width of the gated feed-forward layer (of the dense layers).
+      sliding_window: tokens a local layer sees, the current one included; None: no local layers.
       query_scale: factor on q.k before the soft cap (`query_pre_attn_scalar ** -0.5`).
       attn_softcap: cap c of c * tanh(logits / c) on attention logits, None for no cap.
       final_softcap: the same on output logits.
       rope_theta: base of the rotary frequencies.
       norm_eps: epsilon of every RMSNorm.
+      unit_offset_norms: norms multiply by 1 + w, in float32 (Gemma); else by w.
+      post_norms: norms after attention and feed-forward too (Gemma-2).
+      scale_embeddings: embeddings are multiplied by sqrt(D) (Gemma).
+      activation: of the gate: "gelu_tanh" or "silu".
+      tied_embeddings: output logits use the embedding; else a matrix of their own.
+      mla: latent attention instead of grouped-query attention; K is then 1 in the cache.
+      moe: experts in all but the first layers.
+      yarn: stretched rotary frequencies.
       dtype: type of activations.
       param_dtype: type of parameters.
       attention_chunk: keys per step of the online softmax; bounds memory, never the result.
-      remat: recompute each layer pair in the backward pass.
+      expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
+      remat: recompute each group of layers in the backward pass.
 
     Raises:
       ValueError: naming the field that makes the shape impossible.
@@ -39,29 +152,43 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     ffn_dim: int
-    sliding_window: int
+    sliding_window: int | None
     query_scale: float
     attn_softcap: float | None = 50.0
     final_softcap: float | None = 30.0
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
+    unit_offset_norms: bool = True
+    post_norms: bool = True
+    scale_embeddings: bool = True
+    activation: str = "gelu_tanh"
+    tied_embeddings: bool = True
+    mla: MLAConfig | None = None
+    moe: MoEConfig | None = None
+    yarn: YarnConfig | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
     attention_chunk: int = 1024
+    expert_path: str = "auto"
     remat: bool = False
 
     def __post_init__(self):
         for name in (
             "vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim",
-            "ffn_dim", "sliding_window", "attention_chunk",
+            "ffn_dim", "attention_chunk",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_layers % 2:
-            raise ValueError(
-                f"model.num_layers must be even, because layers are scanned in (local, global) "
-                f"pairs, got {self.num_layers}"
-            )
+        if self.sliding_window is not None:
+            if self.sliding_window < 1:
+                raise ValueError(
+                    f"model.sliding_window must be at least 1, got {self.sliding_window}"
+                )
+            if self.num_layers % 2:
+                raise ValueError(
+                    f"model.num_layers must be even, because layers are scanned in (local, "
+                    f"global) pairs, got {self.num_layers}"
+                )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"model.num_heads ({self.num_heads}) must be a multiple of "
@@ -69,7 +196,92 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim must be even for RoPE, got {self.head_dim}")
+        for name, known in (("activation", ACTIVATIONS), ("expert_path", EXPERT_PATHS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"model.{name} must be one of {known}, got {getattr(self, name)!r}"
+                )
+        if self.mla is not None:
+            self._check_mla(self.mla)
+        if self.moe is not None:
+            if self.sliding_window is not None:
+                raise ValueError("model.sliding_window must be None where model.moe is given")
+            if not 0 <= self.moe.first_dense < self.num_layers:
+                raise ValueError(
+                    f"model.moe.first_dense must be 0 to {self.num_layers - 1}, "
+                    f"got {self.moe.first_dense}"
+                )
 
+    def _check_mla(self, mla: MLAConfig) -> None:
+        if self.num_kv_heads != 1:
+            raise ValueError(
+                f"model.num_kv_heads must be 1 with model.mla, got {self.num_kv_heads}"
+            )
+        if self.head_dim != mla.nope_dim + mla.rope_dim or mla.rope_dim % 2:
+            raise ValueError(
+                f"model.head_dim ({self.head_dim}) must be model.mla.nope_dim ({mla.nope_dim}) + "
+                f"model.mla.rope_dim ({mla.rope_dim}), the latter even"
+            )
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Window of each layer of a group, the unit of the scan: (local, global), or (None,)."""
+        return (None,) if self.sliding_window is None else (self.sliding_window, None)
+
+    @property
+    def num_groups(self) -> int:
+        """J, groups of layers in the cache and, with the dense first ones, in the scan."""
+        return self.num_layers // len(self.windows)
+
+    @property
+    def cache_widths(self) -> tuple[int, int]:
+        """Widths of a cached key and value head. MLA keeps one latent, and no values beside it."""
+        if self.mla is None:
+            return self.head_dim, self.head_dim
+        return self.mla.kv_rank + self.mla.rope_dim, 0
+
+
+def mla_query_scale(mla: MLAConfig, yarn: YarnConfig | None) -> float:
+    """Factor on q.k of DeepSeek: (nope + rope)^-0.5, times YaRN's mscale_all_dim term squared."""
+    scale = (mla.nope_dim + mla.rope_dim) ** -0.5
+    if yarn is not None and yarn.mscale_all_dim:
+        scale *= yarn_mscale(yarn.factor, yarn.mscale_all_dim) ** 2
+    return scale
+
+
+def deepseek(
+    *,
+    vocab_size: int,
+    num_layers: int,
+    embed_dim: int,
+    num_heads: int,
+    ffn_dim: int,
+    mla: MLAConfig,
+    moe: MoEConfig | None,
+    yarn: YarnConfig | None,
+    **fields,
+) -> ModelConfig:
+    """A config with the conventions of DeepSeek-V2 and V3; `fields` are any others."""
+    conventions = {
+        "num_kv_heads": 1,
+        "head_dim": mla.nope_dim + mla.rope_dim,
+        "sliding_window": None,
+        "query_scale": mla_query_scale(mla, yarn),
+        "attn_softcap": None,
+        "final_softcap": None,
+        "unit_offset_norms": False,
+        "post_norms": False,
+        "scale_embeddings": False,
+        "activation": "silu",
+        "tied_embeddings": False,
+    }
+    return ModelConfig(
+        vocab_size=vocab_size, num_layers=num_layers, embed_dim=embed_dim, num_heads=num_heads,
+        ffn_dim=ffn_dim, mla=mla, moe=moe, yarn=yarn, **{**conventions, **fields},
+    )  # fmt: skip
+
+
+_RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": True}
 
 def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, query_scalar):
     return ModelConfig(
@@ -82,9 +294,7 @@ def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, q
         ffn_dim=ffn_dim,
         sliding_window=4096,
         query_scale=query_scalar**-0.5,
-        dtype="bfloat16",
-        param_dtype="bfloat16",
-        remat=True,
+        **_RELEASED,
     )
 
 
@@ -117,4 +327,59 @@ VARIANTS: dict[str, ModelConfig] = {
     "gemma2_9b": _gemma2(42, 3584, 16, 8, 256, 14_336, 256),
     # Queries are scaled by embed_dim / num_heads = 144 here, not by head_dim.
     "gemma2_27b": _gemma2(46, 4608, 32, 16, 128, 36_864, 144),
+    # A few thousand parameters of the other architecture, for tests.
+    "tiny_deepseek": deepseek(
+        vocab_size=64,
+        num_layers=3,
+        embed_dim=32,
+        num_heads=4,
+        ffn_dim=64,
+        mla=MLAConfig(kv_rank=12, nope_dim=8, rope_dim=4, value_dim=6),
+        moe=MoEConfig(
+            num_experts=8, experts_per_token=3, expert_dim=16, shared_dim=24, first_dense=1
+        ),
+        yarn=YarnConfig(4.0, 16, mscale=0.707, mscale_all_dim=0.707),
+    ),
+    "deepseek_v2_lite_16b": deepseek(
+        vocab_size=102_400,
+        num_layers=27,
+        embed_dim=2048,
+        num_heads=16,
+        ffn_dim=10_944,
+        mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128),
+        moe=MoEConfig(
+            num_experts=64, experts_per_token=6, expert_dim=1408, shared_dim=2816, first_dense=1
+        ),
+        yarn=YarnConfig(40.0, 4096, mscale=0.707, mscale_all_dim=0.707),
+        **_RELEASED,
+    ),
+    "deepseek_v2_236b": deepseek(
+        vocab_size=102_400,
+        num_layers=60,
+        embed_dim=5120,
+        num_heads=128,
+        ffn_dim=12_288,
+        mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536),
+        moe=MoEConfig(
+            num_experts=160, experts_per_token=6, expert_dim=1536, shared_dim=3072, first_dense=1,
+            num_groups=8, top_groups=3, routed_scale=16.0,
+        ),
+        yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
+        **_RELEASED,
+    ),
+    "deepseek_v3_671b": deepseek(
+        vocab_size=129_280,
+        num_layers=61,
+        embed_dim=7168,
+        num_heads=128,
+        ffn_dim=18_432,
+        mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536),
+        moe=MoEConfig(
+            num_experts=256, experts_per_token=8, expert_dim=2048, shared_dim=2048, first_dense=3,
+            scoring="sigmoid", selection_bias=True, num_groups=8, top_groups=4, group_top=2,
+            normalize=True, routed_scale=2.5,
+        ),
+        yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
+        **_RELEASED,
+    ),
 }

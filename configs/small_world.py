@@ -80,11 +80,11 @@ def _full() -> ConfigDict:
     )
     c.cold_start = ConfigDict()
     c.cold_start.data = ConfigDict(
-        {"demonstrations": 16_000, "general": 4000, "checkpoint_every": 200}
+        {"demonstrations": 20_000, "general": 5000, "checkpoint_every": 200}
     )
     c.cold_start.packing = ConfigDict(packing)
     c.cold_start.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-3, "steps": 3000, "warmup_steps": 50}
+        {**optimizer, "learning_rate": 4e-3, "steps": 4000, "warmup_steps": 50}
     )
 
     # Rejective fine-tuning: 3 non-hinted samples, 1 hinted.
@@ -119,7 +119,7 @@ def _full() -> ConfigDict:
         }
     )
     c.grpo.optimizer = ConfigDict(
-        {**optimizer, "schedule": "constant", "learning_rate": 8e-4, "steps": 80}
+        {**optimizer, "schedule": "constant", "learning_rate": 8e-4, "steps": 120}
     )
 
     # Meta RM: non-hinted trajectories of the cold start (drawn for RFT) and of GRPO.
@@ -163,7 +163,7 @@ def _full() -> ConfigDict:
             "k": 32,
             "order_policy": "balanced",
             "max_orders": 4,
-            "temperature": 1.0,
+            "temperature": 0.5,
             "max_new_tokens": 96,
         }
     )

@@ -9,10 +9,14 @@ Letters: B batch, T query tokens, S keys, K key/value heads, G query heads per k
 E head width.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from grm_jax.models.config import YarnConfig, yarn_mscale
 
 # Finite, so that a block that is masked out everywhere yields exp(0) * 0 and not nan.
 _MASKED = -1e30
@@ -40,12 +44,44 @@ class _Partial(NamedTuple):
     norm_BKTG: jax.Array  # float32, sum of exp(logit - peak)
 
 
-def rope(x_BTHE: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
+class Rotations(NamedTuple):
+    """Angles of RoPE: angle = position * frequency, and a factor on the rotated vector."""
+
+    frequencies: np.ndarray  # float32 [E / 2], radians a token
+    factor: float
+
+
+def rope_frequencies(width: int, theta: float, yarn: YarnConfig | None) -> Rotations:
+    """Frequencies theta^(-2i / width), stretched as YaRN says (arXiv 2309.00071, section 3).
+
+    YaRN leaves frequencies that turn more than beta_fast times within the trained length, divides
+    by `factor` those that turn less than beta_slow times, and blends linearly in between.
+    """
+    half = width // 2
+    frequencies = theta ** (-np.arange(half) / half)
+    if yarn is None:
+        return Rotations(frequencies.astype(np.float32), 1.0)
+
+    def index(turns):
+        """Where, as a fractional i, a frequency turns so often in the trained length."""
+        return half * math.log(yarn.original_length / (turns * 2 * math.pi)) / math.log(theta)
+
+    low = max(math.floor(index(yarn.beta_fast)), 0)
+    high = min(math.ceil(index(yarn.beta_slow)), width - 1)
+    ramp = np.clip((np.arange(half) - low) / max(high - low, 0.001), 0, 1)
+    frequencies = frequencies * (1 - ramp) + frequencies / yarn.factor * ramp
+    factor = yarn_mscale(yarn.factor, yarn.mscale) / yarn_mscale(yarn.factor, yarn.mscale_all_dim)
+    return Rotations(frequencies.astype(np.float32), factor)
+
+
+def rope(x_BTHE: jax.Array, positions_BT: jax.Array, rotations: Rotations) -> jax.Array:
     """Rotates the two halves of each head by position-dependent angles (half-split RoPE)."""
     half = x_BTHE.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies[None, None, None, :]
-    sin, cos = jnp.sin(angles).astype(x_BTHE.dtype), jnp.cos(angles).astype(x_BTHE.dtype)
+    frequencies = jnp.asarray(rotations.frequencies)[None, None, None, :]
+    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies
+    sin, cos = (
+        (rotations.factor * f(angles)).astype(x_BTHE.dtype) for f in (jnp.sin, jnp.cos)
+    )
     first, second = x_BTHE[..., :half], x_BTHE[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 

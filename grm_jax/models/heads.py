@@ -11,12 +11,10 @@ from grm_jax.models.config import ModelConfig
 
 
 def logits(config: ModelConfig, params: dict, hidden: jax.Array) -> jax.Array:
-    """Output logits [..., V] in float32 for hidden states [..., D]; embeddings are tied."""
-    embedding_VD = params["embedding"].astype(hidden.dtype)
+    """Output logits [..., V] in float32 for hidden states [..., D]."""
+    output_VD = params["embedding" if config.tied_embeddings else "lm_head"].astype(hidden.dtype)
     with jax.named_scope("logits"):
-        out = jnp.einsum(
-            "...d,vd->...v", hidden, embedding_VD, preferred_element_type=jnp.float32
-        )
+        out = jnp.einsum("...d,vd->...v", hidden, output_VD, preferred_element_type=jnp.float32)
     return softcap(out, config.final_softcap)
 
 
@@ -36,7 +34,7 @@ def token_logprobs(
 
     Args:
       config: shape of the model.
-      params: decoder parameters, for the tied embedding.
+      params: decoder parameters, for the output matrix.
       hidden_BTD: hidden states after the final norm; position t predicts `targets_BT[:, t]`.
       targets_BT: int32 token ids.
       chunk: tokens of the batch per step of the scan; at least one position of each row.

@@ -4,15 +4,15 @@ A prompt is one (comparison, order). Its keys and values are computed once, stor
 by all S samples: the decode step is written for one sample and vmapped over S with the prefix
 unmapped, so that attention to the prefix is one matrix product over the queries of all samples.
 The loop is outside of the vmap; the cache of the samples is written by one
-`dynamic_update_slice` at the shared loop counter. That cache is laid out as the scan over layer
-pairs reads it under vmap, [L / 2, S, 2, P, K, U, E]: in any other order of these axes XLA
+`dynamic_update_slice` at the shared loop counter. That cache is laid out as the scan over groups
+of layers reads it under vmap, [S, J, I, P, K, U, E]: in any other order of these axes XLA
 transposes the whole cache at every step.
 
 The last token of the prompt is not part of the prefix: decoding starts by feeding it to every
 sample. So every logit comes from the decode step, and prefill never meets the vocabulary.
 
 Letters: P prompts, T prompt tokens, S samples of a prompt, U generated tokens, V vocabulary, L
-layers (J pairs of I = 2), K key/value heads, E head width.
+layers (J groups of I), K key/value heads, E head width.
 """
 
 import functools
@@ -40,7 +40,7 @@ class DecodeState(NamedTuple):
       tokens_PSU: int32; pad after the end.
       logprobs_PSU: float32 log pi, untempered and untruncated; 0 after the end.
       sampling_logprobs_PSU: float32 log-prob under the distribution that was sampled from.
-      k_JSIPKUE, v_JSIPKUE: cache; slot u holds the token fed at step u.
+      k_SJIPKUE, v_SJIPKUE: cache; slot u holds the token fed at step u.
     """
 
     step: jax.Array
@@ -50,8 +50,8 @@ class DecodeState(NamedTuple):
     tokens_PSU: jax.Array
     logprobs_PSU: jax.Array
     sampling_logprobs_PSU: jax.Array
-    k_JSIPKUE: jax.Array
-    v_JSIPKUE: jax.Array
+    k_SJIPKUE: jax.Array
+    v_SJIPKUE: jax.Array
 
 
 class Samples(NamedTuple):
@@ -101,9 +101,9 @@ def start(
 ) -> DecodeState:
     """An empty state: nothing generated, absent samples done."""
     P, S = active_PS.shape
-    cache = jnp.zeros(
-        (config.num_layers // 2, S, 2, P, config.num_kv_heads, buffer, config.head_dim),
-        jnp.dtype(config.dtype),
+    lead = (S, config.num_groups, len(config.windows), P, config.num_kv_heads, buffer)
+    k_cache, v_cache = (
+        jnp.zeros((*lead, width), jnp.dtype(config.dtype)) for width in config.cache_widths
     )
     zeros_PSU = jnp.zeros((P, S, buffer), jnp.float32)
     return DecodeState(
@@ -114,19 +114,19 @@ def start(
         tokens_PSU=jnp.full((P, S, buffer), pad_id, jnp.int32),
         logprobs_PSU=zeros_PSU,
         sampling_logprobs_PSU=zeros_PSU,
-        k_JSIPKUE=cache,
-        v_JSIPKUE=cache,
+        k_SJIPKUE=k_cache,
+        v_SJIPKUE=v_cache,
     )
 
 
-def _by_pair(x: jax.Array) -> jax.Array:
-    """[L, ...] -> [L / 2, 2, ...]."""
-    return x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
+def _by_group(config: ModelConfig, x: jax.Array) -> jax.Array:
+    """[L, ...] -> [J, I, ...]."""
+    return x.reshape(config.num_groups, len(config.windows), *x.shape[1:])
 
 
 def _by_layer(x: jax.Array) -> jax.Array:
-    """[L / 2, 2, ...] -> [L, ...]."""
-    return x.reshape(x.shape[0] * 2, *x.shape[2:])
+    """[J, I, ...] -> [L, ...]."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def truncate_top_p(logprobs: jax.Array, top_p: jax.Array) -> jax.Array:
@@ -213,7 +213,8 @@ def decode(
     ones_P1 = jnp.ones_like(first_P1)
 
     # As the layers read it, so that nothing is left to rearrange inside the loop.
-    prefix_k_JIPKTE, prefix_v_JIPKTE = _by_pair(prefix.k_LBKTE), _by_pair(prefix.v_LBKTE)
+    prefix_k_JIPKTE = _by_group(config, prefix.k_LBKTE)
+    prefix_v_JIPKTE = _by_group(config, prefix.v_LBKTE)
 
     def one_sample(last_P, k_JIPKUE, v_JIPKUE, step):
         filled_PU = jnp.broadcast_to(slots_1U < step, (last_P.shape[0], buffer))
@@ -227,17 +228,18 @@ def decode(
         hidden_P1D, own = transformer.apply(
             config, params, last_P[:, None], first_P1 + step, ones_P1, (shared, suffix)
         )
-        return hidden_P1D[:, 0], _by_pair(own.k_LBKTE), _by_pair(own.v_LBKTE)
+        new_kv = (_by_group(config, x) for x in (own.k_LBKTE, own.v_LBKTE))
+        return hidden_P1D[:, 0], *new_kv
 
-    all_samples = jax.vmap(one_sample, in_axes=(1, 1, 1, None), out_axes=(1, 1, 1))
+    all_samples = jax.vmap(one_sample, in_axes=(1, 0, 0, None), out_axes=(1, 0, 0))
 
     def more(state):
         return (state.step < limit) & ~jnp.all(state.done_PS)
 
     def generate(state):
         step = state.step
-        hidden_PSD, k_JSIPK1E, v_JSIPK1E = all_samples(
-            state.last_PS, state.k_JSIPKUE, state.v_JSIPKUE, step
+        hidden_PSD, k_SJIPK1E, v_SJIPK1E = all_samples(
+            state.last_PS, state.k_SJIPKUE, state.v_SJIPKUE, step
         )
         logits_PSV = heads.logits(config, params, hidden_PSD)
         tokens_PS, sampling_PS = _draw(logits_PSV, keys_PS, step, temperature, top_p)
@@ -262,8 +264,8 @@ def decode(
             tokens_PSU=record(state.tokens_PSU, tokens_PS, pad_id),
             logprobs_PSU=record(state.logprobs_PSU, logprobs_PS, 0.0),
             sampling_logprobs_PSU=record(state.sampling_logprobs_PSU, sampling_PS, 0.0),
-            k_JSIPKUE=extend(state.k_JSIPKUE, k_JSIPK1E),
-            v_JSIPKUE=extend(state.v_JSIPKUE, v_JSIPK1E),
+            k_SJIPKUE=extend(state.k_SJIPKUE, k_SJIPK1E),
+            v_SJIPKUE=extend(state.v_SJIPKUE, v_SJIPK1E),
         )
 
     return jax.lax.while_loop(more, generate, state)

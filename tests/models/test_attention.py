@@ -1,5 +1,6 @@
 """Attention over blocks of keys, against a dense softmax in float64."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from grm_jax.models import attention
 from grm_jax.models.attention import Keys
+from grm_jax.models.config import YarnConfig
 
 BATCH, QUERIES, KEYS, WIDTH = 2, 12, 20, 6
 
@@ -265,7 +267,8 @@ def test_rope_rotates_halves():
     positions = np.array([[0, 3, 1000]])
     angle = positions[0, :, None] * 10_000.0 ** (-np.arange(4) / 4)
     turned = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * angle)[None, :, None, :]
-    got = attention.rope(jnp.asarray(x, jnp.float32), jnp.asarray(positions), 10_000.0)
+    rotations = attention.rope_frequencies(8, 10_000.0, None)
+    got = attention.rope(jnp.asarray(x, jnp.float32), jnp.asarray(positions), rotations)
     np.testing.assert_allclose(got[..., :4], turned.real, atol=2e-4)
     np.testing.assert_allclose(got[..., 4:], turned.imag, atol=2e-4)
     np.testing.assert_array_equal(got[:, 0], x[:, 0].astype(np.float32))  # position 0 stays
@@ -277,11 +280,34 @@ def test_rope_products_depend_on_the_distance_alone():
 
     def product(i, j, theta):
         at_i, at_j = (jnp.full((1, 1), p, jnp.int32) for p in (i, j))
-        return float(jnp.sum(attention.rope(q, at_i, theta) * attention.rope(k, at_j, theta)))
+        rotations = attention.rope_frequencies(8, theta, None)
+        turned = (attention.rope(x, at, rotations) for x, at in ((q, at_i), (k, at_j)))
+        return float(jnp.sum(math.prod(turned)))
 
     assert product(7, 3, 100.0) == pytest.approx(product(104, 100, 100.0), abs=1e-4)
     assert abs(product(7, 3, 100.0) - product(7, 4, 100.0)) > 1e-2
     assert abs(product(7, 3, 100.0) - product(7, 3, 50.0)) > 1e-3
+
+
+def test_yarn_keeps_fast_frequencies_divides_slow_ones_and_blends_between():
+    """DeepSeek-V2-Lite: of 32 frequencies those up to index 10 stay, from 23 on they are divided."""
+    yarn = YarnConfig(40.0, 4096, mscale=0.707, mscale_all_dim=0.707)
+    plain = attention.rope_frequencies(64, 10_000.0, None).frequencies
+    stretched = attention.rope_frequencies(64, 10_000.0, yarn)
+    ratio = stretched.frequencies / plain
+    np.testing.assert_allclose(ratio[:11], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(ratio[23:], 1 / 40, rtol=1e-6)
+    np.testing.assert_allclose(ratio[10:24], 1 - np.arange(14) / 13 * (1 - 1 / 40), rtol=1e-5)
+    assert stretched.factor == 1.0
+    uneven = dataclasses.replace(yarn, mscale=1.0)
+    assert attention.rope_frequencies(64, 10_000.0, uneven).factor == pytest.approx(
+        (0.1 * math.log(40) + 1) / (0.0707 * math.log(40) + 1)
+    )
+    doubled = stretched._replace(factor=2.0)
+    x, at = jnp.ones((1, 1, 1, 64)), jnp.full((1, 1), 9, jnp.int32)
+    np.testing.assert_allclose(
+        attention.rope(x, at, doubled), 2 * attention.rope(x, at, stretched), rtol=1e-5
+    )
 
 
 def test_softcap():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grm_jax.models import heads, transformer
+from grm_jax.models import heads, layers, transformer
 from grm_jax.models.config import ModelConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -202,7 +202,7 @@ def test_a_wrong_detail_is_noticed(grouped, mutation, monkeypatch):
     config = dataclasses.replace(config, **MUTATIONS[mutation])
     if mutation == "gelu with erf":
         monkeypatch.setattr(
-            transformer.nn, "gelu", lambda x, approximate: jax.nn.gelu(x, approximate=False)
+            layers, "ACTIVATIONS", {"gelu_tanh": lambda x: jax.nn.gelu(x, approximate=False)}
         )
     elif mutation == "no embedding factor":
         # Ours: embedding * sqrt(D). The tied output must stay as it is.
@@ -210,8 +210,8 @@ def test_a_wrong_detail_is_noticed(grouped, mutation, monkeypatch):
         plain = transformer.apply
         monkeypatch.setattr(transformer, "apply", lambda c, p, *rest: plain(c, inner, *rest))
     elif mutation == "local and global swapped":
-        layers = params["layers"]
-        params["layers"] = {"local": layers["global"], "global": layers["local"]}
+        stacks = params["layers"]
+        params["layers"] = {"local": stacks["global"], "global": stacks["local"]}
     difference = np.abs(our_logits(config, params, tokens) - want).max()
     assert difference > 10 * TOLERANCE
 

@@ -94,12 +94,17 @@ def part(arrays, start, stop):
         ("gemma2_2b", 2_614_341_888),
         ("gemma2_9b", 9_241_705_984),
         ("gemma2_27b", 27_227_128_320),
+        ("deepseek_v2_lite_16b", 15_706_484_224),
+        ("deepseek_v2_236b", 235_741_434_880),
+        # The main model; the module that predicts a second token is not part of it.
+        ("deepseek_v3_671b", 671_026_419_200),
     ],
 )
 def test_published_sizes(variant, count):
-    leaves = jax.tree.leaves(transformer.abstract_params(VARIANTS[variant]))
-    assert sum(math.prod(leaf.shape) for leaf in leaves) == count
-    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
+    shapes = jax.tree.leaves_with_path(transformer.abstract_params(VARIANTS[variant]))
+    assert sum(math.prod(leaf.shape) for _, leaf in shapes) == count
+    types = {leaf.dtype for path, leaf in shapes if path[-1].key != "router_bias"}
+    assert types == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize(
@@ -338,7 +343,8 @@ def test_a_decode_step_copies_no_cache(params):
     of_one_layer = BATCH * heads * slots * width
     large = {e.primitive.name for e in equations(jaxpr)
              if any(math.prod(v.aval.shape) >= of_one_layer for v in e.outvars)}  # fmt: skip
-    assert large <= {"reshape", "slice", "squeeze", "dynamic_slice", "gather", "transpose"}
+    assert large <= {"reshape", "slice", "squeeze", "dynamic_slice", "gather", "transpose",
+                     "jit"}  # a function, whose equations are counted too
     assert large  # the measure sees the blocks
 
 

@@ -1,0 +1,181 @@
+"""The layers of the decoder: norms, both kinds of attention, the plain feed-forward layer.
+
+Letters: B batch, T tokens, S keys, D width, H query heads, K key/value heads, E head width, F
+feed-forward width. In latent attention: R latent width of keys and values, Q that of queries, N
+unrotated and E rotated part of a head, M width of values.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from grm_jax.models import attention
+from grm_jax.models.config import ModelConfig
+
+ACTIVATIONS = {"gelu_tanh": functools.partial(nn.gelu, approximate=True), "silu": nn.silu}
+
+
+def parameter(module, name, axes, shape, scale, dtype=None):
+    """A parameter with logical axis names, in the activation type unless `dtype` is given."""
+    init = nn.initializers.normal(scale) if scale else nn.initializers.zeros_init()
+    config = module.config
+    value = module.param(
+        name, nn.with_logical_partitioning(init, axes), shape, jnp.dtype(config.param_dtype)
+    )
+    return jnp.asarray(value, jnp.dtype(dtype or config.dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x), times 1 + w in float32 (Gemma) or times w in the type of x."""
+
+    config: ModelConfig
+    eps: float | None = None  # None: that of the config
+
+    @nn.compact
+    def __call__(self, x):
+        c = self.config
+        init = nn.initializers.zeros_init() if c.unit_offset_norms else nn.initializers.ones_init()
+        weight = self.param(
+            "scale",
+            nn.with_logical_partitioning(init, ("embed",)),
+            (x.shape[-1],),
+            jnp.dtype(c.param_dtype),
+        )
+        x32 = x.astype(jnp.float32)
+        eps = c.norm_eps if self.eps is None else self.eps
+        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+        weight = weight.reshape((1,) * (x.ndim - 1) + (-1,))
+        if c.unit_offset_norms:
+            return (normed * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
+        return normed.astype(x.dtype) * weight.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: projections around `attention.attend`."""
+
+    config: ModelConfig
+    window: int | None
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, segment_ids_BT, past):
+        c = self.config
+        q_DHE = parameter(self, "q", ("embed", "heads", "head_dim"),
+                          (c.embed_dim, c.num_heads, c.head_dim), c.embed_dim**-0.5)  # fmt: skip
+        kv_shape = (c.embed_dim, c.num_kv_heads, c.head_dim)
+        kv_axes = ("embed", "kv_heads", "head_dim")
+        k_DKE = parameter(self, "k", kv_axes, kv_shape, c.embed_dim**-0.5)
+        v_DKE = parameter(self, "v", kv_axes, kv_shape, c.embed_dim**-0.5)
+        o_HED = parameter(self, "o", ("heads", "head_dim", "embed"),
+                          (c.num_heads, c.head_dim, c.embed_dim),
+                          (c.num_heads * c.head_dim) ** -0.5)  # fmt: skip
+        with jax.named_scope("qkv"):
+            q_BTHE = jnp.einsum("btd,dhe->bthe", x_BTD, q_DHE)
+            k_BTKE = jnp.einsum("btd,dke->btke", x_BTD, k_DKE)
+            v_BKTE = jnp.einsum("btd,dke->bkte", x_BTD, v_DKE)
+        rotations = attention.rope_frequencies(c.head_dim, c.rope_theta, c.yarn)
+        q_BTHE = attention.rope(q_BTHE, positions_BT, rotations)
+        k_BKTE = jnp.swapaxes(attention.rope(k_BTKE, positions_BT, rotations), 1, 2)
+        own = attention.Keys(k_BKTE, v_BKTE, positions_BT, segment_ids_BT)
+        out_BTHE = attention.attend(
+            q_BTHE, (*past, own), positions_BT, segment_ids_BT,
+            scale=c.query_scale, cap=c.attn_softcap, window=self.window, chunk=c.attention_chunk,
+        )  # fmt: skip
+        with jax.named_scope("attention_out"):
+            return jnp.einsum("bthe,hed->btd", out_BTHE, o_HED), (k_BKTE, v_BKTE)
+
+
+class LatentAttention(nn.Module):
+    """Multi-head latent attention (DeepSeek-V2, section 2.1). The cache holds latents only.
+
+    Without a past, keys and values are expanded from the latents. With one, the expansion moves
+    to the other side of both products: queries and outputs are projected instead ("absorbed"),
+    and attention is that of H queries over one shared head of width R + E, whose first R columns
+    are the values. Both give the same result.
+    """
+
+    config: ModelConfig
+    window: int | None
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, segment_ids_BT, past):
+        c, mla = self.config, self.config.mla
+        rank, nope, heads = mla.kv_rank, mla.nope_dim, c.num_heads
+        kv_DC = parameter(self, "kv_a", ("embed", "latent"),
+                          (c.embed_dim, rank + mla.rope_dim), c.embed_dim**-0.5)  # fmt: skip
+        k_RHN = parameter(self, "k_b", ("latent", "heads", "head_dim"),
+                          (rank, heads, nope), rank**-0.5)  # fmt: skip
+        v_RHM = parameter(self, "v_b", ("latent", "heads", "head_dim"),
+                          (rank, heads, mla.value_dim), rank**-0.5)  # fmt: skip
+        o_HMD = parameter(self, "o", ("heads", "head_dim", "embed"),
+                          (heads, mla.value_dim, c.embed_dim),
+                          (heads * mla.value_dim) ** -0.5)  # fmt: skip
+        rotations = attention.rope_frequencies(mla.rope_dim, c.rope_theta, c.yarn)
+        q_BTHE = self._queries(x_BTD)
+        rotated_BTHE = attention.rope(q_BTHE[..., nope:], positions_BT, rotations)
+        with jax.named_scope("latent"):
+            kv_BTC = jnp.einsum("btd,dc->btc", x_BTD, kv_DC)
+        latent_BTR = RMSNorm(c, mla.latent_norm_eps, name="kv_a_norm")(kv_BTC[..., :rank])
+        key_BT1E = attention.rope(kv_BTC[:, :, None, rank:], positions_BT, rotations)
+
+        cached_B1TC = jnp.concatenate([latent_BTR[:, None], jnp.swapaxes(key_BT1E, 1, 2)], -1)
+        options = {"scale": c.query_scale, "cap": c.attn_softcap, "window": self.window,
+                   "chunk": c.attention_chunk}  # fmt: skip
+        marks = (positions_BT, segment_ids_BT)
+        if past:
+            with jax.named_scope("absorb"):
+                q_BTHR = jnp.einsum("bthn,rhn->bthr", q_BTHE[..., :nope], k_RHN)
+            # Keys stand for values too, and their rotated columns are left out of the result: to
+            # cut the columns out of a cache would be to copy it.
+            blocks = [block._replace(v_BKSE=block.k_BKSE) for block in past]
+            blocks.append(attention.Keys(cached_B1TC, cached_B1TC, *marks))
+            out_BTHC = attention.attend(
+                jnp.concatenate([q_BTHR, rotated_BTHE], -1), tuple(blocks), *marks, **options
+            )
+            out_BTHM = jnp.einsum("bthr,rhm->bthm", out_BTHC[..., :rank], v_RHM)
+        else:
+            with jax.named_scope("expand"):
+                k_BHTN = jnp.einsum("btr,rhn->bhtn", latent_BTR, k_RHN)
+                v_BHTM = jnp.einsum("btr,rhm->bhtm", latent_BTR, v_RHM)
+            shared_BHTE = jnp.broadcast_to(
+                jnp.swapaxes(key_BT1E, 1, 2), (*k_BHTN.shape[:3], mla.rope_dim)
+            )
+            own = attention.Keys(jnp.concatenate([k_BHTN, shared_BHTE], -1), v_BHTM, *marks)
+            q_BTHE = jnp.concatenate([q_BTHE[..., :nope], rotated_BTHE], -1)
+            out_BTHM = attention.attend(q_BTHE, (own,), *marks, **options)
+        with jax.named_scope("attention_out"):
+            out_BTD = jnp.einsum("bthm,hmd->btd", out_BTHM, o_HMD)
+        return out_BTD, (cached_B1TC, cached_B1TC[..., :0])
+
+    def _queries(self, x_BTD):
+        c, mla = self.config, self.config.mla
+        axes, shape = ("heads", "head_dim"), (c.num_heads, c.head_dim)
+        with jax.named_scope("queries"):
+            if mla.query_rank is None:
+                q_DHE = parameter(self, "q", ("embed", *axes), (c.embed_dim, *shape),
+                                  c.embed_dim**-0.5)  # fmt: skip
+                return jnp.einsum("btd,dhe->bthe", x_BTD, q_DHE)
+            q_DQ = parameter(self, "q_a", ("embed", "latent"), (c.embed_dim, mla.query_rank),
+                             c.embed_dim**-0.5)  # fmt: skip
+            q_QHE = parameter(self, "q_b", ("latent", *axes), (mla.query_rank, *shape),
+                              mla.query_rank**-0.5)  # fmt: skip
+            norm = RMSNorm(c, mla.latent_norm_eps, name="q_a_norm")
+            return jnp.einsum("btq,qhe->bthe", norm(x_BTD @ q_DQ), q_QHE)
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward layer: act(x W_gate) * (x W_up), then W_down."""
+
+    config: ModelConfig
+    width: int
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        c = self.config
+        in_axes, in_shape = ("embed", "mlp"), (c.embed_dim, self.width)
+        gate_DF = parameter(self, "gate", in_axes, in_shape, c.embed_dim**-0.5)
+        up_DF = parameter(self, "up", in_axes, in_shape, c.embed_dim**-0.5)
+        down_FD = parameter(self, "down", ("mlp", "embed"), in_shape[::-1], self.width**-0.5)
+        with jax.named_scope("feed_forward"):
+            return (ACTIVATIONS[c.activation](x_BTD @ gate_DF) * (x_BTD @ up_DF)) @ down_FD

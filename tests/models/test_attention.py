@@ -290,7 +290,7 @@ def test_rope_products_depend_on_the_distance_alone():
 
 
 def test_yarn_keeps_fast_frequencies_divides_slow_ones_and_blends_between():
-    """DeepSeek-V2-Lite: of 32 frequencies those up to index 10 stay, from 23 on they are divided."""
+    """DeepSeek-V2-Lite: of 32 frequencies indices 0 to 10 stay, 23 to 31 are divided."""
     yarn = YarnConfig(40.0, 4096, mscale=0.707, mscale_all_dim=0.707)
     plain = attention.rope_frequencies(64, 10_000.0, None).frequencies
     stretched = attention.rope_frequencies(64, 10_000.0, yarn)

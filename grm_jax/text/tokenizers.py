@@ -187,7 +187,7 @@ def _piece_table(model: bytes) -> list[tuple[str, float, int]]:
 
 
 def _is_marker(piece: str, pieces: frozenset[str]) -> bool:
-    """A user-defined piece that is no text: neither white space nor one tag of an HTML pair."""
+    """An added piece that is no text: neither white space nor one tag of an HTML pair."""
     if not piece.replace("\u2581", " ").strip():
         return False
     other = "<" + piece[2:] if piece.startswith("</") else "</" + piece[1:]
@@ -308,9 +308,13 @@ class HuggingFaceTokenizer(_ChatTokenizer):
     def __init__(self, backend, *, chat_format: ChatWriter = DEEPSEEK_CHAT):
         self._backend = backend
         added = backend.get_added_tokens_decoder()
-        # Single added characters are text; special or longer ones are markers.
-        control = {t.content: i for i, t in added.items() if t.special or len(t.content) > 1}
-        self._characters = {i: t.content for i, t in added.items() if t.content not in control}
+        names = frozenset(token.content for token in added.values())
+        control, self._characters = {}, {}
+        for i, token in added.items():
+            if len(token.content) == 1 and not token.special:
+                self._characters[i] = token.content
+            elif token.special or _is_marker(token.content, names):
+                control[token.content] = i
         super().__init__(chat_format, 1 + max(backend.get_vocab().values()), control, control)
 
     @classmethod

@@ -16,55 +16,14 @@ import pathlib
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import sentencepiece
 
+from grm_jax.text.chat_formats import DEEPSEEK_CHAT, GEMMA_CHAT, ChatWriter
+from grm_jax.text.chat_formats import ChatFormat as ChatFormat
 from grm_jax.text.prompts import Message
-
-
-class Turn(NamedTuple):
-    """One turn in a chat format: control piece, text before, content, control piece, text after."""
-
-    opening: str = ""
-    prefix: str = ""
-    closing: str = ""
-    suffix: str = ""
-
-
-@dataclass(frozen=True)
-class ChatFormat:
-    """Control pieces by name, and how turns are written with them."""
-
-    pad: str
-    bos: str
-    eos: str
-    user: Turn
-    assistant: Turn
-    generation: Turn  # what asks the model to speak; only opening and prefix
-    system: Turn | None = None  # None: the system message is folded into the first user turn
-
-
-GEMMA_CHAT = ChatFormat(
-    pad="<pad>",
-    bos="<bos>",
-    eos="<eos>",
-    user=Turn("<start_of_turn>", "user\n", "<end_of_turn>", "\n"),
-    assistant=Turn("<start_of_turn>", "model\n", "<end_of_turn>", "\n"),
-    generation=Turn("<start_of_turn>", "model\n"),
-)
-# DeepSeek-V2: only the ends are control pieces, the roles are plain text.
-DEEPSEEK_CHAT = ChatFormat(
-    pad="<｜end▁of▁sentence｜>",
-    bos="<｜begin▁of▁sentence｜>",
-    eos="<｜end▁of▁sentence｜>",
-    user=Turn(prefix="User: ", suffix="\n\n"),
-    assistant=Turn(prefix="Assistant: ", closing="<｜end▁of▁sentence｜>"),
-    generation=Turn(prefix="Assistant:"),
-    system=Turn(suffix="\n\n"),
-)
 
 
 class Tokenizer(Protocol):
@@ -95,20 +54,21 @@ class _ChatTokenizer:
     `markers` are those of them that the raw model would recognise in text.
     """
 
-    def __init__(self, chat_format: ChatFormat, vocab_size: int, control: dict, markers: Iterable):
+    def __init__(self, chat_format: ChatWriter, vocab_size: int, control: dict, markers: Iterable):
+        for field, piece in chat_format.pieces().items():
+            if piece not in control:
+                raise ValueError(f"tokenizer: no control piece {piece!r} for {field} of the chat")
         self.chat_format = chat_format
         self.vocab_size = vocab_size
         self._control = control
         self._hidden = frozenset(control.values())
-        longest_first = sorted(markers, key=len, reverse=True)
-        alternatives = "|".join(re.escape(marker) for marker in longest_first)
-        # Look-ahead finds overlapping markers too; (?!) never matches.
-        self._marker = re.compile(f"(?={alternatives})" if alternatives else "(?!)")
-        self._marker_starts = frozenset(marker[0] for marker in longest_first)
-        self.pad_id = self._piece(chat_format.pad)
-        self.bos_id = self._piece(chat_format.bos)
-        self.eos_id = self._piece(chat_format.eos)
-        self.end_of_turn_id = self._piece(chat_format.assistant.closing)
+        self._marker = re.compile(f"(?={_any_of(markers)})")  # look-ahead: overlapping ones too
+        self._marker_starts = frozenset(marker[0] for marker in markers)
+        self._control_piece = re.compile(f"({_any_of(control)})")
+        self.pad_id = control[chat_format.pad]
+        self.bos_id = control[chat_format.bos]
+        self.eos_id = control[chat_format.eos]
+        self.end_of_turn_id = self._closing_id()
         self.stop_ids = tuple(dict.fromkeys((self.eos_id, self.end_of_turn_id)))
 
     def _raw_encode(self, text: str) -> list[int]:
@@ -122,16 +82,22 @@ class _ChatTokenizer:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return hashlib.sha256(self._table_text().encode()).hexdigest()
+        text = f"{self.chat_format!r}\0\0{self._table_text()}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the table of pieces (with scores and types, or merges), not of a file."""
+        """Hex SHA-256 of the chat and of the table of pieces (with scores and types, or merges).
+
+        Of the table, not of the file that holds it.
+        """
         return self._fingerprint
 
-    def _piece(self, name: str) -> int:
-        if name not in self._control:
-            raise ValueError(f"tokenizer: the chat format needs the control piece {name!r}")
-        return self._control[name]
+    def _closing_id(self) -> int:
+        """What closes an assistant turn: the first control piece after its content, else eos."""
+        turns = [Message("user", "q"), Message("assistant", "a")]
+        after, _ = self.chat_format.write(turns, False)[-1]
+        piece = self._control_piece.search(after)
+        return self._control[piece[0]] if piece else self.eos_id
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without bos or eos, and without any control piece whatever it says."""
@@ -150,47 +116,31 @@ class _ChatTokenizer:
         return self._raw_decode([int(i) for i in ids if i < size and i not in hidden])
 
     def chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
-        """Ids of a conversation in the chat format, bos included.
+        """Ids of a conversation in the chat format, with exactly one bos at their start.
 
-        Contents are kept as they are (Gemma's own template trims their ends). Adjacent text is
-        tokenised in one piece, as if the written-out conversation were. Without the generation
-        prompt the last turn is closed, and what follows a closed turn is included.
+        Adjacent text is tokenised in one piece, as if the written-out conversation were. Without
+        the generation prompt the last turn is closed, and what follows a closed turn is included.
 
         Raises:
           ValueError: no message, an unknown role, a system message that is not the first or (where
             it must be folded) not followed by a user turn, or turns that do not alternate.
         """
-        messages = _checked(messages, fold_system=self.chat_format.system is None)
-        turns = [(getattr(self.chat_format, role), content) for role, content in messages]
-        if add_generation_prompt:
-            turns.append((self.chat_format.generation, ""))
-        ids = [self.bos_id]
+        ids: list[int] = []
         text = ""
-        for turn, content in turns:
-            for before, piece in (("", turn.opening), (turn.prefix + content, turn.closing)):
-                text += before
-                if piece:
-                    ids += [*self.encode(text), self._piece(piece)]
-                    text = ""
-            text += turn.suffix
-        return ids + self.encode(text)
+        for own, data in self.chat_format.write(messages, add_generation_prompt):
+            *pairs, rest = self._control_piece.split(own)  # text, piece, text, piece, .., text
+            for before, piece in zip(pairs[::2], pairs[1::2], strict=True):
+                ids += [*self.encode(text + before), self._control[piece]]
+                text = ""
+            text += rest + data
+        ids += self.encode(text)
+        return [self.bos_id, *itertools.dropwhile(self.bos_id.__eq__, ids)]
 
 
-def _checked(messages: Sequence[Message], fold_system: bool) -> list[Message]:
-    messages = [Message(*message) for message in messages]
-    if not messages:
-        raise ValueError("messages: a conversation needs at least one message")
-    skip = int(messages[0].role == "system")
-    for index, (role, _) in enumerate(messages[skip:]):
-        expected = ("user", "assistant")[index % 2]
-        if role != expected:
-            raise ValueError(f"messages[{index + skip}].role: expected {expected!r}, got {role!r}")
-    if not (fold_system and skip):
-        return messages
-    if len(messages) == 1:
-        raise ValueError("messages: a system message needs a user turn to be folded into")
-    system, first, *rest = messages
-    return [Message("user", f"{system.content}\n\n{first.content}"), *rest]
+def _any_of(pieces: Iterable[str]) -> str:
+    """Pattern that matches the longest of `pieces`."""
+    longest_first = sorted(pieces, key=len, reverse=True)
+    return "|".join(map(re.escape, longest_first)) or "(?!)"  # (?!) never matches
 
 
 # --- SentencePiece ----------------------------------------------------------------------------
@@ -237,7 +187,7 @@ def _piece_table(model: bytes) -> list[tuple[str, float, int]]:
 
 
 def _is_marker(piece: str, pieces: frozenset[str]) -> bool:
-    """A user-defined piece that is no text: neither white space nor one tag of an HTML pair."""
+    """An added piece that is no text: neither white space nor one tag of an HTML pair."""
     if not piece.replace("\u2581", " ").strip():
         return False
     other = "<" + piece[2:] if piece.startswith("</") else "</" + piece[1:]
@@ -250,7 +200,7 @@ class SentencePieceTokenizer(_ChatTokenizer):
     `model` is the serialised model, so that a run can save it.
     """
 
-    def __init__(self, model: bytes, *, chat_format: ChatFormat = GEMMA_CHAT):
+    def __init__(self, model: bytes, *, chat_format: ChatWriter = GEMMA_CHAT):
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         if self._processor.normalize(" \uff1c  a ") != "▁\uff1c▁▁a▁":
@@ -266,7 +216,7 @@ class SentencePieceTokenizer(_ChatTokenizer):
 
     @classmethod
     def from_file(
-        cls, path: str | os.PathLike, *, chat_format: ChatFormat = GEMMA_CHAT
+        cls, path: str | os.PathLike, *, chat_format: ChatWriter = GEMMA_CHAT
     ) -> "SentencePieceTokenizer":
         """Raises ValueError naming `path` if the file is no usable SentencePiece model."""
         try:
@@ -355,24 +305,28 @@ def train_sentencepiece(
 class HuggingFaceTokenizer(_ChatTokenizer):
     """A `tokenizer.json` of the Hugging Face library `tokenizers` (DeepSeek)."""
 
-    def __init__(self, backend, *, chat_format: ChatFormat = DEEPSEEK_CHAT):
+    def __init__(self, backend, *, chat_format: ChatWriter = DEEPSEEK_CHAT):
         self._backend = backend
         added = backend.get_added_tokens_decoder()
-        # Single added characters are text; special or longer ones are markers.
-        control = {t.content: i for i, t in added.items() if t.special or len(t.content) > 1}
-        self._characters = {i: t.content for i, t in added.items() if t.content not in control}
+        names = frozenset(token.content for token in added.values())
+        control, self._characters = {}, {}
+        for i, token in added.items():
+            if len(token.content) == 1 and not token.special:
+                self._characters[i] = token.content
+            elif token.special or _is_marker(token.content, names):
+                control[token.content] = i
         super().__init__(chat_format, 1 + max(backend.get_vocab().values()), control, control)
 
     @classmethod
     def from_file(
-        cls, path: str | os.PathLike, *, chat_format: ChatFormat = DEEPSEEK_CHAT
+        cls, path: str | os.PathLike, *, chat_format: ChatWriter = DEEPSEEK_CHAT
     ) -> "HuggingFaceTokenizer":
         """Raises ValueError naming `path` if the file is no usable tokenizer.json."""
         import tokenizers
 
-        data = pathlib.Path(path).read_text(encoding="utf-8")
+        data = pathlib.Path(path).read_bytes()
         try:
-            return cls(tokenizers.Tokenizer.from_str(data), chat_format=chat_format)
+            return cls(tokenizers.Tokenizer.from_buffer(data), chat_format=chat_format)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{os.fspath(path)}: not a usable tokenizer.json: {error}") from error
 

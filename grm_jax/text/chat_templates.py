@@ -1,0 +1,235 @@
+"""Tokenizers of checkpoint folders in Hugging Face hub format, with the checkpoint's own template.
+
+A chat template is a Jinja program that comes with the weights. It runs in a sandbox, and what it
+returns is one string in which text of messages and text of the template look alike. So it is
+rendered with a sentinel for each content, which tells the two apart: control pieces count only
+where the template itself wrote them. A second rendering, of the real contents, must give what the
+first one with the contents put in gives; a template that rewrites contents is refused.
+
+Not read: `add_bos_token` (a conversation always starts with exactly one bos) and tokens that only
+`tokenizer_config.json` adds to the vocabulary. `strftime_now` is not offered: a prompt that
+depends on the day cannot be drawn again.
+"""
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from grm_jax.text.chat_formats import (
+    DEEPSEEK_CHAT,
+    GEMMA_CHAT,
+    ChatFormat,
+    ChatWriter,
+    checked_messages,
+)
+from grm_jax.text.prompts import Message
+from grm_jax.text.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+
+
+class _Refusal(ValueError):
+    """The template called raise_exception."""
+
+
+def _raise_exception(message: str) -> None:
+    raise _Refusal(f"the chat template refuses the conversation: {message}")
+
+
+@functools.lru_cache
+def _compiled(source: str) -> jinja2.Template:
+    # The settings for which templates on the hub are written.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    return environment.from_string(source)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template as a `ChatWriter`; pad, bos and eos name control pieces.
+
+    A template that refuses a system message by `raise_exception` (Gemma's) gets it folded into the
+    first user turn.
+    """
+
+    source: str
+    pad: str
+    bos: str
+    eos: str
+
+    def pieces(self) -> dict[str, str]:
+        return {"pad": self.pad, "bos": self.bos, "eos": self.eos}
+
+    def write(
+        self, messages: Sequence[Message], add_generation_prompt: bool
+    ) -> list[tuple[str, str]]:
+        """Pairs (own, data) as the template writes them; data are contents, trimmed where it trims.
+
+        Raises:
+          ValueError: as `checked_messages`, or the template fails, refuses the conversation,
+            leaves out, repeats or reorders contents, or changes them by more than trimming.
+        """
+        messages = checked_messages(messages, fold_system=self._folds_system)
+        texts = [self.source, *(content for _, content in messages)]
+        stems = (f"\ue000{n}." for n in itertools.count())
+        stem = next(stem for stem in stems if not any(stem in text for text in texts))
+        # U+2003 is a space that no template writes: where it is gone, the template trims.
+        sentinels = [f"\u2003{stem}{i}\ue001\u2003" for i in range(len(messages))]
+        slot = re.compile(f"(\u2003?){re.escape(stem)}([0-9]+)\ue001(\u2003?)")
+        roles = [role for role, _ in messages]
+        skeleton = self._render(map(Message, roles, sentinels), add_generation_prompt)
+        slots = list(slot.finditer(skeleton))
+        if [int(match[2]) for match in slots] != list(range(len(messages))):
+            raise ValueError("the chat template leaves out, repeats or reorders messages")
+
+        pairs, start = [], 0
+        for match, (_, content) in zip(slots, messages, strict=True):
+            content = content if match[1] else content.lstrip()
+            content = content if match[3] else content.rstrip()
+            pairs.append((skeleton[start : match.start()], content))
+            start = match.end()
+        pairs.append((skeleton[start:], ""))
+        if "".join(own + data for own, data in pairs) != self._render(
+            messages, add_generation_prompt
+        ):
+            raise ValueError("the chat template transforms contents in an unknown way")
+        return pairs
+
+    @functools.cached_property
+    def _folds_system(self) -> bool:
+        try:
+            self._render([Message("system", "s"), Message("user", "u")], True)
+        except _Refusal:
+            return True
+        return False
+
+    def _render(self, messages: Iterable[Message], add_generation_prompt: bool) -> str:
+        try:
+            return _compiled(self.source).render(
+                messages=[message._asdict() for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self.bos,
+                eos_token=self.eos,
+                pad_token=self.pad,
+                tools=None,  # templates ask whether it is none, not only whether it is defined
+                documents=None,
+            )
+        except _Refusal:
+            raise
+        except Exception as error:  # a template is a program, and can fail in any way
+            raise ValueError(
+                f"the chat template fails: {type(error).__name__}: {error}"
+            ) from error
+
+
+# --- Checkpoint folders -----------------------------------------------------------------------
+
+
+def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, which writes conversations as the checkpoint wants.
+
+    Files, all but the first optional:
+      tokenizer.model: a SentencePiece model (Gemma); else tokenizer.json of `tokenizers`.
+      tokenizer_config.json: bos_token, eos_token, pad_token (else eos), chat_template.
+      chat_template.jinja: the chat template; it wins over the one in tokenizer_config.json.
+      generation_config.json: eos_token_id adds to `stop_ids`.
+
+    Without a template the built-in format of the kind of tokenizer writes the conversations: Gemma
+    for SentencePiece, DeepSeek-V2 for tokenizer.json.
+
+    Raises:
+      ValueError: neither tokenizer file, or one that is unusable, named with its field.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / "tokenizer.model").exists():
+        read, path, built_in = SentencePieceTokenizer.from_file, "tokenizer.model", GEMMA_CHAT
+    elif (folder / "tokenizer.json").exists():
+        read, path, built_in = HuggingFaceTokenizer.from_file, "tokenizer.json", DEEPSEEK_CHAT
+    else:
+        raise ValueError(f"{folder}: neither tokenizer.model nor tokenizer.json is there")
+    tokenizer = read(folder / path, chat_format=_chat_writer(folder, built_in))
+    more = _stop_ids(folder / "generation_config.json", tokenizer.vocab_size)
+    tokenizer.stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids, *more)))
+    return tokenizer
+
+
+def _chat_writer(folder: pathlib.Path, built_in: ChatFormat) -> ChatWriter:
+    path = folder / "tokenizer_config.json"
+    config = _read_json(path)
+    bos = _token(path, config, "bos_token") or built_in.bos
+    eos = _token(path, config, "eos_token") or built_in.eos
+    pad = _token(path, config, "pad_token") or (eos if config else built_in.pad)
+    where, source = f"{path}: chat_template", _template_of_config(path, config)
+    jinja = folder / "chat_template.jinja"
+    if jinja.exists():
+        where, source = str(jinja), _read(jinja)
+    if source is None:
+        assistant = built_in.assistant
+        if assistant.closing == built_in.eos:
+            assistant = assistant._replace(closing=eos)
+        return replace(built_in, pad=pad, bos=bos, eos=eos, assistant=assistant)
+    template = ChatTemplate(source, pad=pad, bos=bos, eos=eos)
+    try:  # now, with the name of the file at hand, rather than in the middle of a run
+        template.write([Message("user", "q"), Message("assistant", "a")], False)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return template
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8: {error}") from error
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    """The object in `path`, {} if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def _token(path: pathlib.Path, config: dict, field: str) -> str | None:
+    value = config.get(field)
+    if isinstance(value, dict):
+        value = value.get("content", value)
+    if value is not None and not (isinstance(value, str) and value):
+        raise ValueError(f"{path}: {field}: expected a piece, got {config[field]!r}")
+    return value
+
+
+def _template_of_config(path: pathlib.Path, config: dict) -> str | None:
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+        if "default" not in named:
+            raise ValueError(f"{path}: chat_template: none of {list(named)} is 'default'")
+        value = named["default"]
+    if not isinstance(value, str | None):
+        raise ValueError(f"{path}: chat_template: expected text, got {type(value).__name__}")
+    return value
+
+
+def _stop_ids(path: pathlib.Path, vocab_size: int) -> list[int]:
+    value = _read_json(path).get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for i in ids:
+        if type(i) is not int or not 0 <= i < vocab_size:
+            raise ValueError(f"{path}: eos_token_id: expected ids below {vocab_size}, got {i!r}")
+    return ids

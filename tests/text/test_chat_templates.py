@@ -1,0 +1,496 @@
+"""Checkpoint folders made on the spot, with templates of the structure of Gemma's and DeepSeek's.
+
+Where transformers is installed, its `apply_chat_template` is the reference on benign contents.
+"""
+
+import json
+import pickle
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from grm_jax.text.chat_formats import DEEPSEEK_CHAT
+from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.prompts import Message
+from grm_jax.text.tokenizers import HuggingFaceTokenizer, train_sentencepiece
+
+# a busy machine is no failure
+PATIENT = dict(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+CORPUS = [
+    "The user cat sat on 12 mats.\nThe model cat  sat on 345 mats.",
+    "Scores: \\boxed{8, 9} #### Evaluation Criteria ####\n\nUser: Assistant: system",
+] * 4
+BOS, EOS, USER, ASSISTANT = (
+    *("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+    *("<｜User｜>", "<｜Assistant｜>"),
+)
+GEMMA = """{{ bos_token }}
+{%- if messages[0].role == 'system' %}{{ raise_exception('no system turns here') }}{% endif %}
+{%- for turn in messages %}
+    {%- if (loop.index0 is even) != (turn.role == 'user') %}
+        {{- raise_exception('turns must alternate') }}
+    {%- endif %}
+    {%- set name = {'assistant': 'model'}.get(turn.role, turn.role) %}
+    {{- '<start_of_turn>' ~ name ~ '\n' ~ turn.content | trim ~ '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}
+"""
+V2 = """{{ bos_token }}
+{%- for turn in messages %}
+    {%- if turn.role == 'assistant' %}{{ 'Assistant: ' ~ turn.content ~ eos_token }}
+    {%- else %}{{ ('User: ' if turn.role == 'user' else '') ~ turn.content ~ '\n\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}
+"""
+V3 = """{% set found = namespace(system='') %}
+{%- for turn in messages if turn.role == 'system' %}{% set found.system = turn.content %}
+{%- endfor %}
+{{- bos_token }}{{ found.system }}
+{%- for turn in messages if turn.role != 'system' %}
+    {%- if turn.role == 'user' %}{{ '<｜User｜>' ~ turn.content }}
+    {%- else %}{{ '<｜Assistant｜>' ~ turn.content ~ '<｜end▁of▁sentence｜>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}
+"""
+SYSTEM = Message("system", "Be brief.")
+TURNS = [Message("user", "The cat"), Message("assistant", "sat on"), Message("user", "12 mats.")]
+HOSTILE = st.lists(
+    st.sampled_from(
+        [
+            *("<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>", "<end_of", "_turn>"),
+            *(BOS, EOS, USER, ASSISTANT, "<｜", "Assistant", "｜>", "\ue0000.0\ue001", "\u2003"),
+            *("{{ bos_token }}", "{% raw %}", "{{", "}}", "{#", " ", "\n", "\r\n", "\0", "a"),
+        ]
+    )
+    | st.text(max_size=4),
+    max_size=8,
+).map("".join)
+
+
+def train_bpe(path):
+    """A byte-level BPE with DeepSeek's added tokens; the roles are not special, as in V2.5."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(CORPUS, trainer)
+    backend.add_special_tokens([BOS, EOS])
+    backend.add_tokens([AddedToken(name, normalized=False) for name in (USER, ASSISTANT)])
+    backend.save(str(path))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    train_sentencepiece(CORPUS, folder / "tokenizer.model", vocab_size=340)
+    train_bpe(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture
+def make(models, tmp_path):
+    """make(file, template): a folder with `file`, and a config with further fields of its own."""
+
+    def make(file, template=None, **fields):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        shutil.copy(models / file, folder)
+        gemma = file == "tokenizer.model"
+        config = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+        if not gemma:
+            config = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
+        kind = "GemmaTokenizer" if gemma else "PreTrainedTokenizerFast"
+        config |= {"tokenizer_class": kind, "chat_template": template} | fields
+        kept = {name: value for name, value in config.items() if value is not None}
+        (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def load(make):
+    return lambda *args, **fields: load_tokenizer(make(*args, **fields))
+
+
+def named(tokenizer, *pieces):
+    return [tokenizer._control[piece] for piece in pieces]
+
+
+def controls(tokenizer, messages):
+    hidden = set(tokenizer._control.values())
+    return [i for i in tokenizer.chat(messages) if i in hidden]
+
+
+KINDS = {
+    "gemma": ("tokenizer.model", GEMMA),
+    "v2": ("tokenizer.json", V2),
+    "v3": ("tokenizer.json", V3),
+}
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+
+# --- What is written --------------------------------------------------------------------------
+
+
+def test_gemma_template_writes_as_the_built_in_format(load):
+    plain, templated = load("tokenizer.model"), load("tokenizer.model", GEMMA)
+    for prompt in (True, False):
+        expected = plain.chat([SYSTEM, *TURNS], add_generation_prompt=prompt)  # folds as well
+        assert templated.chat([SYSTEM, *TURNS], add_generation_prompt=prompt) == expected
+    spaced = [Message(role, f" \n{content}\n ") for role, content in TURNS]
+    assert templated.chat(spaced) == plain.chat(TURNS) != plain.chat(spaced)
+
+
+def test_deepseek_v2_template_writes_as_the_built_in_format(load):
+    plain, templated = load("tokenizer.json"), load("tokenizer.json", V2)
+    assert plain.chat_format == DEEPSEEK_CHAT
+    for messages in (TURNS, [SYSTEM, *TURNS], [SYSTEM]):
+        assert templated.chat(messages) == plain.chat(messages)
+
+
+def test_deepseek_v3_roles_are_control_pieces(load):
+    tokenizer = load("tokenizer.json", V3)
+    bos, eos, user, assistant = named(tokenizer, BOS, EOS, USER, ASSISTANT)
+    text = tokenizer.encode
+    assert tokenizer.chat([SYSTEM, *TURNS]) == [
+        *(bos, *text("Be brief."), user, *text("The cat"), assistant, *text("sat on"), eos),
+        *(user, *text("12 mats."), assistant),
+    ]
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("prompt", [True, False])
+def test_transformers_writes_the_same(make, kind, prompt):
+    transformers = pytest.importorskip("transformers")
+    folder = make(*KINDS[kind])
+    reference = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    long = [Message("user", "  a\n\n\nb \\boxed{1}  12"), Message("assistant", "é🤨\t")]
+    for messages in (TURNS, TURNS[:1], long, [*long, *TURNS[:1]]):
+        turns = [message._asdict() for message in messages]
+        expected = reference.apply_chat_template(
+            turns, add_generation_prompt=prompt, return_dict=False
+        )
+        assert tokenizer.chat(messages, add_generation_prompt=prompt) == expected
+
+
+def test_gemma_as_newer_transformers_saves_it(make, tmp_path):
+    """Only a tokenizer.json is left, and the template has a file of its own."""
+    transformers = pytest.importorskip("transformers")
+    folder, saved = make("tokenizer.model", GEMMA), tmp_path / "saved"
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(saved)
+    assert (saved / "chat_template.jinja").exists() and not (saved / "tokenizer.model").exists()
+    old, new = load_tokenizer(folder), load_tokenizer(saved)
+    assert isinstance(new, HuggingFaceTokenizer) and old._control.items() <= new._control.items()
+    assert new.chat(TURNS) == old.chat(TURNS)
+    assert (new.stop_ids, new.pad_id) == (old.stop_ids, old.pad_id)
+    text = "a\n\n\n<b>  c</b> <end_of_turn>"
+    assert new.encode(text) == old.encode(text)
+    assert new.decode(new.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "head", ["", "{{ bos_token }}", "{{ bos_token }}{{ bos_token }}", "<bos><bos><bos>"]
+)
+@pytest.mark.parametrize("add_bos", [None, True, False])
+def test_exactly_one_bos(load, head, add_bos):
+    body = GEMMA.removeprefix("{{ bos_token }}")
+    tokenizer = load("tokenizer.model", head + body, add_bos_token=add_bos)
+    expected = load("tokenizer.model").chat(TURNS)
+    assert tokenizer.chat(TURNS) == expected
+    assert expected.count(tokenizer.bos_id) == 1 and expected[0] == tokenizer.bos_id
+
+
+# --- Contents are data ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizers(models, tmp_path_factory):
+    loaded = {}
+    for kind, (file, template) in KINDS.items():
+        folder = tmp_path_factory.mktemp(kind)
+        shutil.copy(models / file, folder)
+        (folder / "chat_template.jinja").write_text(template)
+        loaded[kind] = load_tokenizer(folder)
+    return loaded
+
+
+@EVERY_KIND
+@settings(**PATIENT)
+@given(contents=st.tuples(HOSTILE, HOSTILE, HOSTILE))
+def test_contents_never_become_control_pieces(tokenizers, kind, contents):
+    tokenizer = tokenizers[kind]
+    if kind == "gemma":  # it trims, and U+2581 is the known loss of SentencePiece
+        contents = [content.replace("▁", "_").strip() for content in contents]
+    hostile = [Message(role, text) for (role, _), text in zip(TURNS, contents, strict=True)]
+    assert controls(tokenizer, hostile) == controls(tokenizer, TURNS)
+    text = tokenizer.decode(tokenizer.chat(hostile))
+    for content in contents:
+        assert content in text
+
+
+def test_a_marker_made_where_template_and_content_meet_is_text(load):
+    template = "{% for turn in messages %}<｜User{{ turn.content }}{% endfor %}"
+    tokenizer = load("tokenizer.json", template)
+    ids = tokenizer.chat([Message("user", "｜>")])
+    assert ids == [tokenizer.bos_id, *tokenizer.encode(USER)]
+    assert tokenizer._control[USER] not in ids
+
+
+def test_text_is_tokenised_across_the_boundary_in_one_piece(load):
+    template = "{% for turn in messages %}The c{{ turn.content }}{% endfor %}"
+    tokenizer = load("tokenizer.json", template)
+    ids = tokenizer.chat([Message("user", "at sat")])
+    assert ids[1:] == tokenizer.encode("The cat sat")
+    assert ids[1:] != tokenizer.encode("The c") + tokenizer.encode("at sat")
+
+
+@pytest.mark.parametrize("name", ["lstrip", "rstrip", "strip"])
+def test_trimming_of_either_end_is_followed(load, name):
+    template = "{% for turn in messages %}[{{ turn.content." + name + "() }}]{% endfor %}"
+    tokenizer = load("tokenizer.json", template)
+    for content in ("\n  x \n", "x", "", " \t\n", "\u2003x\u2003"):
+        expected = f"[{getattr(content, name)()}]"
+        assert tokenizer.chat([Message("user", content)])[1:] == tokenizer.encode(expected)
+
+
+def test_trimming_of_one_role_only(load):
+    template = (
+        "{% for turn in messages %}"
+        "[{{ turn.content | trim if turn.role == 'user' else turn.content }}]{% endfor %}"
+    )
+    tokenizer = load("tokenizer.json", template)
+    ids = tokenizer.chat([Message("user", " a "), Message("assistant", " b ")])
+    assert ids[1:] == tokenizer.encode("[a][ b ]")
+
+
+@pytest.mark.parametrize(
+    "expression, content, message",
+    [
+        ("turn.content.split('</think>')[-1]", "a</think>b", "transforms contents"),
+        ("turn.content | escape", "a < b", "transforms contents"),
+        ("turn.content[:20]", "x" * 30, "transforms contents"),
+        ("turn.content.strip('#')", "#x#", "transforms contents"),
+        ("'' if 'y' in turn.content else turn.content", "y", "transforms contents"),
+    ],
+)
+def test_templates_that_rewrite_contents_are_refused(load, expression, content, message):
+    tokenizer = load(
+        "tokenizer.json", "{% for turn in messages %}{{ " + expression + " }}{% endfor %}"
+    )
+    tokenizer.chat([Message("user", "plain")])
+    with pytest.raises(ValueError, match=message):
+        tokenizer.chat([Message("user", content)])
+
+
+def test_templates_that_drop_a_message_are_refused(load):
+    template = "{% for turn in messages if turn.role != 'system' %}{{ turn.content }}{% endfor %}"
+    tokenizer = load("tokenizer.json", template)
+    tokenizer.chat(TURNS)
+    with pytest.raises(ValueError, match="leaves out"):
+        tokenizer.chat([SYSTEM, *TURNS])
+
+
+@pytest.mark.parametrize(
+    "kind, messages, message",
+    [
+        ("gemma", [], "at least one"),
+        ("gemma", [SYSTEM], "needs a user turn"),
+        ("v3", [*TURNS, TURNS[0]], r"messages\[3\].role: expected 'assistant'"),
+        ("v3", [Message("tool", "x")], r"messages\[0\].role"),
+    ],
+)
+def test_chat_refuses(tokenizers, kind, messages, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizers[kind].chat(messages)
+
+
+def test_a_refusal_of_the_template_keeps_its_words(load):
+    check = "{% if messages | length > 2 %}{{ raise_exception('too long for me') }}{% endif %}"
+    tokenizer = load("tokenizer.json", check + V3)
+    tokenizer.chat(TURNS[:2])
+    with pytest.raises(ValueError, match="too long for me"):
+        tokenizer.chat(TURNS)
+
+
+# --- Special ids ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind, closing", [("gemma", "<end_of_turn>"), ("v2", EOS), ("v3", EOS)]
+)
+def test_end_of_turn_is_what_closes_an_answer(tokenizers, kind, closing):
+    tokenizer = tokenizers[kind]
+    assert [tokenizer.end_of_turn_id] == named(tokenizer, closing)
+    assert tokenizer.stop_ids == tuple(dict.fromkeys((tokenizer.eos_id, tokenizer.end_of_turn_id)))
+
+
+def test_end_of_turn_without_a_closing_piece_is_eos(load):
+    template = "{% for turn in messages %}<｜User｜>{{ turn.content }}\n{% endfor %}"
+    tokenizer = load("tokenizer.json", template)
+    assert tokenizer.end_of_turn_id == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("value, more", [(7, (7,)), ([1, 7, 9, 7], (7, 9)), (None, ()), ([], ())])
+@pytest.mark.parametrize("template", [GEMMA, None])
+def test_generation_config_adds_stop_ids(make, template, value, more):
+    folder = make("tokenizer.model", template)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.stop_ids == (1, tokenizer.end_of_turn_id, *more)
+
+
+def test_special_tokens_are_read_in_either_form(load):
+    tokenizer = load("tokenizer.json", V3, pad_token={"content": USER}, eos_token=ASSISTANT)
+    assert [tokenizer.pad_id, tokenizer.eos_id] == named(tokenizer, USER, ASSISTANT)
+    for template in (V3, None):
+        tokenizer = load("tokenizer.model", template, pad_token=None)
+        assert tokenizer.pad_id == tokenizer.eos_id == 1
+    tokenizer = load("tokenizer.json", eos_token=ASSISTANT)  # the built-in format follows
+    assert tokenizer.end_of_turn_id == tokenizer.eos_id
+
+
+def test_a_bare_folder_has_the_built_in_format(models, tmp_path):
+    shutil.copy(models / "tokenizer.model", tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id) == (0, 1, 2)
+    assert tokenizer.stop_ids == (1, tokenizer.end_of_turn_id)
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def test_where_the_template_is_found(make):
+    other = V3.replace(USER, "U:")
+    expected = load_tokenizer(make("tokenizer.json", V3)).chat(TURNS)
+    lists = [{"name": "tool_use", "template": other}, {"name": "default", "template": V3}]
+    assert load_tokenizer(make("tokenizer.json", lists)).chat(TURNS) == expected
+    folder = make("tokenizer.json", other)
+    assert load_tokenizer(folder).chat(TURNS) != expected
+    (folder / "chat_template.jinja").write_text(V3)
+    assert load_tokenizer(folder).chat(TURNS) == expected
+
+
+def test_fingerprint_covers_the_template(load):
+    prints = [load("tokenizer.json", t).fingerprint() for t in (None, V2, V3, V3 + " ", V3)]
+    assert len(set(prints)) == 4 and prints[2] == prints[4]
+
+
+def test_templated_tokenizers_travel_to_worker_processes(tokenizers):
+    for tokenizer in tokenizers.values():
+        copy = pickle.loads(pickle.dumps(tokenizer))
+        assert copy.chat([SYSTEM, *TURNS]) == tokenizer.chat([SYSTEM, *TURNS])
+        assert copy.fingerprint() == tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"bos_token": "<s>"}, r"tokenizer.json: .*'<s>' for bos"),
+        ({"eos_token": "eos"}, r"tokenizer.json: .*'eos' for eos"),
+        ({"pad_token": 3}, "tokenizer_config.json: pad_token.*3"),
+        ({"pad_token": {"id": 3}}, "tokenizer_config.json: pad_token.*id"),
+        ({"template": 3}, "tokenizer_config.json: chat_template: expected text"),
+        ({"template": [{"name": "rag"}]}, "tokenizer_config.json: chat_template: .*'rag'"),
+        ({"template": "{% if %}"}, "tokenizer_config.json: chat_template: .*Syntax"),
+        ({"template": "{{ 1 / 0 }}"}, "chat_template: .*ZeroDivisionError"),
+        ({"template": "{{ messages.append(1) }}"}, "chat_template: .*SecurityError"),
+        ({"template": "{{ ''.__class__.__mro__[1] }}"}, "chat_template: .*SecurityError"),
+        ({"template": "{{ messages[0].content }}"}, "chat_template: .*leaves out"),
+        ({"template": "{{ messages[0].content }}" * 2}, "chat_template: .*leaves out"),
+        ({"template": "{{ raise_exception('never') }}"}, "chat_template: .*never"),
+    ],
+)
+def test_unusable_fields_are_named(make, fields, message):
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(make("tokenizer.json", **fields))
+
+
+@pytest.mark.parametrize(
+    "file, data, message",
+    [
+        ("tokenizer.json", b"{", "not a usable tokenizer.json"),
+        ("tokenizer.json", b"\xff", "not a usable tokenizer.json"),
+        ("tokenizer_config.json", b"{", "not JSON"),
+        ("tokenizer_config.json", b"[]", "expected an object"),
+        ("tokenizer_config.json", b"\xff", "not UTF-8"),
+        ("chat_template.jinja", b"{{", "Syntax"),
+        ("generation_config.json", b'{"eos_token_id": [1, "2"]}', "eos_token_id.*'2'"),
+        ("generation_config.json", b'{"eos_token_id": true}', "eos_token_id.*True"),
+        ("generation_config.json", b'{"eos_token_id": 100000}', "eos_token_id.*100000"),
+    ],
+)
+def test_unusable_files_are_named(make, file, data, message):
+    folder = make("tokenizer.json", V3)
+    (folder / file).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{file}.*{message}"):
+        load_tokenizer(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path.name}.*tokenizer.model"):
+        load_tokenizer(tmp_path)
+
+
+# --- Real vocabularies ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(shared_data, tmp_path_factory):
+    loaded = {}
+    for name, file, template in (
+        ("gemma2", "tokenizer.model", GEMMA),
+        ("deepseek_llm", "tokenizer.json", V2),
+    ):
+        source = shared_data / "tokenizers" / name / file
+        if not source.exists():
+            pytest.skip(f"no {source}")
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copy(source, folder)
+        (folder / "chat_template.jinja").write_text(template)
+        loaded[name] = load_tokenizer(folder)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def real_texts(shared_data):
+    texts = []
+    for path in sorted((shared_data / "llmbar" / "LLMBar").rglob("dataset.json")):
+        for row in json.loads(path.read_text())[:20]:
+            texts += [row["input"], row["output_1"], row["output_2"]]
+    for path in sorted((shared_data / "judgebench").glob("*.jsonl")):
+        with path.open() as lines:
+            for _, line in zip(range(40), lines, strict=False):
+                row = json.loads(line)
+                texts += [row["question"], row["response_A"], row["response_B"]]
+    if len(texts) < 200:
+        pytest.skip("no rows of LLMBar and JudgeBench")
+    return texts
+
+
+@pytest.mark.parametrize("name", ["gemma2", "deepseek_llm"])
+def test_real_rows_survive(real, real_texts, name):
+    tokenizer = real[name]
+    for text in real_texts:
+        if name == "gemma2":
+            text = text.replace("▁", "_").strip()  # the known loss, and what the template trims
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        ids = tokenizer.chat([Message("user", text)])
+        assert text in tokenizer.decode(ids)
+        assert ids.count(tokenizer.bos_id) == 1 and tokenizer.eos_id not in ids
+
+
+def test_real_templated_ids(real):
+    gemma, deepseek = real["gemma2"], real["deepseek_llm"]
+    assert (gemma.bos_id, gemma.pad_id, gemma.stop_ids) == (2, 0, (1, 107))
+    user = [2, 106, *gemma.encode("user\nThe cat"), 107, 108]
+    assert gemma.chat(TURNS[:1]) == [*user, 106, *gemma.encode("model\n")]
+    assert (deepseek.bos_id, deepseek.pad_id, deepseek.stop_ids) == (100000, 100001, (100001,))
+    assert deepseek.chat(TURNS[:1]) == [100000, *deepseek.encode("User: The cat\n\nAssistant:")]

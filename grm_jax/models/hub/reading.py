@@ -1,0 +1,275 @@
+"""A folder of Hugging Face to parameters: all names first, then one tensor after the other."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import absl.logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grm_jax.models.config import ModelConfig
+from grm_jax.models.hub import config_file, names, tensor_files
+from grm_jax.models.hub.names import EMBEDDING, HEAD, LM_HEAD, Leaf, Path, Tensor
+from grm_jax.models.hub.tensor_files import INDEX, SINGLE, Stored
+
+
+class Checkpoint(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+      config: shape of the model.
+      params: of the decoder. Those of a DeepSeek reward model have no "lm_head".
+      head: of a reward model, as `heads.scalar_init` makes it; None for a language model.
+    """
+
+    config: ModelConfig
+    params: dict
+    head: dict | None
+
+
+def load(
+    folder: str | os.PathLike,
+    *,
+    shardings: dict | None = None,
+    param_dtype: str | None = None,
+) -> Checkpoint:
+    """Reads a checkpoint: `model.safetensors`, or several files with an index.
+
+    Args:
+      folder: config.json and the files.
+      shardings: a `Sharding` for each leaf of the parameters; the head goes where the final norm
+        does. None puts all on the default device.
+      param_dtype: type of the parameters; None for the one that config.json names, to which
+        weights of a wider type are not rounded.
+
+    Raises:
+      FileNotFoundError: for a missing file, naming it.
+      ValueError: before any tensor is read, for a config that is not computed here, a damaged
+        file, and for tensors that are missing, unknown, doubled, of another shape or of a wider
+        type; the message lists all names with what was expected and found. Also for an output
+        matrix that differs from the embedding to which config.json ties it.
+    """
+    folder = pathlib.Path(folder)
+    config = config_file.read_config(folder)
+    reward = config_file.architecture(folder).endswith(config_file.REWARD)
+    tensors = names.tensors(config, head=reward)
+    leaves = names.leaves(tensors)
+    dtype = param_dtype or config.param_dtype
+    dtypes = {path: jnp.dtype(leaf.dtype or dtype) for path, leaf in leaves.items()}
+    boxes = _boxes(leaves, shardings)
+
+    found, astray = _headers(folder)
+    raw = config_file.read_raw(folder)
+    later = max(raw.get(field) or 0 for field in config_file.LATER_LAYERS)
+    _skip_later_layers(found, config.num_layers, later, folder)
+    tied = LM_HEAD in found and config.tied_embeddings
+    extra = [Tensor(LM_HEAD, (config.vocab_size, config.embed_dim), ())] if tied else []
+    narrow = None if param_dtype else dtypes
+    _check([*tensors, *extra], found, astray, narrow, folder)
+    stored = {name: places[0] for name, places in found.items()}
+    if tied:
+        _check_tied(stored)
+
+    buffers = {
+        path: {d: jnp.zeros(_extent(box), dtypes[path], device=d) for d, box in places.items()}
+        for path, places in boxes.items()
+    }
+    for tensor in tensors:
+        _assign(tensor, tensor_files.open_tensor(stored[tensor.name]), buffers, boxes)
+    arrays = {}
+    for path in leaves:
+        parts = list(buffers.pop(path).values())
+        arrays[path] = parts[0] if shardings is None else (
+            jax.make_array_from_single_device_arrays(
+                leaves[path].shape, _sharding(shardings, path), parts)
+        )  # fmt: skip
+    tree = _nest(arrays)
+    config = dataclasses.replace(config, param_dtype=dtype)
+    head = tree.pop(HEAD[0], None)
+    return Checkpoint(config, tree, head)
+
+
+def check_vocab(
+    config: ModelConfig, tokenizer_vocab_size: int, folder: str | os.PathLike
+) -> None:
+    """Refuses a tokenizer with more ids than the embedding has rows; fewer is padding, and fine.
+
+    Raises:
+      ValueError: naming the folder and both numbers.
+    """
+    if tokenizer_vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{folder}: tokenizer: expected at most {config.vocab_size} ids, one for each row of "
+            f"the embedding, found {tokenizer_vocab_size}"
+        )
+
+
+# What the files hold, against what the model needs.
+
+
+def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, str]]:
+    """Where each name is stored, and the names that the index has in another file, or not."""
+    index = folder / INDEX
+    if index.exists():
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{index}: expected JSON with a weight_map: {error!r}") from error
+    elif (folder / SINGLE).exists():
+        named = dict.fromkeys(tensor_files.read_header(folder / SINGLE), SINGLE)
+    else:
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+        raise FileNotFoundError(f"{folder}: expected {SINGLE} or {INDEX}, found {files}")
+    found: dict[str, list[Stored]] = {}
+    for file in sorted(set(named.values())):
+        if not (folder / file).exists():
+            raise FileNotFoundError(f"{index}: names {file}, which is not in the folder")
+        for name, stored in tensor_files.read_header(folder / file).items():
+            found.setdefault(name, []).append(stored)
+    astray = {
+        name: f"the index says {named.get(name, 'nothing')}"
+        for name in {*named, *found}
+        if named.get(name) not in [stored.path.name for stored in found.get(name, ())]
+    }
+    return found, astray
+
+
+def _skip_later_layers(found: dict, num_layers: int, count: int, folder: pathlib.Path) -> None:
+    """Removes the layers after the last one, which predict further tokens."""
+    roots = tuple(f"model.layers.{layer}." for layer in range(num_layers, num_layers + count))
+    skipped = [name for name in found if name.startswith(roots)]
+    for name in skipped:
+        del found[name]
+    if skipped:
+        absl.logging.warning(
+            "%s: skipped %d tensors of %s*: layers that predict further tokens are no part of "
+            "the model", folder, len(skipped), "*, ".join(roots),
+        )  # fmt: skip
+
+
+def _check(
+    tensors: list[Tensor],
+    found: dict[str, list[Stored]],
+    astray: dict[str, str],
+    dtypes: dict[Path, np.dtype] | None,
+    folder: pathlib.Path,
+) -> None:
+    """Compares all names before anything is read; `dtypes` are those that must not be rounded."""
+    good, bad = [], []
+    wanted = {tensor.name: tensor for tensor in tensors}
+    for name in [*wanted, *sorted(set(found) - set(wanted))]:
+        tensor, stored = wanted.get(name), found.get(name, [])
+        expected = str(list(tensor.shape)) if tensor else "-"
+        there = ", ".join(f"{list(s.shape)} {s.dtype} in {s.path.name}" for s in stored) or "-"
+        fault = ""
+        if tensor is None:
+            fault = "unknown"
+        elif not stored:
+            fault = "missing"
+        elif len(stored) > 1:
+            fault = "doubled"
+        elif stored[0].shape != tensor.shape:
+            fault = "other shape"
+        elif name in astray:
+            fault = astray[name]
+        elif dtypes is not None:
+            types = {dtypes[place.path] for place in tensor.places}
+            if any(jnp.promote_types(stored[0].dtype, dtype) != dtype for dtype in types):
+                fault = f"wider than {', '.join(map(str, types))}: choose param_dtype"
+        row = f"{name}: expected {expected}, found {there}"
+        (bad if fault else good).append(f"{row}: {fault}" if fault else row)
+    if bad:
+        # A terminal shows the end of a long message.
+        lines = "\n  ".join([*good, *bad])
+        raise ValueError(
+            f"{folder}: {len(bad)} of {len(good) + len(bad)} tensors do not fit, listed last:\n"
+            f"  {lines}"
+        )
+
+
+def _check_tied(stored: dict[str, Stored]) -> None:
+    ours, theirs = (
+        tensor_files.open_tensor(stored[name]).view(np.uint8) for name in (EMBEDDING, LM_HEAD)
+    )
+    if ours.shape != theirs.shape or not all(map(np.array_equal, ours, theirs)):
+        raise ValueError(
+            f"{stored[LM_HEAD].path}: {LM_HEAD}: expected the bits of {EMBEDDING}, to which "
+            f"tie_word_embeddings ties it, found others"
+        )
+
+
+# Our leaves.
+
+
+def _nest(arrays: dict[Path, Any]) -> dict:
+    tree: dict = {}
+    for (*path, last), value in arrays.items():
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return tree
+
+
+def _sharding(shardings: dict, path: Path):
+    node = shardings
+    for key in ("final_norm", "scale") if path == HEAD else path:
+        if not isinstance(node, dict) or key not in node:
+            raise ValueError(f"shardings: expected one for {'/'.join(path)}, found none")
+        node = node[key]
+    return node
+
+
+def _boxes(leaves: dict[Path, Leaf], shardings: dict | None) -> dict[Path, dict]:
+    """For each leaf: device -> the slices of the leaf that it holds."""
+    found = {}
+    for path, leaf in leaves.items():
+        everything = {None: (slice(None),) * len(leaf.shape)}
+        places = everything if shardings is None else (
+            _sharding(shardings, path).addressable_devices_indices_map(leaf.shape)
+        )  # fmt: skip
+        found[path] = {
+            device: tuple(
+                slice(*part.indices(size)[:2])
+                for part, size in zip(box, leaf.shape, strict=True)
+            )
+            for device, box in places.items()
+        }
+    return found
+
+
+def _extent(box: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple(part.stop - part.start for part in box)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _update(buffer, piece, start):
+    lead = buffer.ndim - piece.ndim
+    piece = piece.astype(buffer.dtype).reshape((1,) * lead + piece.shape)
+    return jax.lax.dynamic_update_slice(buffer, piece, (*start, *([0] * (buffer.ndim - lead))))
+
+
+def _assign(tensor: Tensor, data: np.ndarray, buffers: dict, boxes: dict) -> None:
+    """Writes a stored tensor into the buffers of all devices that own a part of it."""
+    for place in tensor.places:
+        view, lead = place.view(data), len(place.index)
+        for device, box in boxes[place.path].items():
+            start = [i - part.start for i, part in zip(place.index, box, strict=False)]
+            if not all(0 <= s < n for s, n in zip(start, _extent(box), strict=False)):
+                continue
+            own = box[lead:]
+            if place.order is None:
+                piece = view[own]
+            else:
+                piece = view[own[:-1]][..., place.order[own[-1]]]
+            piece = jax.device_put(np.ascontiguousarray(piece), device)
+            start = tuple(np.int32(s) for s in start)
+            # Waiting keeps pieces of many tensors from piling up in memory.
+            buffers[place.path][device] = jax.block_until_ready(
+                _update(buffers[place.path][device], piece, start)
+            )

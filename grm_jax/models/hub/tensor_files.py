@@ -1,0 +1,115 @@
+"""Safetensors files, read as memory maps and written one tensor at a time.
+
+The format is the length of a JSON header in 8 bytes, the header, and the raw bytes of the tensors.
+The library `safetensors` cuts a tensor only along its stored axes and writes a file from tensors
+that are all in memory at once; both would cost copies that a checkpoint of hundreds of gigabytes
+has no room for.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {
+    "F32": jnp.dtype("float32"),
+    "BF16": jnp.dtype("bfloat16"),
+    "F16": jnp.dtype("float16"),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Stored(NamedTuple):
+    """A tensor of a file: where its bytes begin, its type and its shape."""
+
+    path: pathlib.Path
+    start: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+class Spec(NamedTuple):
+    """A tensor to be written."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in a file."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def read_header(path: pathlib.Path) -> dict[str, Stored]:
+    """The tensors of a file by name; reads the header only.
+
+    Raises:
+      ValueError: for a file that is truncated, is no safetensors file, or holds a tensor of a type
+        outside `DTYPES`.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 + length:
+            raise ValueError(
+                f"{path}: truncated, or no safetensors file: expected a header of {length} bytes, "
+                f"found a file of {size}"
+            )
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise ValueError(f"{path}: no safetensors file: header is not JSON: {error}") from error
+    header.pop("__metadata__", None)
+    tensors, end = {}, 8 + length
+    for name, entry in header.items():
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ValueError(
+                f"{path}: {name}: expected a type among {sorted(DTYPES)}, found {entry['dtype']}"
+            )
+        begin, stop = (8 + length + offset for offset in entry["data_offsets"])
+        shape = tuple(entry["shape"])
+        if stop - begin != Spec(dtype, shape).nbytes:
+            raise ValueError(
+                f"{path}: {name}: expected {Spec(dtype, shape).nbytes} bytes for {shape} "
+                f"{dtype}, found {stop - begin}"
+            )
+        tensors[name] = Stored(path, begin, dtype, shape)
+        end = max(end, stop)
+    if end != size:
+        fault = "truncated" if size < end else "bytes after the last tensor"
+        raise ValueError(f"{path}: {fault}: expected {end} bytes, found {size}")
+    return tensors
+
+
+def open_tensor(stored: Stored) -> np.ndarray:
+    """A read-only map of the file: bytes are read when they are first used."""
+    return np.memmap(stored.path, stored.dtype, "r", offset=stored.start, shape=stored.shape)
+
+
+def write(
+    path: pathlib.Path, specs: Mapping[str, Spec], make: Callable[[str], np.ndarray]
+) -> None:
+    """Writes a file, asking `make` for one tensor after the other."""
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, spec in specs.items():
+        end = offset + spec.nbytes
+        header[name] = {
+            "dtype": _NAMES[spec.dtype], "shape": spec.shape, "data_offsets": [offset, end]
+        }  # fmt: skip
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # readers expect tensors at multiples of eight bytes
+    with open(path, "xb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name, spec in specs.items():
+            array = make(name)
+            assert (array.dtype, array.shape) == spec, name
+            # Types that Python has no buffer code for, bfloat16 among them, pass as bytes.
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

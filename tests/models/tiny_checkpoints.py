@@ -1,0 +1,204 @@
+"""Random tiny checkpoints: saved by transformers, loaded by us, and both sides' logits.
+
+A module that imports this one is skipped where torch or transformers is missing.
+
+Weights have fan-in scale, so that every layer changes the result; norms lie around their neutral
+value; queries and keys are scaled up until attention scores reach a cap of 4. Without that, a
+missing cap or the erf instead of the tanh gelu changes logits by less than 1e-3.
+"""
+
+import copy
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grm_jax.models import heads, hub, transformer
+from grm_jax.models.config import ModelConfig
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", minversion="5")  # names of config fields
+
+VOCAB, LENGTH = 97, 24  # longer than every window and than the length that YaRN stretches
+SCORE = 4.0  # deviation of attention scores, unless the cap is lower
+DEEPSEEK_GAIN = 1.5  # of queries; YaRN's scale and the rounding of a second softmax come on top
+
+_GEMMA2 = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 80,
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 11,
+    "attn_logit_softcapping": 4.0,
+    "final_logit_softcapping": 2.0,
+    "max_position_embeddings": 256,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+}
+# All frequencies but the first are stretched or blended, and rounding the ends of the blend shows.
+YARN = {
+    "rope_type": "yarn", "rope_theta": 100.0, "factor": 40.0, "beta_fast": 4.0, "beta_slow": 1.0,
+    "original_max_position_embeddings": 64, "mscale": 0.707, "mscale_all_dim": 0.707,
+}  # fmt: skip
+_DEEPSEEK = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 80,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 2,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "routed_scaling_factor": 2.5,
+    "max_position_embeddings": 2560,
+    "rope_parameters": YARN,
+}
+GROUPS = {"n_group": 4, "topk_group": 2}
+BASES = {
+    "Gemma2ForCausalLM": _GEMMA2,
+    "Gemma2ForSequenceClassification": {**_GEMMA2, "num_labels": 1},
+    "DeepseekV2ForCausalLM": {**_DEEPSEEK, "topk_method": "greedy", "n_group": 1, "topk_group": 1},
+    "DeepseekV3ForCausalLM": {**_DEEPSEEK, "q_lora_rank": 20, **GROUPS, "norm_topk_prob": True},
+}
+
+
+class Pair(NamedTuple):
+    """One checkpoint on both sides."""
+
+    folder: pathlib.Path
+    theirs: Any
+    config: ModelConfig
+    params: dict
+    head: dict | None
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread():
+    """Two libraries with a thread for each core stand in each other's way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def torch_model(architecture: str, **changes):
+    """A random model of transformers: its base config with some fields changed."""
+    model_class = getattr(transformers, architecture)
+    config = model_class.config_class(
+        **{**BASES[architecture], **changes},
+        attn_implementation="eager", pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    model = model_class(config).eval()
+    gemma = architecture.startswith("Gemma2")
+    if gemma:
+        # q.k grows with the square of the gain; at gain 1 it has deviation head_dim ** 0.5.
+        score = min(config.attn_logit_softcapping or SCORE, SCORE)
+        gain = (score * (config.query_pre_attn_scalar / config.head_dim) ** 0.5) ** 0.5
+        gains = {"q_proj": gain, "k_proj": gain}
+    else:
+        # Norms between the two factors of keys and queries undo a gain on the first.
+        gains = {"q_b_proj": DEEPSEEK_GAIN, "q_proj": DEEPSEEK_GAIN}
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(weight, scale):
+        return scale * torch.randn(weight.shape, generator=generator)
+
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight.copy_(noise(weight, 0.3) + (0.0 if gemma else 1.0))
+            else:
+                leaf = name.removesuffix(".weight").rpartition(".")[2]
+                weight.copy_(noise(weight, gains.get(leaf, 1.0) * weight.shape[-1] ** -0.5))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(noise(buffer, 0.1))
+    return model
+
+
+def load(folder: pathlib.Path, theirs) -> Pair:
+    """Our reading of a checkpoint; keys are taken a few at a time, so that merging is met."""
+    config, params, head = hub.load(folder)
+    return Pair(
+        folder, theirs, dataclasses.replace(config, attention_chunk=10, dtype=config.param_dtype),
+        params, head,
+    )  # fmt: skip
+
+
+def pair(folder: pathlib.Path, architecture: str, **changes) -> Pair:
+    """A random checkpoint: made and saved to `folder` by transformers, loaded by us."""
+    model = torch_model(architecture, **changes)
+    model.save_pretrained(folder)
+    return load(folder, model)
+
+
+def random_tokens(rows: int = 4, length: int = LENGTH, seed: int = 1) -> np.ndarray:
+    """Tokens other than the special ones."""
+    return np.random.default_rng(seed).integers(3, VOCAB, (rows, length))
+
+
+def their_logits(model, tokens: np.ndarray, **inputs) -> np.ndarray:
+    """Logits of transformers, or the classifier's scores; inputs are numpy arrays."""
+    inputs = {name: torch.tensor(x) for name, x in inputs.items()}
+    with torch.no_grad():
+        return model(torch.tensor(tokens), **inputs).logits.double().numpy()
+
+
+def tolerance(model, tokens: np.ndarray, want: np.ndarray, where=slice(None), **inputs) -> float:
+    """max(1e-5, three times the difference between their float32 and float64)."""
+    wide = copy.deepcopy(model).double()
+    if hasattr(model.config, "n_routed_experts"):
+        wide.set_experts_implementation("eager")  # the others are not written for float64
+    gap = their_logits(wide, tokens, **inputs) - want
+    return max(1e-5, 3 * np.abs(gap[where]).max())
+
+
+def _hidden(config, params, tokens, positions, segment_ids):
+    return transformer.apply(config, params, tokens, positions, segment_ids)[0]
+
+
+def _forward(config, params, *arguments):
+    return heads.logits(config, params, _hidden(config, params, *arguments))
+
+
+def _arguments(tokens, positions=None, segment_ids=None):
+    if positions is None:
+        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    if segment_ids is None:
+        segment_ids = np.ones_like(tokens)
+    return (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segment_ids))
+
+
+_cached_forward = jax.jit(_forward, static_argnums=0)
+_cached_hidden = jax.jit(_hidden, static_argnums=0)
+
+
+def our_logits(config: ModelConfig, params: dict, tokens, *marks, retrace=False) -> np.ndarray:
+    """Our logits; `marks` are positions and segments. A patched detail needs `retrace`."""
+    forward = _cached_forward
+    if retrace:
+        forward = jax.jit(functools.partial(_forward), static_argnums=0)
+    return np.asarray(forward(config, params, *_arguments(tokens, *marks)))
+
+
+def our_hidden(config: ModelConfig, params: dict, tokens, *marks) -> jax.Array:
+    """Our hidden states after the final norm."""
+    return _cached_hidden(config, params, *_arguments(tokens, *marks))

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
@@ -306,6 +307,18 @@ def test_parameters_of_another_shape_are_refused(tmp_path):
         "  layers/local/mlp/bias: expected nothing, found (64, 32) float32",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_that_cannot_be_written_are_refused(tmp_path):
+    params = jax.tree.map(lambda x: x.astype("float16"), params_of(TINY))
+    with pytest.raises(ValueError, match="embedding: expected float32 or bfloat16, found float16"):
+        hub.save(tmp_path / "model", TINY, params)
+    params = params_of(TINY)
+    params["final_norm"]["scale"] = types.SimpleNamespace(
+        shape=(32,), dtype=np.dtype("float32"), is_fully_addressable=False
+    )
+    with pytest.raises(ValueError, match="final_norm/scale: expected all shards here"):
+        hub.save(tmp_path / "model", TINY, params)
 
 
 def test_a_source_of_another_shape_is_refused(folder, tmp_path):

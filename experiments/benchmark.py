@@ -83,7 +83,7 @@ class Measurement:
 
         Args:
           run: the arm.
-          stage: its stage, such as "grpo", or "random_weights".
+          stage: its stage, such as "grpo", or one of `schema.UNTRAINED_STAGES`.
           k: samples of each comparison.
         """
         config = dataclasses.replace(self.draw_config, principles=run.principles)
@@ -91,10 +91,11 @@ class Measurement:
             config = dataclasses.replace(config, k=1, temperature=0.0, order_policy="random")
         else:
             config = dataclasses.replace(config, k=k)
-        name = "random_weights" if stage == "random_weights" else run.stage(stage)
+        untrained = stage in schema.UNTRAINED_STAGES
+        name = stage if untrained else run.stage(stage)
         if self._params is None or self._params[0] != name:
-            random = stage == "random_weights"
-            self._params = (name, run.init_params() if random else run.load_params(name))
+            self._params = None  # before the next ones are read: there may be room for one only
+            self._params = (name, run.init_params() if untrained else run.load_params(name))
         found = {}
         for suite, comparisons in self.comparisons.items():
             trajectories = self._draw_suite(suite, name, config, comparisons, greedy=k is None)
@@ -118,10 +119,11 @@ class Measurement:
 
     def score(self, drawn: dict[str, Drawn]) -> dict[str, Drawn]:
         """The same with the scores of the meta RM."""
-        params = meta_rm.load(self.run)
+        self._params = None
+        judge = meta_rm.load(self.run)
         return {
             suite: one._replace(
-                meta=meta_scores(self.run, params, self.comparisons[suite], one.groups)
+                meta=meta_scores(self.run, judge, self.comparisons[suite], one.groups)
             )
             for suite, one in drawn.items()
         }
@@ -129,14 +131,14 @@ class Measurement:
 
 def meta_scores(
     run: runs.Run,
-    params: dict,
+    judge: meta_rm.Judge,
     comparisons: Sequence[Comparison],
     groups: Sequence[Sequence[Trajectory]],
 ) -> list[list[float]]:
     """The logit of each trajectory; units that meta_scores/ holds already are not run again."""
     loop = settings.from_section(schema.MetaRMLoop, run.config, "meta_rm.loop")
     pairs = [(c, t) for c, own in zip(comparisons, groups, strict=True) for t in own]
-    rows = [meta_rm.input_ids(run, *pair) for pair in pairs]
+    rows = [judge.input_ids(run.config.template.form, *pair) for pair in pairs]
     longest = max(map(len, rows))
     length = loop.row_length
     if longest > length:
@@ -145,10 +147,13 @@ def meta_scores(
             f"meta RM: the longest row has {longest} tokens, config.meta_rm.loop.row_length was "
             f"{loop.row_length} in training; scored in rows of {length}"
         )
-    scorer = meta_rm.Scorer(run, length, loop.batch_size)
+    scorer = meta_rm.Scorer(run, judge, length, loop.batch_size)
     size = scorer.batch_size * META_BATCHES_PER_UNIT
     _, first = pairs[0]
-    parts = [runs.params_digest(params), prompts.template_fingerprint(), str(length), str(size)]
+    parts = [
+        runs.params_digest(judge.params), judge.tokenizer.fingerprint(),
+        prompts.template_fingerprint(), str(length), str(size),
+    ]  # fmt: skip
     fingerprint = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
     where = (first.fingerprint, first.stage, first.step)
     path = run.path("meta_scores", f"{first.stage}.jsonl")
@@ -158,7 +163,7 @@ def meta_scores(
             piece = rows[start : start + size]
             if unit not in complete:
                 keys = [trajectory.key for _, trajectory in pairs[start : start + size]]
-                logits = dict(zip(keys, scorer(params, piece), strict=True))
+                logits = dict(zip(keys, scorer(judge.params, piece), strict=True))
                 store.append_unit(fingerprint, UnitHeader(*where, unit), logits)
             advance(len(piece))
         by_key = store.scores(fingerprint, *where)
@@ -168,7 +173,7 @@ def meta_scores(
 def require_stages(run: runs.Run, stages: Sequence[str]) -> None:
     """Raises ValueError unless every stage is finished."""
     for stage in stages:
-        if stage != "random_weights" and not run.has_params(run.stage(stage)):
+        if stage not in schema.UNTRAINED_STAGES and not run.has_params(run.stage(stage)):
             raise ValueError(
                 f"{run.workdir}: stage {run.stage(stage)!r} is not finished and the benchmark "
                 "measures it; run its experiment or experiments.spct first, or change "
@@ -183,7 +188,8 @@ def run_benchmark(run: runs.Run) -> None:
     greedy = settings.names(config.greedy_stages, "config.benchmark.greedy_stages")
     sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
     arm = run.arm("none") if config.ablation_k else None
-    require_stages(run, [*greedy, *sampled, *(["meta_rm"] if config.meta_rm else [])])
+    needs_meta = config.meta_rm and not meta_rm.is_released(run)
+    require_stages(run, [*greedy, *sampled, *(["meta_rm"] if needs_meta else [])])
     if arm is not None:
         require_stages(arm, sampled[-1:])
     comparisons = load_comparisons(run, config)

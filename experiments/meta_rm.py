@@ -7,6 +7,7 @@ of the trained GRM, wrong ones included. Comparisons whose uid hashes to one ten
 the AUC inside them is the metric that says whether guided voting can gain anything.
 """
 
+import dataclasses
 import functools
 import hashlib
 import time
@@ -26,8 +27,11 @@ from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
-from grm_jax.models import transformer
+from grm_jax.models import hub, transformer
+from grm_jax.models.config import ModelConfig
+from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, meta_rm_prompt
+from grm_jax.text.tokenizers import Tokenizer
 
 
 class Row(NamedTuple):
@@ -39,13 +43,32 @@ class Row(NamedTuple):
     uid: str
 
 
-def input_ids(
-    run: runs.Run, comparison: Comparison, trajectory: Trajectory
-) -> tuple[int, ...]:
-    """Query and responses as they were shown, then the trajectory as the answer (Figure 5)."""
-    shown = [comparison.responses[i] for i in trajectory.order]
-    text = meta_rm_prompt(comparison.messages, shown, form=run.config.template.form)
-    return (*run.tokenizer.chat([Message("user", text)]), *trajectory.token_ids)
+class Judge(NamedTuple):
+    """A meta RM and how it reads.
+
+    Attributes:
+      model: shape of its decoder.
+      tokenizer: its own.
+      params: as made by `grm_jax.learning.meta_rm.init`.
+      released: it was not trained here, and reads the text of a trajectory, not its token ids.
+    """
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+    params: dict
+    released: bool
+
+    def input_ids(
+        self, form: str, comparison: Comparison, trajectory: Trajectory
+    ) -> tuple[int, ...]:
+        """Query and responses as they were shown, then the trajectory as the answer (Figure 5)."""
+        shown = [comparison.responses[i] for i in trajectory.order]
+        text = meta_rm_prompt(comparison.messages, shown, form=form)
+        prompt = self.tokenizer.chat([Message("user", text)])
+        if self.released:
+            answer = self.tokenizer.encode(trajectory.text)
+            return (*prompt, *answer, self.tokenizer.end_of_turn_id)
+        return (*prompt, *trajectory.token_ids)
 
 
 def held_out(uid: str) -> bool:
@@ -53,23 +76,48 @@ def held_out(uid: str) -> bool:
     return hashlib.sha256(uid.encode()).digest()[0] % 10 == 0
 
 
-def load(run: runs.Run) -> dict:
-    """Parameters of the finished stage.
+def is_released(run: runs.Run) -> bool:
+    """Whether the meta RM is one of `config.released`."""
+    return "released" in run.config and bool(run.config.released.get("meta_rm"))
+
+
+def load(run: runs.Run) -> Judge:
+    """The released meta RM, or that of the finished stage.
 
     Raises:
-      ValueError: if the stage has not been run in this workdir.
+      ValueError: if the stage has not been run in this workdir, or what was released is no reward
+        model.
     """
+    if is_released(run):
+        folder = run.config.released.meta_rm
+        checkpoint = run.load_released(folder, run.model.param_dtype)
+        if checkpoint.head is None:
+            raise ValueError(
+                f"config.released.meta_rm: {folder} is a language model, no reward model"
+            )
+        tokenizer = load_tokenizer(folder)
+        hub.check_vocab(checkpoint.config, tokenizer.vocab_size, folder)
+        model = dataclasses.replace(checkpoint.config, dtype=run.model.dtype)
+        params = {"decoder": checkpoint.params, "head": checkpoint.head}
+        return Judge(model, tokenizer, params, released=True)
     decoder = transformer.abstract_params(run.model)
     init = functools.partial(meta_rm.init, run.model)
-    return run.load_params(run.stage("meta_rm"), jax.eval_shape(init, decoder, run.base_key))
+    params = run.load_params(run.stage("meta_rm"), jax.eval_shape(init, decoder, run.base_key))
+    return own_judge(run, params)
+
+
+def own_judge(run: runs.Run, params: dict | None = None) -> Judge:
+    """The meta RM that is trained here, perhaps without parameters yet."""
+    return Judge(run.model, run.tokenizer, params or {}, released=False)
 
 
 class Scorer:
     """Logits of token sequences, in batches of one static shape."""
 
-    def __init__(self, run: runs.Run, length: int, batch_size: int):
+    def __init__(self, run: runs.Run, judge: Judge, length: int, batch_size: int):
         self._run, self._length, self.batch_size = run, length, batch_size
-        self._score = meta_rm.make_score_fn(run.model)
+        self._pad_id = judge.tokenizer.pad_id
+        self._score = meta_rm.make_score_fn(judge.model)
 
     def __call__(self, params: dict, sequences: Sequence[Sequence[int]]) -> list[float]:
         """One logit for each sequence."""
@@ -78,7 +126,7 @@ class Scorer:
             piece = sequences[start : start + self.batch_size]
             batch = meta_rm.make_batch(
                 piece, length=self._length, batch_size=self.batch_size,
-                pad_id=self._run.tokenizer.pad_id,
+                pad_id=self._pad_id,
             )  # fmt: skip
             batch = jax.device_put(batch, self._run.split_over_devices)
             logits += jax.device_get(self._score(params, batch))[: len(piece)].tolist()
@@ -105,9 +153,9 @@ def _rows(
     row_length: int,
 ) -> list[Row]:
     """Rows that fit; those that do not are counted, and too many of them are an error."""
-    rows, too_long = [], 0
+    rows, too_long, judge = [], 0, own_judge(run)
     for trajectory, label, weight in examples:
-        ids = input_ids(run, by_uid[trajectory.uid], trajectory)
+        ids = judge.input_ids(run.config.template.form, by_uid[trajectory.uid], trajectory)
         if len(ids) > row_length:
             too_long += 1
         else:
@@ -174,7 +222,7 @@ def run_stage(run: runs.Run) -> None:
     batches = pipeline.shuffled_batches(rows, loop.batch_size, seed=run.config.seed)
     optimizer = make_optimizer(optimizer_config)
     step_fn = meta_rm.make_train_step(run.model, config, optimizer)
-    scorer = Scorer(run, loop.row_length, loop.batch_size)
+    scorer = Scorer(run, own_judge(run), loop.row_length, loop.batch_size)
 
     def make(base, key):
         params = meta_rm.init(run.model, base, jax.random.fold_in(key, 1))

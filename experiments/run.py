@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -31,16 +31,18 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import schema, settings
+from experiments.metrics import Metrics
 from grm_jax.data.comparison import Comparison, read_jsonl
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
-from grm_jax.models import transformer
+from grm_jax.models import hub, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
+from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
@@ -126,9 +128,16 @@ class Run:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer: read from `tokenizer.path`, or trained on the small world."""
-        if self.config.tokenizer.path:
-            return SentencePieceTokenizer.from_file(self.config.tokenizer.path)
+        """The tokenizer: of `tokenizer.path`, of released weights, or trained on the small world.
+
+        A folder brings its own chat template, a file is a SentencePiece model with Gemma's.
+        """
+        path = self.config.tokenizer.path
+        if not path and "released" in self.config:
+            path = self.config.released.model
+        if path:
+            folder = pathlib.Path(path).is_dir()
+            return load_tokenizer(path) if folder else SentencePieceTokenizer.from_file(path)
         path = self.path("tokenizer.model")
         if not path.exists():
             train_sentencepiece(
@@ -138,10 +147,10 @@ class Run:
 
     @functools.cached_property
     def model(self) -> ModelConfig:
-        """Shape of the decoder; the vocabulary is the tokenizer's."""
-        return settings.from_section(
-            ModelConfig, self.config, "model", vocab_size=self.tokenizer.vocab_size
-        )
+        """Shape of the decoder; without released weights or a variant the vocabulary decides."""
+        model = schema.model_config(self.config, self.tokenizer.vocab_size)
+        hub.check_vocab(model, self.tokenizer.vocab_size, self.config.tokenizer.path)
+        return model
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -204,10 +213,19 @@ class Run:
         return jax.device_put(params, self.on_every_device)
 
     def init_params(self) -> dict:
-        """Random parameters of the decoder, on every device."""
+        """What a run starts from, on every device: released weights, or random parameters."""
+        if "released" in self.config:
+            return self.load_released(self.config.released.model, self.model.param_dtype).params
         key = jax.random.fold_in(self.base_key, 0)
         init = jax.jit(lambda key: transformer.init(self.model, key))
         return jax.device_put(init(key), self.on_every_device)
+
+    def load_released(self, folder: str, param_dtype: str) -> hub.Checkpoint:
+        """A checkpoint of the hub, on every device."""
+        self.say(f"reading {folder}")
+        checkpoint = hub.load(folder, param_dtype=param_dtype)
+        params, head = jax.device_put(checkpoint[1:], self.on_every_device)
+        return checkpoint._replace(params=params, head=head)
 
     def fingerprint(self, params: dict, draw: DrawConfig, work: Iterable = ()) -> str:
         """Names what decides a trajectory: parameters, template, tokenizer, sampling.
@@ -271,50 +289,6 @@ def params_digest(params: dict) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
     return digest.hexdigest()[:16]
-
-
-class Metrics:
-    """metrics.jsonl and TensorBoard. Wall-clock figures stand apart, under "time"."""
-
-    def __init__(self, workdir: pathlib.Path):
-        self._path = workdir / "metrics.jsonl"
-        self._tensorboard_folder = workdir / "tensorboard"
-        self._writers = {}
-        self._path.touch()
-        data = self._path.read_bytes()
-        if not data.endswith(b"\n"):  # a line torn by a kill
-            self.truncate(data.rfind(b"\n") + 1)
-
-    @property
-    def offset(self) -> int:
-        """Size of metrics.jsonl in bytes."""
-        return self._path.stat().st_size
-
-    def truncate(self, offset: int) -> None:
-        """Cuts metrics.jsonl back to what a checkpoint knew."""
-        os.truncate(self._path, offset)
-
-    def write(self, stage: str, step: int, values: Mapping, times: Mapping | None = None) -> None:
-        """Appends one record. Raises FloatingPointError for a value that is not finite."""
-        numbers = {name: float(value) for name, value in values.items()}
-        bad = [name for name, value in numbers.items() if not np.isfinite(value)]
-        if bad:
-            raise FloatingPointError(f"stage {stage}, step {step}: {', '.join(bad)} not finite")
-        record = {"stage": stage, "step": step, **numbers, "time": dict(times or {})}
-        with open(self._path, "a") as file:
-            file.write(json.dumps(record) + "\n")
-        writer = self._writers.get(stage)
-        if writer is None:
-            import tensorboardX
-
-            writer = tensorboardX.SummaryWriter(str(self._tensorboard_folder / stage))
-            self._writers[stage] = writer
-        for name, value in {**numbers, **(times or {})}.items():
-            writer.add_scalar(name, value, step)
-
-    def read(self) -> list[dict]:
-        """All records."""
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -385,7 +359,7 @@ def main(experiment: Callable[[Run], None]) -> None:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
         try:
             experiment(Run(_CONFIG.value, _WORKDIR.value))
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
 
     flags.mark_flags_as_required(["config", "workdir"])

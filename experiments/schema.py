@@ -16,14 +16,30 @@ from grm_jax.learning.grpo import GRPOConfig
 from grm_jax.learning.meta_rm import MetaRMConfig
 from grm_jax.learning.rejection import RejectionRules
 from grm_jax.learning.state import OptimizerConfig
-from grm_jax.models.config import ModelConfig
+from grm_jax.models import hub
+from grm_jax.models.config import VARIANTS, ModelConfig
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
-MEASURED_STAGES = ("random_weights", "base", "cold_start", "rft", "grpo")
+UNTRAINED_STAGES = ("random_weights", "released")  # what a run starts from
+MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """Released weights that a run starts from: folders in the format of the Hugging Face hub.
+
+    Attributes:
+      model: the policy; its config.json takes the place of section `model`, whose fields may still
+        change what does not belong to the weights, such as `dtype` and `remat`.
+      meta_rm: a sequence classifier with one label, of any architecture; "" for none.
+    """
+
+    model: str
+    meta_rm: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +156,8 @@ class BenchmarkConfig:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
 
 
-_TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "model", "small_world", "data",
-        "base", "cold_start", "rft", "grpo", "meta_rm", "benchmark")  # fmt: skip
+_TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "released", "model", "small_world",
+        "data", "base", "cold_start", "rft", "grpo", "meta_rm", "benchmark")  # fmt: skip
 
 # Sections inside sections, and the fields that the experiment fills in itself.
 _INNER = {
@@ -171,7 +187,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         if name not in _TOP:
             raise ValueError(f"config.{name}: unknown section; known are {list(_TOP)}")
     _check_template(config)
-    settings.from_section(ModelConfig, config, "model", vocab_size=1)
+    if "released" in config:
+        settings.from_section(Released, config, "released")
+    model_config(config, vocab_size=1)
     if "small_world" in config:
         settings.from_section(SmallWorldConfig, config, "small_world")
     built = {}
@@ -193,6 +211,32 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_together(config, built)
 
 
+def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:
+    """Section `model`: all fields, or some that differ from released weights or a `variant`.
+
+    Args:
+      config: the whole config.
+      vocab_size: rows of the embedding where nothing else decides them.
+
+    Raises:
+      ValueError, FileNotFoundError: as `settings.from_section` and `hub.read_config`.
+    """
+    if "released" in config:
+        shape = hub.read_config(config.released.model)
+    elif "variant" in config.model:
+        if config.model.variant not in VARIANTS:
+            raise ValueError(
+                f"config.model.variant: must be one of {sorted(VARIANTS)}, "
+                f"got {config.model.variant!r}"
+            )
+        shape = VARIANTS[config.model.variant]
+    else:
+        return settings.from_section(ModelConfig, config, "model", vocab_size=vocab_size)
+    return settings.from_section(
+        ModelConfig, config, "model", sections=("variant",), defaults=shape
+    )
+
+
 def _check_template(config) -> None:
     for field, known in (("form", prompts.FORMS), ("principles", prompts.PRINCIPLE_MODES)):
         if config.template[field] not in known:
@@ -203,6 +247,14 @@ def _check_template(config) -> None:
 
 def _check_together(config, built) -> None:
     if "benchmark" in built:
+        for field in ("greedy_stages", "sampled_stages"):
+            stages = settings.names(config.benchmark[field], f"config.benchmark.{field}")
+            impossible = "random_weights" if "released" in config else "released"
+            if impossible in stages:
+                raise ValueError(
+                    f"config.benchmark.{field}: {impossible!r} is not there "
+                    f"{'with' if 'released' in config else 'without'} a section config.released"
+                )
         ks = settings.numbers(built["benchmark"].ks, "config.benchmark.ks")
         k = built["benchmark.draw"].k
         if not ks or not 1 <= min(ks) <= max(ks) <= k or len(set(ks)) < len(ks):

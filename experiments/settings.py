@@ -20,6 +20,7 @@ def from_section(
     name: str,
     *,
     sections: tuple[str, ...] = (),
+    defaults: T | None = None,
     **extra: Any,
 ) -> T:
     """Builds dataclass `cls` from section `name` of a config.
@@ -28,7 +29,8 @@ def from_section(
       cls: a dataclass.
       config: the whole config.
       name: dotted name of the section.
-      sections: sections inside it that belong to others.
+      sections: fields and sections inside it that belong to others.
+      defaults: where fields come from that neither the section nor `extra` has.
       extra: fields that do not come from the section.
 
     Raises:
@@ -42,6 +44,8 @@ def from_section(
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in extra}
     values = dict(extra)
+    if defaults is not None:
+        values = {key: getattr(defaults, key) for key in fields} | values
     for key, value in section.items():
         if key in sections:
             continue

@@ -91,7 +91,7 @@ class Transformer(nn.Module):
         c = self.config
         table_axes, table_shape = ("vocab", "embed"), (c.vocab_size, c.embed_dim)
         embedding_VD = parameter(self, "embedding", table_axes, table_shape, c.embed_dim**-0.5)
-        if not c.tied_embeddings:  # `heads.logits` reads it; here it only comes into being
+        if not c.tied_embeddings and self.is_initializing():  # only `heads.logits` reads it
             parameter(self, "lm_head", table_axes, table_shape, c.embed_dim**-0.5)
         x_BTD = embedding_VD[tokens_BT]
         if c.scale_embeddings:

@@ -12,7 +12,6 @@ depends on the day cannot be drawn again.
 """
 
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -33,6 +32,8 @@ from grm_jax.text.chat_formats import (
 )
 from grm_jax.text.prompts import Message
 from grm_jax.text.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+
+_SLOT = re.compile("(\u2003?)\ue000([0-9]+)\ue001(\u2003?)")
 
 
 class _Refusal(ValueError):
@@ -79,15 +80,12 @@ class ChatTemplate:
             leaves out, repeats or reorders contents, or changes them by more than trimming.
         """
         messages = checked_messages(messages, fold_system=self._folds_system)
-        texts = [self.source, *(content for _, content in messages)]
-        stems = (f"\ue000{n}." for n in itertools.count())
-        stem = next(stem for stem in stems if not any(stem in text for text in texts))
-        # U+2003 is a space that no template writes: where it is gone, the template trims.
-        sentinels = [f"\u2003{stem}{i}\ue001\u2003" for i in range(len(messages))]
-        slot = re.compile(f"(\u2003?){re.escape(stem)}([0-9]+)\ue001(\u2003?)")
+        # Private-use characters, and a space that no template writes: where U+2003 is gone, the
+        # template trims. Contents cannot collide with a sentinel, as no rendering holds both.
+        sentinels = [f"\u2003\ue000{i}\ue001\u2003" for i in range(len(messages))]
         roles = [role for role, _ in messages]
         skeleton = self._render(map(Message, roles, sentinels), add_generation_prompt)
-        slots = list(slot.finditer(skeleton))
+        slots = list(_SLOT.finditer(skeleton))
         if [int(match[2]) for match in slots] != list(range(len(messages))):
             raise ValueError("the chat template leaves out, repeats or reorders messages")
 

@@ -62,7 +62,7 @@ HOSTILE = st.lists(
     st.sampled_from(
         [
             *("<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>", "<end_of", "_turn>"),
-            *(BOS, EOS, USER, ASSISTANT, "<｜", "Assistant", "｜>", "\ue0000.0\ue001", "\u2003"),
+            *(BOS, EOS, USER, ASSISTANT, "<｜", "Assistant", "｜>", "\ue0000\ue001", "\u2003"),
             *("{{ bos_token }}", "{% raw %}", "{{", "}}", "{#", " ", "\n", "\r\n", "\0", "a"),
         ]
     )
@@ -83,6 +83,7 @@ def train_bpe(path):
     backend.train_from_iterator(CORPUS, trainer)
     backend.add_special_tokens([BOS, EOS])
     backend.add_tokens([AddedToken(name, normalized=False) for name in (USER, ASSISTANT)])
+    backend.add_tokens(["<b>", "</b>", "\n\n"])  # text, as Gemma's vocabulary has it
     backend.save(str(path))
 
 
@@ -206,6 +207,37 @@ def test_exactly_one_bos(load, head, add_bos):
     expected = load("tokenizer.model").chat(TURNS)
     assert tokenizer.chat(TURNS) == expected
     assert expected.count(tokenizer.bos_id) == 1 and expected[0] == tokenizer.bos_id
+
+
+def test_bos_inside_a_conversation_is_the_templates_own(load):
+    template = "{% for turn in messages %}{{ bos_token }}{{ turn.content }}{% endfor %}"
+    tokenizer = load("tokenizer.json", template)
+    bos, text = tokenizer.bos_id, tokenizer.encode
+    assert tokenizer.chat(TURNS[:2]) == [bos, *text("The cat"), bos, *text("sat on")]
+
+
+def test_templates_are_written_for_the_settings_of_the_hub(load):
+    template = """{% if tools is not none %}
+tools
+{% endif %}
+{% for turn in messages %}
+    {% if loop.index0 == 2 %}
+    {% break %}
+    {% endif %}
+{{ turn.content }}{% endfor %}
+"""
+    tokenizer = load("tokenizer.json", template)
+    assert tokenizer.decode(tokenizer.chat(TURNS[:2])) == "The catsat on"
+    with pytest.raises(ValueError, match="leaves out"):
+        tokenizer.chat(TURNS)
+
+
+def test_added_text_is_text(load):
+    tokenizer = load("tokenizer.json", V3)
+    for text in ("<b>", "</b>", "\n\n"):
+        ids = tokenizer.encode(text)
+        assert len(ids) == 1 and tokenizer.decode(ids) == text
+    assert tokenizer.decode(tokenizer.encode("<b>ü\n\n\n</b>")) == "<b>ü\n\n\n</b>"
 
 
 # --- Contents are data ------------------------------------------------------------------------

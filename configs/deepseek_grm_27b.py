@@ -1,0 +1,108 @@
+"""The released DeepSeek-GRM-27B and its meta RM, benchmarked as they are. Nothing is trained.
+
+Claim (DeepSeek-GRM, arXiv 2504.02495, Tables 2, 3 and 6; overall accuracy over RewardBench, PPE
+Preference, PPE Correctness and RMB):
+
+    greedy 69.9    one sample 67.9    Voting@8 70.6    Voting@32 71.0
+                                      MetaRM@8 72.0    MetaRM@32 72.8
+
+Hardware: weights in bfloat16 take 54 GB; they are held whole on each device of the mesh, so one
+H100, H200 or v5p-like chip with 80 GB or more. Wall time: not measured.
+
+    python -m experiments.benchmark --config=configs/deepseek_grm_27b.py --workdir=runs/grm_27b \
+        --config.benchmark.suites=judgebench,llmbar,rmb_bon --config.benchmark.data_dir=DATA
+
+DIR of the weights: --config.released.model=DIR --config.released.meta_rm=DIR, folders as downloaded
+(BBQGOD/DeepSeek-GRM-27B and -27B-MetaRM). The prompts have the structure of the paper's and our own
+words; the weights were trained on the paper's words, so rows may fall short of the claim.
+
+Variants:
+    (none)      the released weights
+    runlocal    the same path in minutes on a laptop, over tiny random checkpoints:
+                python -m tools.make_checkpoint --kind=gemma2 --out=runs/tiny/gemma2
+                python -m tools.make_checkpoint --kind=gemma2_reward --out=runs/tiny/gemma2_reward
+                python -m experiments.benchmark --config=configs/deepseek_grm_27b.py:runlocal \
+                    --workdir=runs/grm_27b_local
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "runlocal")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of one variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
+    config = released_benchmark(
+        "checkpoints/DeepSeek-GRM-27B", meta_rm="checkpoints/DeepSeek-GRM-27B-MetaRM"
+    )
+    if variant == "runlocal":
+        run_locally(config, "runs/tiny/gemma2", meta_rm="runs/tiny/gemma2_reward")
+    return config
+
+
+def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
+    """Greedy, voting up to 32 at T = 0.5 in random orders, and guided voting with k / 2 kept."""
+    c = ConfigDict()
+    c.seed = 0
+    c.mesh = ConfigDict({"data": 1})
+    c.template = ConfigDict({"form": "full", "principles": "self"})
+    c.tokenizer = ConfigDict({"path": ""})
+    c.sampling = ConfigDict({"chunk": 128})
+    c.released = ConfigDict({"model": model, "meta_rm": meta_rm})
+    c.model = ConfigDict({"dtype": "bfloat16", "param_dtype": "bfloat16"})
+    # Only what scoring needs: the meta RM is not trained here.
+    c.meta_rm = ConfigDict()
+    c.meta_rm.loop = ConfigDict({"comparisons": 0, "batch_size": 4, "row_length": 4096})
+    c.benchmark = ConfigDict(
+        {
+            "suites": "judgebench,llmbar,rmb_bon",
+            "data_dir": "../shared/data",
+            "limit": 100_000,
+            "greedy_stages": "released",
+            "sampled_stages": "released",
+            "ks": "1,2,4,8,16,32",
+            "num_subsets": 64,
+            "tie_policy": "uniform",
+            "parse_policy": "chance",
+            "ablation_k": 0,
+            "meta_rm": True,
+        }
+    )
+    c.benchmark.draw = ConfigDict(
+        {
+            "k": 32,
+            "order_policy": "random",
+            "temperature": 0.5,
+            "max_new_tokens": 2048,
+            "binary_singles": False,
+        }
+    )
+    c.benchmark.buckets = ConfigDict(
+        {
+            "prompt_lengths": "1024,2048,4096,8192",
+            "output_lengths": "2048",
+            "samples": "1,2,4,8",
+            "samples_per_unit": 32,
+        }
+    )
+    return c
+
+
+def run_locally(c: ConfigDict, model: str, *, meta_rm: str) -> None:
+    """Tiny checkpoints, few rows, few tokens: the same code in minutes on a CPU."""
+    c.released.model, c.released.meta_rm = model, meta_rm
+    c.model.dtype = c.model.param_dtype = "float32"
+    c.sampling.chunk = 8
+    c.meta_rm.loop.row_length = 1024
+    c.benchmark.limit = 6
+    c.benchmark.ks = "1,2,4"
+    c.benchmark.num_subsets = 8
+    c.benchmark.draw.k = 4
+    c.benchmark.draw.max_new_tokens = 16
+    c.benchmark.draw.max_truncated = 1.0  # a small vocabulary makes long prompts
+    c.benchmark.buckets.prompt_lengths = "1024,2048"
+    c.benchmark.buckets.output_lengths = "16"
+    c.benchmark.buckets.samples = "1,4"
+    c.benchmark.buckets.samples_per_unit = 8

@@ -1,0 +1,120 @@
+"""Released weights: from folders in hub format to a table, and folders that do not fit."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from configs import deepseek_grm_16b, deepseek_grm_27b
+from experiments import benchmark, schema
+from experiments import run as runs
+from grm_jax.data.comparison import write_jsonl
+from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
+from grm_jax.models import hub, transformer
+from grm_jax.models.config import VARIANTS
+from grm_jax.text.tokenizers import train_sentencepiece
+
+COMPARISONS = SmallWorld(SmallWorldConfig()).comparisons("development", 3)
+
+
+def write_checkpoint(folder, source, *, reward=False, seed=0):
+    """A tiny random Gemma-2 in hub format, with a tokenizer of its own."""
+    source.mkdir()
+    lines = [text for c in COMPARISONS for text in c.responses] + [str(seed)] * 3
+    tokenizer = train_sentencepiece(lines, source / "tokenizer.model", vocab_size=400 + seed)
+    model = VARIANTS["tiny"]
+    model = type(model)(**{**vars(model), "vocab_size": tokenizer.vocab_size})
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
+        transformer.abstract_params(model),
+    )
+    head = {"kernel": jnp.asarray(rng.normal(size=model.embed_dim), jnp.float32)}
+    (source / "tokenizer_config.json").write_text(json.dumps({
+        "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>",
+    }))  # fmt: skip
+    hub.save(folder, model, params, head=head if reward else None)
+    hub.copy_small_files(source, folder)
+    return params, head
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("released")
+    policy = write_checkpoint(root / "policy", root / "a")
+    judge = write_checkpoint(root / "judge", root / "b", reward=True, seed=7)
+    write_jsonl(root / "rows.jsonl", COMPARISONS)
+    return root, policy, judge
+
+
+def released(root, **changes):
+    c = deepseek_grm_27b.get_config("runlocal")
+    c.released = ConfigDict({"model": str(root / "policy"), "meta_rm": str(root / "judge")})
+    c.data = ConfigDict({"development": str(root / "rows.jsonl")})
+    c.benchmark.suites = "data"
+    c.benchmark.ks = "1,2"
+    c.benchmark.draw.k = 2
+    c.benchmark.draw.max_new_tokens = 4
+    c.benchmark.buckets.output_lengths = "4"
+    c.benchmark.buckets.samples = "1,2"
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+@pytest.mark.slow
+def test_released_weights_are_benchmarked_with_the_released_meta_rm(folders, tmp_path):
+    root, (params, _), (_, head) = folders
+    run = runs.Run(released(root), tmp_path / "w")
+    benchmark.run_benchmark(run)
+    table = (tmp_path / "w" / "tables" / "main.md").read_text()
+    for row in ("released, greedy", "released, one sample", "Voting@2", "MetaRM@2"):
+        assert f"| {row} " in table
+    for got, want in zip(
+        jax.tree.leaves(run.init_params()), jax.tree.leaves(params), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+    # The meta RM reads with its own tokenizer, and its head is the one in the folder.
+    (path,) = (tmp_path / "w" / "meta_scores").glob("*.jsonl")
+    assert len(path.read_text().splitlines()) > 1
+    from experiments import meta_rm
+
+    judge = meta_rm.load(run)
+    assert judge.released and judge.tokenizer.fingerprint() != run.tokenizer.fingerprint()
+    np.testing.assert_array_equal(judge.params["head"]["kernel"], head["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"released.model": "nowhere"}, "nowhere"),
+        ({"benchmark.greedy_stages": "random_weights"}, "greedy_stages: 'random_weights'"),
+        ({"model.num_layers": 3}, "config.model: model.num_layers must be even"),
+    ],
+)
+def test_what_does_not_fit_stops_before_any_work(folders, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        schema.check(FrozenConfigDict(released(folders[0], **changes)))
+
+
+def test_a_language_model_is_no_meta_rm(folders, tmp_path):
+    from experiments import meta_rm
+
+    root = folders[0]
+    config = released(root, **{"released.meta_rm": str(root / "policy")})
+    run = runs.Run(config, tmp_path / "w")
+    with pytest.raises(ValueError, match="config.released.meta_rm: .*policy is a language model"):
+        meta_rm.load(run)
+
+
+@pytest.mark.parametrize("config", [deepseek_grm_16b, deepseek_grm_27b])
+def test_docstrings_state_claim_hardware_and_command(config):
+    for part in ("Claim", "Hardware", "Wall time", "python -m experiments.benchmark", "runlocal"):
+        assert part in config.__doc__
+    name = config.__name__.replace(".", "/") + ".py"
+    assert f"--config={name} " in config.__doc__ and f"--config={name}:runlocal" in config.__doc__
+    with pytest.raises(ValueError, match="unknown variant 'demo'"):
+        config.get_config("demo")

@@ -1,0 +1,85 @@
+"""Does compile time grow with depth? Layers are scanned, so it should not.
+
+    python -m tools.bench_compile
+
+Lowers and compiles, from shapes alone, a training step (cross-entropy, gradient, remat) and the
+decode loop for a few and for many layers of narrow Gemma-2 and DeepSeek-V2 models, and prints the
+seconds, the least of --repeats, and their ratio.
+"""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from grm_jax.models import heads, transformer
+from grm_jax.models.config import VARIANTS, ModelConfig
+from grm_jax.sampling import sampler
+
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Compilations of each program.")
+
+# (variant, few layers, many layers): the depths of Gemma-2-27B and DeepSeek-V2.
+CASES = (("tiny", 6, 46), ("tiny_deepseek", 6, 60))
+
+
+def train_step(config: ModelConfig):
+    """Lowers value and gradient of the cross-entropy of 4 rows of 256 tokens."""
+    row = jax.ShapeDtypeStruct((4, 256), jnp.int32)
+
+    def loss(params, tokens_BT):
+        ones_BT = jnp.ones_like(tokens_BT)
+        hidden_BTD, _ = transformer.apply(config, params, tokens_BT, tokens_BT, ones_BT)
+        logprobs_BT, _ = heads.token_logprobs(config, params, hidden_BTD, tokens_BT)
+        return -jnp.mean(logprobs_BT)
+
+    return jax.jit(jax.value_and_grad(loss)).lower(transformer.abstract_params(config), row)
+
+
+def decode(config: ModelConfig):
+    """Lowers the decode loop: 2 prompts of 256 tokens, 8 samples, 64 new tokens."""
+    P, S = 2, 8
+    lengths_P = jax.ShapeDtypeStruct((P,), jnp.int32)
+    state = jax.eval_shape(
+        lambda last_P: sampler.start(config, last_P, jnp.ones((P, S), bool), 64, 0), lengths_P
+    )
+    row = jax.ShapeDtypeStruct((P, 256), jnp.int32)
+    params = transformer.abstract_params(config)
+    _, prefix = jax.eval_shape(
+        lambda p, t: transformer.apply(config, p, t, t, jnp.ones_like(t)), params, row
+    )
+    keys_PS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (P, S)))
+    number, limit = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    # A function of its own each time: the lowering must not come out of a cache.
+    return jax.jit(
+        lambda *args: sampler.decode.__wrapped__(config, *args, stop_ids=(1,), pad_id=0)
+    ).lower(params, prefix, lengths_P, keys_PS, state, limit, number, number)
+
+
+def seconds(program, config: ModelConfig) -> float:
+    """Time to lower and compile, without any cache."""
+    jax.clear_caches()
+    began = time.perf_counter()
+    program(config).compile()
+    return time.perf_counter() - began
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    print("| model | program | layers | s | layers | s | ratio |")
+    print("| :--- | :--- | ---: | ---: | ---: | ---: | ---: |")
+    for variant, few, many in CASES:
+        for name, program in (("training step", train_step), ("decode", decode)):
+            cells, least = [], []
+            for layers in (few, many):
+                config = dataclasses.replace(VARIANTS[variant], num_layers=layers, remat=True)
+                least.append(min(seconds(program, config) for _ in range(_REPEATS.value)))
+                cells += [str(layers), f"{least[-1]:.2f}"]
+            cells.append(f"{least[1] / least[0]:.2f}")
+            print("| " + " | ".join([variant, name, *cells]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,126 @@
+"""Converts a checkpoint: a Hugging Face folder to an orbax folder, or back.
+
+    python -m tools.convert --to=orbax --source=gemma-2-2b-it --target=checkpoints/gemma
+    python -m tools.convert --to=hf --source=checkpoints/gemma --target=gemma-2-2b-it-tuned
+
+Either way the target is new, and is there whole or not at all. Every weight keeps its bits, unless
+--param_dtype asks for another type.
+
+An orbax folder holds
+
+    params/      the parameters; {"decoder", "head"} for a reward model
+    model.json   the fields of ModelConfig under "model", and whether it is a reward model
+    config.json, tokenizer files, chat template, generation_config.json   as they came
+
+so that the way back needs nothing else. A Hugging Face folder has config.json and
+model.safetensors, or several such files with model.safetensors.index.json; Gemma-2, DeepSeek-V2
+and DeepSeek-V3, as ForCausalLM or as ForSequenceClassification with one label.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from grm_jax.learning import checkpoints
+from grm_jax.models import hub
+from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
+from grm_jax.models.hub import config_file, names
+
+PARAMS, MODEL = "params", "model.json"
+_SECTIONS = {"mla": MLAConfig, "moe": MoEConfig, "yarn": YarnConfig}
+
+
+def write_orbax(folder, checkpoint: hub.Checkpoint, source=None) -> None:
+    """Writes an orbax folder, whole or not at all.
+
+    Args:
+      folder: new, or empty.
+      checkpoint: shape, parameters and head, if any.
+      source: Hugging Face folder whose small files and config.json belong to the model.
+    """
+    config, params, head = checkpoint
+    with hub.new_folder(folder) as partial:
+        tree = params if head is None else {"decoder": params, "head": head}
+        checkpoints.save_params(partial / PARAMS, tree)
+        if source is not None:
+            hub.copy_small_files(source, partial)
+            shutil.copyfile(pathlib.Path(source) / config_file.CONFIG, partial / config_file.CONFIG)
+        record = {"model": dataclasses.asdict(config), "reward": head is not None}
+        (partial / MODEL).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_orbax(folder) -> hub.Checkpoint:
+    """Reads an orbax folder.
+
+    Raises:
+      FileNotFoundError: for a folder without model.json or parameters.
+      ValueError: for fields that `ModelConfig` does not have or allow, or other parameters.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / MODEL
+    record = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        fields = {
+            name: _SECTIONS[name](**value) if name in _SECTIONS and value else value
+            for name, value in record["model"].items()
+        }
+        config, reward = ModelConfig(**fields), record["reward"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: no ModelConfig: {error}") from error
+    abstract: dict = {}
+    for leaf_path, leaf in names.leaves(names.tensors(config, head=reward)).items():
+        inside = ("decoder", *leaf_path) if reward and leaf_path != names.HEAD else leaf_path
+        node = abstract
+        for key in inside[:-1]:
+            node = node.setdefault(key, {})
+        dtype = jnp.dtype(leaf.dtype or config.param_dtype)
+        node[inside[-1]] = jax.ShapeDtypeStruct(leaf.shape, dtype)
+    tree = checkpoints.load_params(folder / PARAMS, abstract)
+    if reward:
+        return hub.Checkpoint(config, tree["decoder"], tree["head"])
+    return hub.Checkpoint(config, tree, None)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--to", required=True, choices=["orbax", "hf"], help="format of the target")
+    parser.add_argument("--source", required=True, type=pathlib.Path, help="folder to read")
+    parser.add_argument("--target", required=True, type=pathlib.Path, help="new or empty folder")
+    parser.add_argument(
+        "--param_dtype", choices=config_file.DTYPES,
+        help="with --to=orbax: type of the parameters, if another than that of the source",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max_shard_gb", type=float, default=5.0, help="with --to=hf: size of the largest file"
+    )
+    args = parser.parse_args(argv)
+    if args.param_dtype and args.to != "orbax":
+        parser.error("--param_dtype is for --to=orbax")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Converts."""
+    args = parse(argv)
+    if args.to == "orbax":
+        checkpoint = hub.load(args.source, param_dtype=args.param_dtype)
+        write_orbax(args.target, checkpoint, args.source)
+    else:
+        config, params, head = read_orbax(args.source)
+        source = args.source if (args.source / config_file.CONFIG).exists() else None
+        hub.save(args.target, config, params, head=head, source=source,
+                 max_shard_bytes=int(args.max_shard_gb * 10**9))  # fmt: skip
+    print(f"{args.target}: written")
+
+
+if __name__ == "__main__":
+    main()

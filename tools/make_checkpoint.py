@@ -1,0 +1,148 @@
+"""Makes a tiny random checkpoint in the format of the Hugging Face hub, with transformers.
+
+    python -m tools.make_checkpoint --kind=gemma2 --out=runs/tiny/gemma2
+    python -m tools.make_checkpoint --kind=gemma2_reward --out=runs/tiny/gemma2_reward
+    python -m tools.make_checkpoint --kind=deepseek_v2 --out=runs/tiny/deepseek_v2
+
+So that every path of the released weights can be walked on a laptop. Needs the extra `parity`. The
+tokenizer is the file given by --tokenizer, or a small one trained on the small world.
+"""
+
+import json
+import pathlib
+import shutil
+
+from absl import app, flags
+
+from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
+from grm_jax.text import prompts
+from grm_jax.text.tokenizers import DEEPSEEK_CHAT, GEMMA_CHAT, train_sentencepiece
+
+KINDS = ("gemma2", "gemma2_reward", "deepseek_v2", "deepseek_v3")
+
+_KIND = flags.DEFINE_enum("kind", "gemma2", KINDS, "Architecture.")
+_OUT = flags.DEFINE_string("out", None, "New folder.", required=True)
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", "", "tokenizer.model (Gemma) or tokenizer.json (DeepSeek) to copy in."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the weights.")
+
+_GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+_DEEPSEEK_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'user' %}User: {{ m.content }}\n\n"
+    "{% elif m.role == 'assistant' %}Assistant: {{ m.content }}{{ eos_token }}"
+    "{% else %}{{ m.content }}\n\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def make(kind: str, out: pathlib.Path, *, tokenizer: str = "", seed: int = 0) -> None:
+    """Writes the folder `out`: weights, config.json, tokenizer and chat template.
+
+    Raises:
+      FileExistsError: if `out` exists.
+    """
+    import torch
+    import transformers
+
+    out.mkdir(parents=True)
+    deepseek = kind.startswith("deepseek")
+    vocab_size = (_deepseek_tokenizer if deepseek else _gemma_tokenizer)(out, tokenizer)
+    common = {
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "max_position_embeddings": 8192,
+        "dtype": "float32",
+    }
+    torch.manual_seed(seed)
+    if deepseek:
+        version = "V3" if kind == "deepseek_v3" else "V2"
+        config = getattr(transformers, f"Deepseek{version}Config")(
+            **common, num_hidden_layers=3, num_key_value_heads=4, moe_intermediate_size=32,
+            n_routed_experts=8, num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1,
+            kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=8,
+            v_head_dim=16, n_group=1, topk_group=1, routed_scaling_factor=1.0,
+            bos_token_id=0, eos_token_id=1,
+            rope_parameters={
+                "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0,
+                "original_max_position_embeddings": 2048, "beta_fast": 32, "beta_slow": 1,
+                "mscale": 0.707, "mscale_all_dim": 0.707,
+            },
+            **({"topk_method": "greedy"} if version == "V2" else {}),
+        )  # fmt: skip
+        model = getattr(transformers, f"Deepseek{version}ForCausalLM")(config)
+    else:
+        head = {"num_labels": 1} if kind == "gemma2_reward" else {}
+        config = transformers.Gemma2Config(
+            **common, num_hidden_layers=2, num_key_value_heads=2, head_dim=16, sliding_window=512,
+            query_pre_attn_scalar=16, pad_token_id=0, eos_token_id=1, bos_token_id=2, **head,
+        )  # fmt: skip
+        name = "Gemma2ForSequenceClassification" if head else "Gemma2ForCausalLM"
+        model = getattr(transformers, name)(config)
+    model.save_pretrained(out)
+
+
+def _lines():
+    world = SmallWorld(SmallWorldConfig())
+    for comparison in world.comparisons("train", 100):
+        yield prompts.grm_prompt(comparison.messages, comparison.responses, form="full")
+
+
+def _gemma_tokenizer(out: pathlib.Path, given: str) -> int:
+    if given:
+        from grm_jax.text.tokenizers import SentencePieceTokenizer
+
+        shutil.copy(given, out / "tokenizer.model")
+        size = SentencePieceTokenizer.from_file(out / "tokenizer.model").vocab_size
+    else:
+        size = train_sentencepiece(_lines(), out / "tokenizer.model", vocab_size=800).vocab_size
+    _write_json(out / "tokenizer_config.json", {
+        "bos_token": GEMMA_CHAT.bos, "eos_token": GEMMA_CHAT.eos, "pad_token": GEMMA_CHAT.pad,
+        "chat_template": _GEMMA_TEMPLATE,
+    })  # fmt: skip
+    return size
+
+
+def _deepseek_tokenizer(out: pathlib.Path, given: str) -> int:
+    import tokenizers
+
+    if given:
+        shutil.copy(given, out / "tokenizer.json")
+        backend = tokenizers.Tokenizer.from_file(given)
+    else:
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = tokenizers.decoders.ByteLevel()
+        backend.train_from_iterator(_lines(), tokenizers.trainers.BpeTrainer(
+            vocab_size=800, special_tokens=[DEEPSEEK_CHAT.bos, DEEPSEEK_CHAT.eos],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        ))  # fmt: skip
+        backend.save(str(out / "tokenizer.json"))
+    _write_json(out / "tokenizer_config.json", {
+        "bos_token": DEEPSEEK_CHAT.bos, "eos_token": DEEPSEEK_CHAT.eos,
+        "pad_token": DEEPSEEK_CHAT.pad, "chat_template": _DEEPSEEK_TEMPLATE,
+    })  # fmt: skip
+    return 1 + max(backend.get_vocab().values())
+
+
+def _write_json(path: pathlib.Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    out = pathlib.Path(_OUT.value)
+    make(_KIND.value, out, tokenizer=_TOKENIZER.value, seed=_SEED.value)
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    app.run(main)

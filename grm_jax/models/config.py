@@ -336,7 +336,7 @@ VARIANTS: dict[str, ModelConfig] = {
         ffn_dim=64,
         mla=MLAConfig(kv_rank=12, nope_dim=8, rope_dim=4, value_dim=6),
         moe=MoEConfig(
-            num_experts=8, experts_per_token=3, expert_dim=16, shared_dim=24, first_dense=1
+            num_experts=8, experts_per_token=3, expert_dim=16, shared_dim=32, first_dense=1
         ),
         yarn=YarnConfig(4.0, 16, mscale=0.707, mscale_all_dim=0.707),
     ),

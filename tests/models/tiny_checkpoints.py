@@ -27,7 +27,7 @@ transformers = pytest.importorskip("transformers", minversion="5")  # names of c
 
 VOCAB, LENGTH = 97, 24  # longer than every window and than the length that YaRN stretches
 SCORE = 4.0  # deviation of attention scores, unless the cap is lower
-DEEPSEEK_GAIN = 1.5  # of queries; YaRN's scale and the rounding of a second softmax come on top
+DEEPSEEK_GAIN = 1.5  # of queries, on top of YaRN's scale
 
 _GEMMA2 = {
     "vocab_size": VOCAB,
@@ -41,7 +41,7 @@ _GEMMA2 = {
     "query_pre_attn_scalar": 11,
     "attn_logit_softcapping": 4.0,
     "final_logit_softcapping": 2.0,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 1024,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
 }
 # All frequencies but the first are stretched or blended, and rounding the ends of the blend shows.
@@ -67,7 +67,7 @@ _DEEPSEEK = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 10,
     "routed_scaling_factor": 2.5,
-    "max_position_embeddings": 2560,
+    "max_position_embeddings": 10240,
     "rope_parameters": YARN,
 }
 GROUPS = {"n_group": 4, "topk_group": 2}

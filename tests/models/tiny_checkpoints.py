@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5")  # names of config fields
 
-VOCAB, LENGTH = 97, 24  # longer than every window and than the length that YaRN stretches
+VOCAB, LENGTH = 97, 24  # longer than every window
 SCORE = 4.0  # deviation of attention scores, unless the cap is lower
 DEEPSEEK_GAIN = 1.5  # of queries, on top of YaRN's scale
 
@@ -67,7 +67,7 @@ _DEEPSEEK = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 10,
     "routed_scaling_factor": 2.5,
-    "max_position_embeddings": 10240,
+    "max_position_embeddings": 2560,
     "rope_parameters": YARN,
 }
 GROUPS = {"n_group": 4, "topk_group": 2}
@@ -102,7 +102,7 @@ def torch_model(architecture: str, **changes):
     """A random model of transformers: its base config with some fields changed."""
     model_class = getattr(transformers, architecture)
     config = model_class.config_class(
-        **{**BASES[architecture], **changes},
+        **copy.deepcopy({**BASES[architecture], **changes}),  # it keeps and may fill its sections
         attn_implementation="eager", pad_token_id=0, eos_token_id=1, bos_token_id=2,
     )  # fmt: skip
     model = model_class(config).eval()

@@ -41,7 +41,7 @@ def save(
     Args:
       folder: new, or empty.
       config: shape of the model.
-      params: of the decoder, of any float type of at most four bytes; tensors keep their type.
+      params: of the decoder, float32 or bfloat16; tensors keep their type.
       head: a scalar head, which makes it a sequence classification model with one label; an
         output matrix ("lm_head") is then left out, because such a model has none.
       source: folder the model came from: its small files are copied, and its config.json is
@@ -122,8 +122,10 @@ def copy_small_files(source: str | os.PathLike, target: pathlib.Path) -> None:
 
 def _check_leaves(arrays: dict[Path, Any], leaves: dict[Path, Leaf]) -> None:
     """Shapes and types; all but leaves with a type of their own have that of the embedding."""
-    common = arrays["embedding",].dtype if ("embedding",) in arrays else "the others' type"
+    common = arrays["embedding",].dtype if ("embedding",) in arrays else "none"
     lines = []
+    if str(common) not in config_file.DTYPES:
+        lines.append(f"embedding: expected {' or '.join(config_file.DTYPES)}, found {common}")
     for path in [*leaves, *sorted(set(arrays) - set(leaves))]:
         expected = found = "nothing"
         if path in leaves:

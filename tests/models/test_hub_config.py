@@ -1,0 +1,213 @@
+"""config.json in both of its generations, and what is refused in it."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from grm_jax.models import hub
+from grm_jax.models.config import VARIANTS, MoEConfig, YarnConfig, mla_query_scale
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+GEMMA2 = {
+    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "vocab_size": 256_000,
+    "hidden_size": 4608, "intermediate_size": 36_864, "num_hidden_layers": 46,
+    "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128,
+    "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 144,
+    "sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    "rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "torch_dtype": "bfloat16",
+    "attention_bias": False, "cache_implementation": "hybrid",
+}  # fmt: skip
+SCALING = {
+    "type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+    "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
+}  # fmt: skip
+V2_LITE = {
+    "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2",
+    "vocab_size": 102_400, "hidden_size": 2048, "intermediate_size": 10_944,
+    "num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2,
+    "moe_intermediate_size": 1408, "first_k_dense_replace": 1, "moe_layer_freq": 1,
+    "routed_scaling_factor": 1.0, "topk_method": "greedy", "n_group": 1, "topk_group": 1,
+    "scoring_func": "softmax", "norm_topk_prob": False, "hidden_act": "silu",
+    "rms_norm_eps": 1e-6, "rope_theta": 10_000, "rope_scaling": SCALING,
+    "torch_dtype": "bfloat16", "attention_bias": False, "tie_word_embeddings": False,
+}  # fmt: skip
+V3 = V2_LITE | {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+    "vocab_size": 129_280, "hidden_size": 7168, "intermediate_size": 18_432,
+    "num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128,
+    "q_lora_rank": 1536, "n_routed_experts": 256, "num_experts_per_tok": 8,
+    "n_shared_experts": 1, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
+    "routed_scaling_factor": 2.5, "topk_method": "noaux_tc", "n_group": 8, "topk_group": 4,
+    "scoring_func": "sigmoid", "norm_topk_prob": True, "num_nextn_predict_layers": 1,
+    "rope_scaling": SCALING | {"mscale": 1.0, "mscale_all_dim": 1.0},
+}  # fmt: skip
+
+
+def later_generation(raw):
+    """The same in the words of transformers 5."""
+    raw = dict(raw)
+    rope = {"rope_type": "default"}
+    if scaling := raw.pop("rope_scaling", None):
+        rope = dict(scaling)
+        rope["rope_type"] = rope.pop("type")
+    rope["rope_theta"] = raw.pop("rope_theta")
+    return raw | {"rope_parameters": rope, "dtype": raw.pop("torch_dtype")}
+
+
+def read(folder, raw):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(raw))
+    return hub.read_config(folder)
+
+
+@pytest.mark.parametrize("generation", [dict, later_generation])
+@pytest.mark.parametrize(
+    ("raw", "variant"),
+    [(GEMMA2, "gemma2_27b"), (V2_LITE, "deepseek_v2_lite_16b"), (V3, "deepseek_v3_671b")],
+)
+def test_published_configs_of_both_generations(generation, raw, variant, tmp_path):
+    published = dataclasses.replace(VARIANTS[variant], remat=False)
+    assert read(tmp_path, generation(raw)) == published
+
+
+def test_groups_of_experts_count_only_where_they_limit(tmp_path):
+    raw = V2_LITE | {"n_group": 8, "topk_group": 3}
+    assert read(tmp_path, raw).moe.num_groups == 1
+    moe = read(tmp_path, raw | {"topk_method": "group_limited_greedy"}).moe
+    assert (moe.num_groups, moe.top_groups, moe.group_top) == (8, 3, 1)
+    assert read(tmp_path, V3 | {"norm_topk_prob": False}).moe.normalize is False
+
+
+def test_yarn_without_mscale(tmp_path):
+    scaling = {key: value for key, value in SCALING.items() if "mscale" not in key}
+    config = read(tmp_path, V2_LITE | {"rope_scaling": scaling})
+    assert config.yarn == YarnConfig(40.0, 4096)
+    assert config.query_scale == mla_query_scale(config.mla, None)
+
+
+REFUSED = [
+    (GEMMA2, "architectures", ["LlamaForCausalLM"]),
+    (GEMMA2, "architectures", None),
+    (GEMMA2, "attention_bias", True),
+    (GEMMA2, "attention_dropout", 0.1),
+    (GEMMA2, "quantization_config", {"quant_method": "fp8"}),
+    (GEMMA2, "hidden_activation", "gelu"),
+    (GEMMA2, "layer_types", ["full_attention"] * 46),
+    (GEMMA2, "use_bidirectional_attention", True),
+    (GEMMA2, "head_dim", None),
+    (GEMMA2, "num_hidden_layers", "46"),
+    (GEMMA2, "rms_norm_eps", True),
+    (GEMMA2, "torch_dtype", "float16"),
+    (GEMMA2, "dtype", "float32"),  # against the torch_dtype
+    (GEMMA2, "rope_scaling", {"rope_type": "linear", "factor": 2.0}),
+    (GEMMA2, "rope_parameters", {**SCALING, "rope_type": "yarn", "rope_theta": 1e4}),
+    (GEMMA2, "num_hidden_layers", 45),
+    (V2_LITE, "mlp_bias", True),
+    (V2_LITE, "hidden_act", "gelu"),
+    (V2_LITE, "moe_layer_freq", 2),
+    (V2_LITE, "num_key_value_heads", 4),
+    (V2_LITE, "norm_topk_prob", True),
+    (V2_LITE, "scoring_func", "sigmoid"),
+    (V2_LITE, "topk_method", "noaux_tc"),
+    (V2_LITE, "rope_scaling", SCALING | {"attention_factor": 1.5}),
+    (V2_LITE, "rope_scaling", SCALING | {"truncate": False}),
+    (V2_LITE, "rope_scaling", SCALING | {"mscale": 0.0}),
+    (V2_LITE, "rope_scaling", SCALING | {"factor": None}),
+    (V2_LITE, "rope_scaling", "yarn"),
+    (V3, "scoring_func", "softmax"),
+    (V3, "topk_method", "greedy"),
+    (V3, "rope_interleave", False),
+    (V3, "first_k_dense_replace", 61),
+]
+
+
+@pytest.mark.parametrize(("raw", "field", "value"), REFUSED)
+def test_what_is_not_computed_is_refused_by_name(raw, field, value, tmp_path):
+    read(tmp_path, raw)
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, raw | {field: value})
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "config.json"))
+    named = {
+        "num_hidden_layers": "num_", "torch_dtype": "dtype", "first_k_dense_replace": "first_dense",
+        "rope_scaling": "rope_",
+    }  # fmt: skip
+    assert named.get(field, field) in message
+
+
+def test_a_classifier_of_several_labels_is_refused(tmp_path):
+    raw = GEMMA2 | {"architectures": ["Gemma2ForSequenceClassification"]}
+    read(tmp_path, raw | {"id2label": {"0": "reward"}})
+    for labels in ({}, {"id2label": {"0": "good", "1": "bad"}}):
+        with pytest.raises(ValueError, match="id2label: expected one label"):
+            read(tmp_path, raw | labels)
+
+
+def test_files_that_are_no_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        hub.read_config(tmp_path)
+    for text, message in (("{", "not JSON"), ("[]", "expected a JSON object, found list")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            hub.read_config(tmp_path)
+
+
+WRITABLE = [name for name in VARIANTS if name != "tiny_deepseek"]
+
+
+@pytest.mark.parametrize("reward", [False, True])
+@pytest.mark.parametrize("name", WRITABLE)
+def test_written_configs_read_back(name, reward, tmp_path):
+    config = dataclasses.replace(VARIANTS[name], remat=False)
+    raw = hub.write_config(config, head=reward, bos_token_id=7)
+    assert raw["architectures"][0].endswith("SequenceClassification" if reward else "CausalLM")
+    assert raw["bos_token_id"] == 7
+    assert read(tmp_path, raw) == config
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_transformers_reads_written_configs(name, tmp_path):
+    """Through its own classes and back: nothing that decides the model is lost or changed."""
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = dataclasses.replace(VARIANTS[name], remat=False)
+    read(tmp_path, hub.write_config(config, head=True))
+    again = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert again.num_labels == 1
+    again.save_pretrained(tmp_path / "again")
+    assert hub.read_config(tmp_path / "again") == config
+
+
+def _moe(**changes):
+    config = VARIANTS["deepseek_v2_lite_16b"]
+    return dataclasses.replace(config, moe=dataclasses.replace(config.moe, **changes))
+
+
+UNWRITABLE = {
+    "model.post_norms": dataclasses.replace(VARIANTS["tiny"], post_norms=False),
+    "model.sliding_window": dataclasses.replace(VARIANTS["tiny"], sliding_window=None),
+    "model.query_scale": dataclasses.replace(VARIANTS["tiny"], query_scale=0.3),
+    "model.moe:": dataclasses.replace(VARIANTS["deepseek_v2_lite_16b"], moe=None),
+    "model.activation": dataclasses.replace(
+        VARIANTS["deepseek_v2_lite_16b"], activation="gelu_tanh"),
+    "model.moe.shared_dim": _moe(shared_dim=100),
+    "model.moe.normalize": _moe(normalize=True),
+    "model.moe.selection_bias": _moe(scoring="sigmoid", group_top=2),
+    "model.moe.group_top": dataclasses.replace(
+        VARIANTS["deepseek_v3_671b"],
+        moe=MoEConfig(8, 2, 16, scoring="sigmoid", selection_bias=True)),
+    "model.yarn.mscale": dataclasses.replace(
+        VARIANTS["deepseek_v2_lite_16b"], yarn=YarnConfig(40.0, 4096, mscale=0.5),
+        query_scale=192**-0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", UNWRITABLE)
+def test_shapes_that_no_architecture_has_are_not_written(field):
+    with pytest.raises(ValueError, match=field):
+        hub.write_config(UNWRITABLE[field])

@@ -1,0 +1,46 @@
+"""The parity check passes for a faithful decoder and fails for another."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grm_jax.models import heads, hub, transformer
+from grm_jax.models.config import VARIANTS
+from tools import check_parity
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+CONFIG = VARIANTS["tiny"]
+
+
+def random_params(config):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), x.dtype),
+        transformer.abstract_params(config),
+    )
+
+
+@pytest.mark.parametrize("reward", [False, True], ids=["decoder", "reward"])
+def test_exit_code_and_table(reward, tmp_path, capsys, monkeypatch):
+    params = random_params(CONFIG)
+    head = heads.scalar_init(CONFIG, jax.random.key(1)) if reward else None
+    hub.save(tmp_path / "model", CONFIG, params, head=head)
+    arguments = [f"--checkpoint={tmp_path / 'model'}", "--length=12"]
+    assert check_parity.main(arguments) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert "max |diff|" in header
+    assert [row[:20].strip() for row in rows] == ["random tokens", "padded on the left"]
+    assert all(row.endswith("100.00%") for row in rows)
+
+    apply = transformer.apply
+    wrong = dataclasses.replace(CONFIG, sliding_window=7)
+    monkeypatch.setattr(transformer, "apply", lambda config, *rest: apply(wrong, *rest))
+    assert check_parity.main(arguments) == 1
+    assert "beyond the limit" in capsys.readouterr().out

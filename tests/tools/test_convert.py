@@ -1,0 +1,104 @@
+"""Conversion: the way to orbax and back gives the same files, and failures leave nothing."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grm_jax.models import heads, hub, transformer
+from grm_jax.models.config import VARIANTS
+from tools import convert
+
+CONFIG = VARIANTS["tiny"]
+
+
+def random_params(config):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), x.dtype),
+        transformer.abstract_params(config),
+    )
+
+
+@pytest.fixture(params=[False, True], ids=["decoder", "reward"])
+def source(request, tmp_path):
+    params = random_params(CONFIG)
+    head = heads.scalar_init(CONFIG, jax.random.key(1)) if request.param else None
+    hub.save(tmp_path / "hf", CONFIG, params, head=head, max_shard_bytes=20_000)
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        (tmp_path / "hf" / name).write_text(name)
+    return tmp_path / "hf"
+
+
+def run(to, source, target, *more):
+    convert.main([f"--to={to}", f"--source={source}", f"--target={target}", *more])
+
+
+def test_there_and_back(source, tmp_path, capsys):
+    run("orbax", source, tmp_path / "orbax")
+    run("hf", tmp_path / "orbax", tmp_path / "again", "--max_shard_gb=0.00002")
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'orbax'}: written", f"{tmp_path / 'again'}: written"
+    ]  # fmt: skip
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (tmp_path / "again", source)
+    )
+    assert ours == theirs
+
+
+def test_another_type(source, tmp_path):
+    run("orbax", source, tmp_path / "orbax", "--param_dtype=bfloat16")
+    checkpoint = convert.read_orbax(tmp_path / "orbax")
+    assert {str(x.dtype) for x in jax.tree.leaves(checkpoint)[1:]} == {"bfloat16"}
+    run("hf", tmp_path / "orbax", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    np.testing.assert_array_equal(
+        hub.load(tmp_path / "again").params["embedding"], checkpoint.params["embedding"]
+    )
+
+
+@pytest.mark.parametrize("to", ["orbax", "hf"])
+def test_a_failed_conversion_leaves_nothing(source, to, tmp_path, monkeypatch):
+    run("orbax", source, tmp_path / "orbax")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    where = source if to == "orbax" else tmp_path / "orbax"
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    # The small files come after the weights.
+    monkeypatch.setattr(hub, "copy_small_files", fail)
+    monkeypatch.setattr(hub.writing, "copy_small_files", fail)
+    with pytest.raises(OSError, match="no space left"):
+        run(to, where, tmp_path / "target")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_no_orbax_folder(source, tmp_path):
+    with pytest.raises(FileNotFoundError, match="model.json"):
+        run("hf", source, tmp_path / "target")
+    (source / "model.json").write_text('{"model": {"vocab": 3}, "reward": false}')
+    with pytest.raises(ValueError, match="model.json: no ModelConfig: .*vocab"):
+        run("hf", source, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_deepseek_shape_survives_json(tmp_path):
+    config = VARIANTS["tiny_deepseek"]
+    params = random_params(config)
+    convert.write_orbax(tmp_path / "orbax", hub.Checkpoint(config, params, None))
+    again = convert.read_orbax(tmp_path / "orbax")
+    assert again.config == config
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+def test_help_is_enough(capsys):
+    with pytest.raises(SystemExit):
+        convert.main(["--help"])
+    printed = capsys.readouterr().out
+    assert "python -m tools.convert --to=orbax --source=" in printed
+    with pytest.raises(SystemExit):
+        convert.main(["--to=hf", "--source=a", "--target=b", "--param_dtype=float32"])

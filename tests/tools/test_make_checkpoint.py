@@ -1,0 +1,27 @@
+"""The tiny checkpoints of tools.make_checkpoint are read by what reads the released ones."""
+
+import pytest
+
+from grm_jax.models import hub
+from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.prompts import Message
+from tools import make_checkpoint
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("kind", make_checkpoint.KINDS)
+def test_every_kind_is_read_and_speaks(kind, tmp_path):
+    folder = tmp_path / kind
+    make_checkpoint.make(kind, folder)
+    config, _, head = hub.load(folder)
+    assert (head is not None) is kind.endswith("reward")
+    assert (config.mla is not None) is kind.startswith("deepseek")
+    tokenizer = load_tokenizer(folder)
+    hub.check_vocab(config, tokenizer.vocab_size, folder)
+    ids = tokenizer.chat([Message("user", "<bos> write about boats")])
+    assert ids.count(tokenizer.bos_id) == 1 and ids[0] == tokenizer.bos_id
+    assert "write about boats" in tokenizer.decode(ids)
+    with pytest.raises(FileExistsError):
+        make_checkpoint.make(kind, folder)

@@ -56,6 +56,7 @@ def test_packed_segments_equal_separate_texts(pair):
         np.testing.assert_allclose(got[:, start:stop], want, rtol=0, atol=allowed)
 
 
+@pytest.mark.slow
 def test_bfloat16_errs_no_more_than_theirs(pair, tmp_path):
     """Against float32 on the same, rounded weights, so that only activations differ."""
     model_class = type(pair.theirs)
@@ -69,7 +70,8 @@ def test_bfloat16_errs_no_more_than_theirs(pair, tmp_path):
     )
     ours = tiny.load(tmp_path / "bfloat16", rounded)
     assert ours.config.dtype == ours.config.param_dtype == "bfloat16"
-    tokens = tiny.random_tokens(rows=16)
+    # Long enough for angles that were rounded to show.
+    tokens = tiny.random_tokens(rows=3, length=512)
     want = tiny.their_logits(exact, tokens)
 
     def error(logits):
@@ -77,9 +79,8 @@ def test_bfloat16_errs_no_more_than_theirs(pair, tmp_path):
 
     theirs = error(tiny.their_logits(rounded, tokens))
     mine = error(tiny.our_logits(ours.config, ours.params, tokens))
-    assert 0.001 < theirs < 0.2 * want.std()
-    assert mine <= 1.5 * theirs, (mine, theirs)
-    assert mine > 0.2 * theirs  # it was bfloat16
+    assert theirs < 0.2 * want.std()
+    assert 0.2 * theirs < mine <= 1.5 * theirs, (mine, theirs)
 
 
 @pytest.mark.slow

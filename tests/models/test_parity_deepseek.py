@@ -19,6 +19,7 @@ from grm_jax.models.config import yarn_mscale
 V2, V3 = "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"
 NO_YARN = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
 PUBLISHED_YARN = {
+    "max_position_embeddings": 40 * 4096,
     "rope_parameters": YARN | {
         "rope_theta": 10_000.0, "beta_fast": 32, "original_max_position_embeddings": 4096,
         "mscale": 1.0, "mscale_all_dim": 1.0,

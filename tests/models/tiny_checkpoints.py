@@ -25,9 +25,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5")  # names of config fields
 
-VOCAB, LENGTH = 97, 24  # longer than every window and than the length that YaRN stretches
+VOCAB, LENGTH = 97, 24  # longer than every window
 SCORE = 4.0  # deviation of attention scores, unless the cap is lower
-DEEPSEEK_GAIN = 1.5  # of queries; YaRN's scale and the rounding of a second softmax come on top
+DEEPSEEK_GAIN = 1.5  # of queries, on top of YaRN's scale
 
 _GEMMA2 = {
     "vocab_size": VOCAB,
@@ -41,7 +41,7 @@ _GEMMA2 = {
     "query_pre_attn_scalar": 11,
     "attn_logit_softcapping": 4.0,
     "final_logit_softcapping": 2.0,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 1024,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
 }
 # All frequencies but the first are stretched or blended, and rounding the ends of the blend shows.
@@ -102,7 +102,7 @@ def torch_model(architecture: str, **changes):
     """A random model of transformers: its base config with some fields changed."""
     model_class = getattr(transformers, architecture)
     config = model_class.config_class(
-        **{**BASES[architecture], **changes},
+        **copy.deepcopy({**BASES[architecture], **changes}),  # it keeps and may fill its sections
         attn_implementation="eager", pad_token_id=0, eos_token_id=1, bos_token_id=2,
     )  # fmt: skip
     model = model_class(config).eval()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 SCORINGS = ("softmax", "sigmoid")
 ACTIVATIONS = ("gelu_tanh", "silu")
@@ -103,6 +104,15 @@ class MoEConfig:
             raise ValueError(
                 f"moe.experts_per_token must be 1 to {reachable}, got {self.experts_per_token}"
             )
+
+
+class Stack(NamedTuple):
+    """Groups `first` to `last` (exclusive) of layers, with the name of their parameters."""
+
+    name: str
+    dense: bool
+    first: int
+    last: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,9 +239,14 @@ class ModelConfig:
         return (None,) if self.sliding_window is None else (self.sliding_window, None)
 
     @property
-    def num_groups(self) -> int:
-        """J, groups of layers in the cache and, with the dense first ones, in the scan."""
-        return self.num_layers // len(self.windows)
+    def stacks(self) -> tuple[Stack, ...]:
+        """Groups of layers that are alike, each scanned on its own: dense ones, then experts."""
+        groups = self.num_layers // len(self.windows)
+        if self.moe is None:
+            return (Stack("layers", True, 0, groups),)
+        first = self.moe.first_dense
+        dense = (Stack("dense_layers", True, 0, first),) if first else ()
+        return (*dense, Stack("layers", False, first, groups))
 
     @property
     def cache_widths(self) -> tuple[int, int]:

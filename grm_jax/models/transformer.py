@@ -62,14 +62,9 @@ class LayerGroup(nn.Module):
     dense: bool
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, segment_ids_BT, marks, past_kv, group):
+    def __call__(self, x_BTD, positions_BT, segment_ids_BT, marks, past_kv):
         windows, new = self.config.windows, []
         names = ("local", "global") if len(windows) == 2 else ("layer",)
-        # The whole cache is at hand and only this group's part is read: a stack of some groups
-        # only, cut out of the cache before the scan, would be a copy of it.
-        past_kv = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, group, axis=0, keepdims=False), past_kv
-        )
         for i, (name, window) in enumerate(zip(names, windows, strict=True)):
             past = tuple(
                 Keys(k[i], v[i], *mark) for (k, v), mark in zip(past_kv, marks, strict=True)
@@ -98,30 +93,27 @@ class Transformer(nn.Module):
             # The published weights expect the factor in the activation type: 67.88 is 68 in bf16.
             x_BTD = x_BTD * jnp.asarray(c.embed_dim**0.5, x_BTD.dtype)
 
-        def by_group(x):
-            return x.reshape(c.num_groups, len(c.windows), *x.shape[1:])
-
-        past_kv = tuple((by_group(block.k_LBKTE), by_group(block.v_LBKTE)) for block in past)
+        size = len(c.windows)
+        past_kv = tuple((block.k_LBKTE, block.v_LBKTE) for block in past)
         marks = tuple((block.positions_BT, block.segment_ids_BT) for block in past)
-        stacks = [("layers", True, 0, c.num_groups)]
-        if c.moe is not None:
-            first = c.moe.first_dense
-            stacks = [("dense_layers", True, 0, first), ("layers", False, first, c.num_groups)]
         new = []
-        for name, is_dense, first, last in stacks:
-            if first == last:
-                continue
+        for name, dense, first, last in c.stacks:
             group = nn.remat(LayerGroup, prevent_cse=False) if c.remat else LayerGroup
             scanned = nn.scan(
                 group,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast, 0),
+                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
                 length=last - first,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )(c, is_dense, name=name)
-            indices = jnp.arange(first, last, dtype=jnp.int32)
-            x_BTD, kv = scanned(x_BTD, positions_BT, segment_ids_BT, marks, past_kv, indices)
+            )(c, dense, name=name)
+            # Cut before it is reshaped, so that XLA sees a cut through a concatenation of stacks,
+            # as the sampler's cache is one, and copies nothing.
+            own_past = [[x[first * size : last * size] for x in block] for block in past_kv]
+            own_past = jax.tree.map(
+                lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), own_past
+            )
+            x_BTD, kv = scanned(x_BTD, positions_BT, segment_ids_BT, marks, own_past)
             new.append(kv)
         k_LBKTE, v_LBKTE = (
             jnp.concatenate(parts).reshape(c.num_layers, *parts[0].shape[2:])

@@ -48,7 +48,7 @@ def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):
     return sampler.DecodeState(
         step=state.step,
         **{
-            name: pick(value, *((3, 0) if name[0] in "kv" else (0, 1)))
+            name: tuple(pick(x, 3, 1) for x in value) if name[0] in "kv" else pick(value, 0, 1)
             for name, value in state._asdict().items()
             if name != "step"
         },

@@ -5,8 +5,9 @@ by all S samples: the decode step is written for one sample and vmapped over S w
 unmapped, so that attention to the prefix is one matrix product over the queries of all samples.
 The loop is outside of the vmap; the cache of the samples is written by one
 `dynamic_update_slice` at the shared loop counter. That cache is laid out as the scan over groups
-of layers reads it under vmap, [S, J, I, P, K, U, E]: in any other order of these axes XLA
-transposes the whole cache at every step.
+of layers reads it under vmap, [J, S, I, P, K, U, E]: in any other order of these axes XLA
+transposes the whole cache at every step. Stacks of layers that are scanned apart have caches of
+their own, because to cut one in two would be to copy it.
 
 The last token of the prompt is not part of the prefix: decoding starts by feeding it to every
 sample. So every logit comes from the decode step, and prefill never meets the vocabulary.
@@ -40,7 +41,7 @@ class DecodeState(NamedTuple):
       tokens_PSU: int32; pad after the end.
       logprobs_PSU: float32 log pi, untempered and untruncated; 0 after the end.
       sampling_logprobs_PSU: float32 log-prob under the distribution that was sampled from.
-      k_SJIPKUE, v_SJIPKUE: cache; slot u holds the token fed at step u.
+      k_JSIPKUE, v_JSIPKUE: cache of each stack; slot u holds the token fed at step u.
     """
 
     step: jax.Array
@@ -50,8 +51,8 @@ class DecodeState(NamedTuple):
     tokens_PSU: jax.Array
     logprobs_PSU: jax.Array
     sampling_logprobs_PSU: jax.Array
-    k_SJIPKUE: jax.Array
-    v_SJIPKUE: jax.Array
+    k_JSIPKUE: tuple[jax.Array, ...]
+    v_JSIPKUE: tuple[jax.Array, ...]
 
 
 class Samples(NamedTuple):
@@ -101,9 +102,15 @@ def start(
 ) -> DecodeState:
     """An empty state: nothing generated, absent samples done."""
     P, S = active_PS.shape
-    lead = (S, config.num_groups, len(config.windows), P, config.num_kv_heads, buffer)
     k_cache, v_cache = (
-        jnp.zeros((*lead, width), jnp.dtype(config.dtype)) for width in config.cache_widths
+        tuple(
+            jnp.zeros(
+                (last - first, S, len(config.windows), P, config.num_kv_heads, buffer, width),
+                jnp.dtype(config.dtype),
+            )
+            for _, _, first, last in config.stacks
+        )
+        for width in config.cache_widths
     )
     zeros_PSU = jnp.zeros((P, S, buffer), jnp.float32)
     return DecodeState(
@@ -114,19 +121,21 @@ def start(
         tokens_PSU=jnp.full((P, S, buffer), pad_id, jnp.int32),
         logprobs_PSU=zeros_PSU,
         sampling_logprobs_PSU=zeros_PSU,
-        k_SJIPKUE=k_cache,
-        v_SJIPKUE=v_cache,
+        k_JSIPKUE=k_cache,
+        v_JSIPKUE=v_cache,
     )
 
 
-def _by_group(config: ModelConfig, x: jax.Array) -> jax.Array:
-    """[L, ...] -> [J, I, ...]."""
-    return x.reshape(config.num_groups, len(config.windows), *x.shape[1:])
+def _by_stack(config: ModelConfig, x: jax.Array) -> tuple[jax.Array, ...]:
+    """[L, ...] -> [J, I, ...] of each stack."""
+    size = len(config.windows)
+    groups = x.reshape(x.shape[0] // size, size, *x.shape[1:])
+    return tuple(groups[first:last] for _, _, first, last in config.stacks)
 
 
-def _by_layer(x: jax.Array) -> jax.Array:
-    """[J, I, ...] -> [L, ...]."""
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+def _by_layer(stacks: tuple[jax.Array, ...]) -> jax.Array:
+    """[J, I, ...] of each stack -> [L, ...]; the decoder's own cuts cancel this."""
+    return jnp.concatenate([x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in stacks])
 
 
 def truncate_top_p(logprobs: jax.Array, top_p: jax.Array) -> jax.Array:
@@ -213,8 +222,8 @@ def decode(
     ones_P1 = jnp.ones_like(first_P1)
 
     # As the layers read it, so that nothing is left to rearrange inside the loop.
-    prefix_k_JIPKTE = _by_group(config, prefix.k_LBKTE)
-    prefix_v_JIPKTE = _by_group(config, prefix.v_LBKTE)
+    prefix_k_JIPKTE = _by_stack(config, prefix.k_LBKTE)
+    prefix_v_JIPKTE = _by_stack(config, prefix.v_LBKTE)
 
     def one_sample(last_P, k_JIPKUE, v_JIPKUE, step):
         filled_PU = jnp.broadcast_to(slots_1U < step, (last_P.shape[0], buffer))
@@ -228,18 +237,18 @@ def decode(
         hidden_P1D, own = transformer.apply(
             config, params, last_P[:, None], first_P1 + step, ones_P1, (shared, suffix)
         )
-        new_kv = (_by_group(config, x) for x in (own.k_LBKTE, own.v_LBKTE))
+        new_kv = (_by_stack(config, x) for x in (own.k_LBKTE, own.v_LBKTE))
         return hidden_P1D[:, 0], *new_kv
 
-    all_samples = jax.vmap(one_sample, in_axes=(1, 0, 0, None), out_axes=(1, 0, 0))
+    all_samples = jax.vmap(one_sample, in_axes=(1, 1, 1, None), out_axes=(1, 1, 1))
 
     def more(state):
         return (state.step < limit) & ~jnp.all(state.done_PS)
 
     def generate(state):
         step = state.step
-        hidden_PSD, k_SJIPK1E, v_SJIPK1E = all_samples(
-            state.last_PS, state.k_SJIPKUE, state.v_SJIPKUE, step
+        hidden_PSD, k_JSIPK1E, v_JSIPK1E = all_samples(
+            state.last_PS, state.k_JSIPKUE, state.v_JSIPKUE, step
         )
         logits_PSV = heads.logits(config, params, hidden_PSD)
         tokens_PS, sampling_PS = _draw(logits_PSV, keys_PS, step, temperature, top_p)
@@ -249,8 +258,11 @@ def decode(
         for stop in stop_ids:
             stops_PS |= tokens_PS == stop
 
-        def extend(cache, own):
-            return jax.lax.dynamic_update_slice_in_dim(cache, own, step, axis=5)
+        def extend(caches, own):
+            return tuple(
+                jax.lax.dynamic_update_slice_in_dim(*pair, step, axis=5)
+                for pair in zip(caches, own, strict=True)
+            )
 
         def record(buffer_PSU, values_PS, empty):
             column_PS1 = jnp.where(state.done_PS, empty, values_PS)[..., None]
@@ -264,8 +276,8 @@ def decode(
             tokens_PSU=record(state.tokens_PSU, tokens_PS, pad_id),
             logprobs_PSU=record(state.logprobs_PSU, logprobs_PS, 0.0),
             sampling_logprobs_PSU=record(state.sampling_logprobs_PSU, sampling_PS, 0.0),
-            k_SJIPKUE=extend(state.k_SJIPKUE, k_SJIPK1E),
-            v_SJIPKUE=extend(state.v_SJIPKUE, v_SJIPK1E),
+            k_JSIPKUE=extend(state.k_JSIPKUE, k_JSIPK1E),
+            v_JSIPKUE=extend(state.v_JSIPKUE, v_JSIPK1E),
         )
 
     return jax.lax.while_loop(more, generate, state)

@@ -378,7 +378,7 @@ def test_decode_never_copies_a_whole_cache(num_prompts):
     compiled = sampler.decode.lower(
         config, params, prefix, *rest, stop_ids=STOPS, pad_id=PAD
     ).compile()
-    cache = rest[2].k_SJIPKUE
+    (cache,) = rest[2].k_JSIPKUE
     # Weights, keys and values of a layer may be sliced out and rearranged. Copying both caches
     # whole, as another order of their axes would need at every step, takes three times this.
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * nbytes(cache)

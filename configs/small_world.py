@@ -180,21 +180,23 @@ def _full() -> ConfigDict:
 
 def _demo(c: ConfigDict) -> None:
     c.base.data.general = 8000
-    c.base.optimizer.steps = 1000
+    c.base.optimizer.steps = 950
     c.cold_start.data.demonstrations = 8000
     c.cold_start.data.general = 2000
     c.cold_start.optimizer.steps = 1200
     c.rft.data.comparisons = 400
     c.rft.data.general = 100
     c.rft.optimizer.steps = 150
+    c.rft.optimizer.learning_rate = 5e-4
     c.grpo.loop.comparisons = 2000
     c.grpo.loop.prompts_per_step = 24
     c.grpo.buckets.samples_per_unit = 96
     c.grpo.micro_batches = 24
     c.grpo.optimizer.steps = 25
-    c.meta_rm.loop.comparisons = 300
+    c.grpo.optimizer.learning_rate = 3e-4  # 24 prompts a step are noisier than 48
+    c.meta_rm.loop.comparisons = 240
     c.meta_rm.optimizer.steps = 120
-    c.benchmark.limit = 200
+    c.benchmark.limit = 180
     c.benchmark.ablation_k = 8
     c.benchmark.sampled_stages = "rft,grpo"
     c.benchmark.split = "development"

@@ -51,7 +51,15 @@ def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
     c.tokenizer = ConfigDict({"path": ""})
     c.sampling = ConfigDict({"chunk": 128})
     c.released = ConfigDict({"model": model, "meta_rm": meta_rm})
-    c.model = ConfigDict({"dtype": "bfloat16", "param_dtype": "bfloat16"})
+    c.model = ConfigDict(
+        {
+            "dtype": "bfloat16",
+            "param_dtype": "bfloat16",
+            "attention_chunk": 1024,
+            "expert_path": "auto",
+            "remat": False,
+        }
+    )
     # Only what scoring needs: the meta RM is not trained here.
     c.meta_rm = ConfigDict()
     c.meta_rm.loop = ConfigDict({"comparisons": 0, "batch_size": 4, "row_length": 4096})

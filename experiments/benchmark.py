@@ -145,7 +145,7 @@ def meta_scores(
         length = -(-longest // 64) * 64
         run.say(
             f"meta RM: the longest row has {longest} tokens, config.meta_rm.loop.row_length was "
-            f"{loop.row_length} in training; scored in rows of {length}"
+            f"{loop.row_length}; scored in rows of {length}"
         )
     scorer = meta_rm.Scorer(run, judge, length, loop.batch_size)
     size = scorer.batch_size * META_BATCHES_PER_UNIT

@@ -27,7 +27,7 @@ from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
-from grm_jax.models import hub, transformer
+from grm_jax.models import transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, meta_rm_prompt
@@ -85,18 +85,12 @@ def load(run: runs.Run) -> Judge:
     """The released meta RM, or that of the finished stage.
 
     Raises:
-      ValueError: if the stage has not been run in this workdir, or what was released is no reward
-        model.
+      ValueError: if the stage has not been run in this workdir.
     """
     if is_released(run):
         folder = run.config.released.meta_rm
         checkpoint = run.load_released(folder, run.model.param_dtype)
-        if checkpoint.head is None:
-            raise ValueError(
-                f"config.released.meta_rm: {folder} is a language model, no reward model"
-            )
         tokenizer = load_tokenizer(folder)
-        hub.check_vocab(checkpoint.config, tokenizer.vocab_size, folder)
         model = dataclasses.replace(checkpoint.config, dtype=run.model.dtype)
         params = {"decoder": checkpoint.params, "head": checkpoint.head}
         return Judge(model, tokenizer, params, released=True)

@@ -149,7 +149,7 @@ class Run:
     def model(self) -> ModelConfig:
         """Shape of the decoder; without released weights or a variant the vocabulary decides."""
         model = schema.model_config(self.config, self.tokenizer.vocab_size)
-        hub.check_vocab(model, self.tokenizer.vocab_size, self.config.tokenizer.path)
+        hub.check_vocab(model, self.tokenizer.vocab_size, "config.tokenizer")
         return model
 
     @functools.cached_property
@@ -359,7 +359,7 @@ def main(experiment: Callable[[Run], None]) -> None:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
         try:
             experiment(Run(_CONFIG.value, _WORKDIR.value))
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
 
     flags.mark_flags_as_required(["config", "workdir"])

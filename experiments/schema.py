@@ -18,9 +18,11 @@ from grm_jax.learning.rejection import RejectionRules
 from grm_jax.learning.state import OptimizerConfig
 from grm_jax.models import hub
 from grm_jax.models.config import VARIANTS, ModelConfig
+from grm_jax.models.hub import config_file
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
+from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
 UNTRAINED_STAGES = ("random_weights", "released")  # what a run starts from
@@ -188,8 +190,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.{name}: unknown section; known are {list(_TOP)}")
     _check_template(config)
     if "released" in config:
-        settings.from_section(Released, config, "released")
-    model_config(config, vocab_size=1)
+        _check_released(config)
+    _check_types(config, model_config(config, vocab_size=1))
     if "small_world" in config:
         settings.from_section(SmallWorldConfig, config, "small_world")
     built = {}
@@ -209,6 +211,42 @@ def check(config: ml_collections.ConfigDict) -> None:
                 dotted = f"{name}.{part}"
                 built[dotted] = settings.from_section(cls, config, dotted, **fixed)
     _check_together(config, built)
+
+
+def _check_released(config) -> None:
+    """Kinds, configs and tokenizers of the folders, and that nothing here contradicts them."""
+    released = settings.from_section(Released, config, "released")
+    for field, kind in (("model", config_file.CAUSAL), ("meta_rm", config_file.REWARD)):
+        folder = getattr(released, field)
+        if not folder:
+            continue
+        try:
+            found = config_file.architecture(folder)
+            if not found.endswith(kind):
+                raise ValueError(f"{folder}: expected an architecture {kind}, found {found}")
+            shape = hub.read_config(folder)
+            hub.check_vocab(shape, load_tokenizer(folder).vocab_size, folder)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"config.released.{field}: {error}") from error
+    fixed = sorted(set(config.model) - set(config_file.HOW))
+    if fixed:
+        raise ValueError(
+            f"config.model.{fixed[0]}: belongs to the weights of config.released.model; section "
+            f"model may hold {list(config_file.HOW)}"
+        )
+    if released.meta_rm and "optimizer" in config.get("meta_rm", {}):
+        raise ValueError(
+            "config.meta_rm.optimizer: the meta RM is config.released.meta_rm and is not trained"
+        )
+
+
+def _check_types(config, model: ModelConfig) -> None:
+    trained = [name for name in _SECTIONS if "optimizer" in config.get(name, {})]
+    if trained and model.param_dtype != "float32":
+        raise ValueError(
+            f"config.model.param_dtype: {model.param_dtype} would round away the updates of "
+            f"config.{trained[0]}: train with float32 (dtype may be bfloat16)"
+        )
 
 
 def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:

@@ -1,1 +1,14 @@
-"""Programs of the developers: benchmarks, conversions, checks. Run from the clone."""
+"""Programs beside the experiments; each says in its head what it does and how to call it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """For command lines: what a user can mend ends the program in one line, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

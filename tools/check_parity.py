@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from grm_jax.models import heads, hub, transformer
+from grm_jax.text.chat_templates import load_tokenizer
+from tools import errors_in_one_line
 
 TOLERANCE, GAPS = 1e-5, 3
 TEXT = "The judge compares two answers, states principles, and gives each answer a score."
@@ -50,7 +52,7 @@ def inputs(vocab_size: int, length: int, seed: int, tokenizer) -> dict[str, tupl
     padded[0, : length // 3] = 0
     found = {"random tokens": (tokens, real), "padded on the left": (tokens, padded)}
     if tokenizer is not None:
-        ids = np.asarray([tokenizer(TEXT)["input_ids"]])
+        ids = np.asarray([[tokenizer.bos_id, *tokenizer.encode(TEXT)]])
         found["text"] = (ids, np.ones_like(ids))
     return found
 
@@ -92,8 +94,9 @@ def compare(folder: pathlib.Path, *, length: int, seed: int, float64_below: floa
     )
     tokenizer = None
     if any(folder.glob("tokenizer*")):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        hub.check_vocab(checkpoint.config, len(tokenizer), folder)
+        # Ours: that of transformers may add a piece for which no model has a row.
+        tokenizer = load_tokenizer(folder)
+        hub.check_vocab(checkpoint.config, tokenizer.vocab_size, folder)
     cases = inputs(checkpoint.config.vocab_size, length, seed, tokenizer)
     ours = {name: our_outputs(checkpoint, *case) for name, case in cases.items()}
 
@@ -154,4 +157,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with errors_in_one_line():
+        sys.exit(main())

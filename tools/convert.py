@@ -31,6 +31,7 @@ from grm_jax.learning import checkpoints
 from grm_jax.models import hub
 from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
 from grm_jax.models.hub import config_file, names
+from tools import errors_in_one_line
 
 PARAMS, MODEL = "params", "model.json"
 _SECTIONS = {"mla": MLAConfig, "moe": MoEConfig, "yarn": YarnConfig}
@@ -64,6 +65,8 @@ def read_orbax(folder) -> hub.Checkpoint:
     """
     folder = pathlib.Path(folder)
     path = folder / MODEL
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected what --to=orbax wrote, found no such file")
     record = json.loads(path.read_text(encoding="utf-8"))
     try:
         fields = {
@@ -103,6 +106,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max_shard_gb", type=float, default=5.0, help="with --to=hf: size of the largest file"
     )
     args = parser.parse_args(argv)
+    if not args.max_shard_gb > 0:
+        parser.error(f"--max_shard_gb must be positive, got {args.max_shard_gb}")
     if args.param_dtype and args.to != "orbax":
         parser.error("--param_dtype is for --to=orbax")
     return args
@@ -123,4 +128,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -15,8 +15,10 @@ import shutil
 from absl import app, flags
 
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
+from grm_jax.models import hub
 from grm_jax.text import prompts
 from grm_jax.text.tokenizers import DEEPSEEK_CHAT, GEMMA_CHAT, train_sentencepiece
+from tools import errors_in_one_line
 
 KINDS = ("gemma2", "gemma2_reward", "deepseek_v2", "deepseek_v3")
 
@@ -45,12 +47,16 @@ def make(kind: str, out: pathlib.Path, *, tokenizer: str = "", seed: int = 0) ->
     """Writes the folder `out`: weights, config.json, tokenizer and chat template.
 
     Raises:
-      FileExistsError: if `out` exists.
+      FileExistsError: if `out` exists and is not empty.
     """
+    with hub.new_folder(out) as partial:
+        _write(kind, partial, tokenizer, seed)
+
+
+def _write(kind: str, out: pathlib.Path, tokenizer: str, seed: int) -> None:
     import torch
     import transformers
 
-    out.mkdir(parents=True)
     deepseek = kind.startswith("deepseek")
     vocab_size = (_deepseek_tokenizer if deepseek else _gemma_tokenizer)(out, tokenizer)
     common = {
@@ -140,7 +146,8 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     out = pathlib.Path(_OUT.value)
-    make(_KIND.value, out, tokenizer=_TOKENIZER.value, seed=_SEED.value)
+    with errors_in_one_line():
+        make(_KIND.value, out, tokenizer=_TOKENIZER.value, seed=_SEED.value)
     print(f"written: {out}")
 
 

@@ -90,9 +90,15 @@ def test_released_weights_are_benchmarked_with_the_released_meta_rm(folders, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"released.model": "nowhere"}, "nowhere"),
+        ({"released.model": "nowhere"}, "config.released.model: .*nowhere"),
+        ({"released.meta_rm": "nowhere"}, "config.released.meta_rm: .*nowhere"),
         ({"benchmark.greedy_stages": "random_weights"}, "greedy_stages: 'random_weights'"),
-        ({"model.num_layers": 3}, "config.model: model.num_layers must be even"),
+        ({"model.attn_softcap": 1.0}, "config.model.attn_softcap: belongs to the weights"),
+        ({"meta_rm.optimizer": ConfigDict()}, "config.meta_rm.optimizer: .* is not trained"),
+        (
+            {"model.param_dtype": "bfloat16", "base": ConfigDict({"optimizer": ConfigDict()})},
+            "config.model.param_dtype: bfloat16 would round away the updates of config.base",
+        ),
     ],
 )
 def test_what_does_not_fit_stops_before_any_work(folders, changes, message):
@@ -100,14 +106,17 @@ def test_what_does_not_fit_stops_before_any_work(folders, changes, message):
         schema.check(FrozenConfigDict(released(folders[0], **changes)))
 
 
-def test_a_language_model_is_no_meta_rm(folders, tmp_path):
-    from experiments import meta_rm
-
-    root = folders[0]
-    config = released(root, **{"released.meta_rm": str(root / "policy")})
-    run = runs.Run(config, tmp_path / "w")
-    with pytest.raises(ValueError, match="config.released.meta_rm: .*policy is a language model"):
-        meta_rm.load(run)
+@pytest.mark.parametrize(
+    ("field", "folder", "message"),
+    [
+        ("meta_rm", "policy", "config.released.meta_rm: .*ForSequenceClassification, found Gemma"),
+        ("model", "judge", "config.released.model: .*ForCausalLM, found Gemma2ForSequence"),
+    ],
+)
+def test_policy_and_meta_rm_cannot_be_swapped(folders, field, folder, message):
+    config = released(folders[0], **{f"released.{field}": str(folders[0] / folder)})
+    with pytest.raises(ValueError, match=message):
+        schema.check(FrozenConfigDict(config))
 
 
 @pytest.mark.parametrize("config", [deepseek_grm_16b, deepseek_grm_27b])

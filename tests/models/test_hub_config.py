@@ -211,3 +211,19 @@ UNWRITABLE = {
 def test_shapes_that_no_architecture_has_are_not_written(field):
     with pytest.raises(ValueError, match=field):
         hub.write_config(UNWRITABLE[field])
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("absent", 50.0), (None, None), (7, 7.0), (-1, "error"), ("50", "error")]
+)
+def test_an_absent_soft_cap_is_the_default_and_null_is_none(tmp_path, value, found):
+    raw = hub.write_config(VARIANTS["tiny"])
+    raw["attn_logit_softcapping"] = value
+    if value == "absent":
+        del raw["attn_logit_softcapping"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    if found == "error":
+        with pytest.raises(ValueError, match=r"config.json: attn_logit_softcapping: expected"):
+            hub.read_config(tmp_path)
+    else:
+        assert hub.read_config(tmp_path).attn_softcap == found

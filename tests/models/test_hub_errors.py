@@ -283,13 +283,14 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         hub.save(tmp_path / "model", TINY, params_of(TINY), max_shard_bytes=20_000)
     assert written and list(tmp_path.iterdir()) == []
-    # What a killed process left does not disturb the next attempt.
+    # A folder of such a name is somebody else's: it neither disturbs nor disappears.
     monkeypatch.undo()
     (tmp_path / "model.partial").mkdir()
     (tmp_path / "model.partial" / "rest").write_text("")
     hub.save(tmp_path / "model", TINY, params_of(TINY))
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", SINGLE]
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.partial"]
+    assert (tmp_path / "model.partial" / "rest").exists()
 
 
 def test_parameters_of_another_shape_are_refused(tmp_path):

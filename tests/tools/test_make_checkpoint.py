@@ -5,7 +5,7 @@ import pytest
 from grm_jax.models import hub
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message
-from tools import make_checkpoint
+from tools import check_parity, make_checkpoint
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -23,5 +23,12 @@ def test_every_kind_is_read_and_speaks(kind, tmp_path):
     ids = tokenizer.chat([Message("user", "<bos> write about boats")])
     assert ids.count(tokenizer.bos_id) == 1 and ids[0] == tokenizer.bos_id
     assert "write about boats" in tokenizer.decode(ids)
+    assert check_parity.main([f"--checkpoint={folder}", "--length=12"]) == 0
     with pytest.raises(FileExistsError):
         make_checkpoint.make(kind, folder)
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        make_checkpoint.make("gemma2", tmp_path / "out", tokenizer="nowhere")
+    assert not list(tmp_path.iterdir())

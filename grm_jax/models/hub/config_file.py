@@ -50,6 +50,22 @@ class _Fields:
             raise self.fail(field, f"a number of type {kind.__name__}", found)
         return kind(value)
 
+    def softcap(self, field: str, *, absent: float) -> float | None:
+        """A positive number; null is no cap, an absent field the default of the architecture."""
+        if field in self._raw and self._raw[field] is None:
+            return None
+        value = self.number(field, float) if field in self._raw else absent
+        if not value > 0:
+            raise self.fail(field, "a positive number or null", value)
+        return value
+
+    def flag(self, field: str, *, absent: bool) -> bool:
+        """true or false."""
+        value = self.get(field, absent)
+        if not isinstance(value, bool):
+            raise self.fail(field, "true or false", repr(value))
+        return value
+
     def only(self, field: str, *allowed) -> None:
         """Refuses values that are not computed here; an absent field or null passes."""
         value = self.get(field)
@@ -115,7 +131,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
     read = _read_gemma2 if name.startswith("Gemma2") else _read_deepseek
     try:
         return read(fields, name, dtype=dtype, param_dtype=dtype)
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError) as error:  # of values of another type too
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: {error}") from error
@@ -138,9 +154,9 @@ def _read_gemma2(fields: _Fields, name: str, **others) -> ModelConfig:
         head_dim=fields.number("head_dim"),
         sliding_window=fields.number("sliding_window"),
         query_scale=fields.number("query_pre_attn_scalar", float) ** -0.5,
-        attn_softcap=fields.get("attn_logit_softcapping"),
-        final_softcap=fields.get("final_logit_softcapping"),
-        tied_embeddings=fields.get("tie_word_embeddings", True),
+        attn_softcap=fields.softcap("attn_logit_softcapping", absent=50.0),
+        final_softcap=fields.softcap("final_logit_softcapping", absent=30.0),
+        tied_embeddings=fields.flag("tie_word_embeddings", absent=True),
         rope_theta=theta,
         **_read_common(fields),
         **others,
@@ -191,7 +207,8 @@ def _read_deepseek(fields: _Fields, name: str, **others) -> ModelConfig:
     )
     return deepseek(
         num_layers=fields.number("num_hidden_layers"), num_heads=num_heads, mla=mla, moe=moe,
-        yarn=yarn, tied_embeddings=fields.get("tie_word_embeddings", False), rope_theta=theta,
+        yarn=yarn, rope_theta=theta,
+        tied_embeddings=fields.flag("tie_word_embeddings", absent=False),
         **_read_common(fields), **others,
     )  # fmt: skip
 

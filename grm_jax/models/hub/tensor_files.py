@@ -64,15 +64,23 @@ def read_header(path: pathlib.Path) -> dict[str, Stored]:
             header = json.loads(file.read(length))
         except ValueError as error:
             raise ValueError(f"{path}: no safetensors file: header is not JSON: {error}") from error
+    try:
+        return _tensors(path, header, 8 + length, size)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no safetensors file: unexpected header: {error!r}") from error
+
+
+def _tensors(path: pathlib.Path, header: dict, start: int, size: int) -> dict[str, Stored]:
+    """The entries of a header, whose data begin at `start` and end with the file."""
     header.pop("__metadata__", None)
-    tensors, end = {}, 8 + length
+    tensors, end = {}, start
     for name, entry in header.items():
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise ValueError(
                 f"{path}: {name}: expected a type among {sorted(DTYPES)}, found {entry['dtype']}"
             )
-        begin, stop = (8 + length + offset for offset in entry["data_offsets"])
+        begin, stop = (start + offset for offset in entry["data_offsets"])
         shape = tuple(entry["shape"])
         if stop - begin != Spec(dtype, shape).nbytes:
             raise ValueError(

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,20 +95,29 @@ def save(
 def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A folder beside the wanted one, which gets its name when the block ends without an error.
 
+    A killed process leaves it behind, as <folder>.partial-<random>.
+
     Raises:
       FileExistsError: if the wanted folder exists and is not empty.
     """
     target = pathlib.Path(folder).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: expected no such folder or an empty one")
-    partial = target.with_name(target.name + _PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: another conversion to the same place, or somebody's folder, stays whole.
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{target.name}{_PARTIAL}-", dir=target.parent))
+    partial.chmod(0o777 & ~_umask())
     try:
         yield partial
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def copy_small_files(source: str | os.PathLike, target: pathlib.Path) -> None:

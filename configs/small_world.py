@@ -180,7 +180,7 @@ def _full() -> ConfigDict:
 
 def _demo(c: ConfigDict) -> None:
     c.base.data.general = 8000
-    c.base.optimizer.steps = 950
+    c.base.optimizer.steps = 1000
     c.cold_start.data.demonstrations = 8000
     c.cold_start.data.general = 2000
     c.cold_start.optimizer.steps = 1200

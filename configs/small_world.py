@@ -8,7 +8,7 @@ numbers of one seed are directions, not evidence.
 
 Variants:
     (none)         the full run: 1,000 held-out comparisons, k = 32; see BUILD_NOTES.md for its time
-    demo           the same loop in about ten minutes on 2 idle CPU cores
+    demo           the same loop in a little over ten minutes on 2 idle CPU cores
     ci             the same loop in a minute; its numbers mean nothing
     runlocal       the same as ci
     gemma_tokens   real benchmark rows through the Gemma tokenizer and a random-weight model

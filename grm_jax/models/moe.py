@@ -215,7 +215,7 @@ def apply_experts(
     def fold(size, is_mapped, *args):
         *tokens, gate, up, down = args
         if any(is_mapped[3:]):
-            raise NotImplementedError("weights of experts cannot be mapped")
+            raise ValueError("moe: weights of experts cannot be mapped, only tokens")
         tokens = [x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
                   for x, mapped in zip(tokens, is_mapped[:3], strict=True)]  # fmt: skip
         merged = (x.reshape(-1, *x.shape[2:]) for x in tokens)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 
 from grm_jax.models import attention
 from grm_jax.models.attention import Keys
@@ -209,16 +210,6 @@ def test_padding_queries_yield_zero_and_finite_gradients():
 
     gradients = jax.jit(jax.grad(loss, (0, 1)))(q, keys.k_BKSE)
     assert all(bool(jnp.isfinite(g).all()) for g in gradients)
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr, those of nested jaxprs included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for leaf in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(leaf, "jaxpr", leaf)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def test_bfloat16_is_accumulated_in_float32():

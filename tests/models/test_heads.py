@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 
 from grm_jax.models import heads
 from grm_jax.models.config import VARIANTS
@@ -109,16 +110,6 @@ def test_gradients_equal_those_of_a_dense_log_softmax(case):
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert np.abs(w).max() > 0.1
         np.testing.assert_allclose(g, w, atol=5e-6)
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr, those of nested jaxprs included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for leaf in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(leaf, "jaxpr", leaf)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def rows_of_logits(shapes):

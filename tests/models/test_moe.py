@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 
 from grm_jax.models import moe
 from grm_jax.models.config import VARIANTS, MoEConfig
@@ -149,16 +150,6 @@ def test_mapped_tokens_become_tokens_of_one_call():
     np.testing.assert_allclose(
         got[1], plain_loop(tokens[0][1], tokens[1][0], tokens[2][1], *weights), rtol=1e-4, atol=1e-5
     )
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr, those of nested jaxprs included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for leaf in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(leaf, "jaxpr", leaf)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 @pytest.mark.parametrize(

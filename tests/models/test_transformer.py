@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 
 from grm_jax.models import transformer
 from grm_jax.models.config import VARIANTS
@@ -358,16 +359,6 @@ def test_attention_chunk_never_changes_the_result(params, full, chunk):
     hidden, block = run(params, *tokens_and_marks())
     np.testing.assert_allclose(hidden, full[0], **TOLERANCE)
     np.testing.assert_allclose(block.v_LBKTE, full[1].v_LBKTE, **TOLERANCE)
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr, those of nested jaxprs included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for leaf in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(leaf, "jaxpr", leaf)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def test_remat_changes_memory_and_not_gradients(params):

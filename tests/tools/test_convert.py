@@ -3,23 +3,15 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_params import random_params
 
-from grm_jax.models import heads, hub, transformer
+from grm_jax.models import heads, hub
 from grm_jax.models.config import VARIANTS
 from tools import convert
 
 CONFIG = VARIANTS["tiny"]
-
-
-def random_params(config):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), x.dtype),
-        transformer.abstract_params(config),
-    )
 
 
 @pytest.fixture(params=[False, True], ids=["decoder", "reward"])

@@ -76,7 +76,7 @@ class Measurement:
         self.run, self.comparisons = run, comparisons
         self.draw_config = dataclasses.replace(run.draw_config("benchmark"), max_dropped=0.0)
         self.engine = run.engine("benchmark")
-        self._params: tuple[str, dict] | None = None
+        self._params: tuple[str, dict, str] | None = None  # stage, parameters, digest
 
     def draw(self, run: runs.Run, stage: str, *, k: int | None) -> dict[str, Drawn]:
         """k samples, or for None a greedy one, of one stage on every suite.
@@ -95,7 +95,8 @@ class Measurement:
         name = stage if untrained else run.stage(stage)
         if self._params is None or self._params[0] != name:
             self._params = None  # before the next ones are read: there may be room for one only
-            self._params = (name, run.init_params() if untrained else run.load_params(name))
+            params = run.init_params() if untrained else run.load_params(name)
+            self._params = (name, params, runs.params_digest(params))
         found = {}
         for suite, comparisons in self.comparisons.items():
             trajectories = self._draw_suite(suite, name, config, comparisons, greedy=k is None)
@@ -109,8 +110,9 @@ class Measurement:
         label = f"benchmark_{suite}_{stage}_{'greedy' if greedy else 'sampled'}"
         try:
             return rft.draw_stage(
-                self.run, label, self._params[1], comparisons, config, self.engine
-            )
+                self.run, label, self._params[1], comparisons, config, self.engine,
+                digest=self._params[2],
+            )  # fmt: skip
         except ValueError as error:
             raise ValueError(
                 f"suite {suite}: {error} (config.benchmark.buckets.prompt_lengths, "
@@ -121,9 +123,10 @@ class Measurement:
         """The same with the scores of the meta RM."""
         self._params = None
         judge = meta_rm.load(self.run)
+        digest = runs.params_digest(judge.params)
         return {
             suite: one._replace(
-                meta=meta_scores(self.run, judge, self.comparisons[suite], one.groups)
+                meta=meta_scores(self.run, judge, digest, self.comparisons[suite], one.groups)
             )
             for suite, one in drawn.items()
         }
@@ -132,6 +135,7 @@ class Measurement:
 def meta_scores(
     run: runs.Run,
     judge: meta_rm.Judge,
+    digest: str,
     comparisons: Sequence[Comparison],
     groups: Sequence[Sequence[Trajectory]],
 ) -> list[list[float]]:
@@ -151,7 +155,7 @@ def meta_scores(
     size = scorer.batch_size * META_BATCHES_PER_UNIT
     _, first = pairs[0]
     parts = [
-        runs.params_digest(judge.params), judge.tokenizer.fingerprint(),
+        digest, judge.tokenizer.fingerprint(),
         prompts.template_fingerprint(), str(length), str(size),
     ]  # fmt: skip
     fingerprint = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

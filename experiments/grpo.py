@@ -40,7 +40,7 @@ def run_stage(run: runs.Run) -> None:
 
     # State, data, reference.
     reference = run.load_params(run.stage("rft"))
-    fingerprint = run.fingerprint(reference, draw_config)
+    fingerprint = run.fingerprint(runs.params_digest(reference), draw_config)
     optimizer = make_optimizer(optimizer_config)
     update = grpo.make_update_step(run.model, config, optimizer)
     # Copies, because the update donates its state: neither reference nor key may go with it.

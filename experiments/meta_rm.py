@@ -172,7 +172,8 @@ def _data(
     comparisons = run.comparisons("train", loop.comparisons, seed=seed + 3)
     params = run.load_params(run.stage("grpo"))
     trajectories = rft.draw_stage(
-        run, stage, params, comparisons, run.draw_config("meta_rm"), run.engine("meta_rm")
+        run, stage, params, comparisons, run.draw_config("meta_rm"), run.engine("meta_rm"),
+        digest=runs.params_digest(params),
     )
     of_rft = run.stage("rft")
     data = settings.from_section(schema.RFTData, run.config, "rft.data")

@@ -21,10 +21,11 @@ def draw_stage(
     config: draw.DrawConfig,
     engine,
     *,
+    digest: str,
     hinted: bool = False,
 ) -> list[Trajectory]:
     """Draws k trajectories of each comparison into trajectories/<stage>.jsonl, with a bar."""
-    fingerprint = run.fingerprint(params, config, (config, engine.buckets, *comparisons))
+    fingerprint = run.fingerprint(digest, config, (config, engine.buckets, *comparisons))
     with TrajectoryStore(run.path("trajectories", f"{stage}.jsonl")) as store:
         title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
         with run.progress(title, len(comparisons) * config.k) as advance:
@@ -63,13 +64,16 @@ def run_stage(run: runs.Run) -> None:
     comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
     params = run.load_params(run.stage("cold_start"))
+    digest = runs.params_digest(params)
     engine = run.engine("rft")
 
     config = run.draw_config("rft", k=rules.num_samples)
-    trajectories = draw_stage(run, stage, params, comparisons, config, engine)
+    trajectories = draw_stage(run, stage, params, comparisons, config, engine, digest=digest)
     if rules.use_hinted:
         hinted = run.draw_config("rft", k=rules.num_hinted)
-        trajectories += draw_stage(run, stage, params, comparisons, hinted, engine, hinted=True)
+        trajectories += draw_stage(
+            run, stage, params, comparisons, hinted, engine, digest=digest, hinted=True
+        )
     rejection = reject(trajectories, rules)
     lines = "".join(decision.to_json() + "\n" for decision in rejection.decisions)
     write_atomically(run.path("trajectories", f"{stage}_decisions.jsonl"), lines.encode())

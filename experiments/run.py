@@ -227,14 +227,15 @@ class Run:
         params, head = jax.device_put(checkpoint[1:], self.on_every_device)
         return checkpoint._replace(params=params, head=head)
 
-    def fingerprint(self, params: dict, draw: DrawConfig, work: Iterable = ()) -> str:
+    def fingerprint(self, digest: str, draw: DrawConfig, work: Iterable = ()) -> str:
         """Names what decides a trajectory: parameters, template, tokenizer, sampling.
 
+        `digest` is that of the parameters: to hash them takes minutes for the largest models.
         Work units count by their place in a work list, so what decides the list, such as the
         buckets and the comparisons, goes into `work` where it may change between two runs.
         """
         parts = [
-            params_digest(params), prompts.template_fingerprint(), self.tokenizer.fingerprint(),
+            digest, prompts.template_fingerprint(), self.tokenizer.fingerprint(),
             draw.form, draw.principles, repr(draw.temperature), repr(draw.top_p),
             draw.order_policy, str(draw.max_orders), str(self.config.seed),
             *map(repr, work),

@@ -115,6 +115,37 @@ def test_a_doubled_tensor(sharded, no_reading):
         hub.load(sharded)
 
 
+@pytest.mark.parametrize("file", ["../model.safetensors", "/model.safetensors", 3, None])
+def test_an_index_names_files_of_its_folder_only(sharded, no_reading, file):
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"]["model.embed_tokens.weight"] = file
+    (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"embed_tokens.weight: expected the name of a file in"):
+        hub.load(sharded)
+
+
+@pytest.mark.parametrize("change", ["overlap", "hole", "no offsets", "a list"])
+def test_a_header_whose_tensors_do_not_follow_each_other(folder, no_reading, change):
+    path = folder / SINGLE
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    name = sorted(header.keys() - {"__metadata__"}, key=lambda n: header[n]["data_offsets"])[1]
+    begin, stop = header[name]["data_offsets"]
+    if change == "no offsets":
+        del header[name]["data_offsets"]
+    elif change == "a list":
+        header = [1]
+    else:
+        shift = -4 if change == "overlap" else 4
+        header[name]["data_offsets"] = [begin + shift, stop + shift]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    wanted = {"no offsets": "unexpected header", "a list": "unexpected header"}
+    with pytest.raises(ValueError, match=wanted.get(change, "expected its data at byte")):
+        hub.load(folder)
+
+
 def test_an_index_against_the_files(sharded, no_reading):
     first, second, *_ = sorted(path.name for path in sharded.glob("model-*"))
     index = json.loads((sharded / INDEX).read_text())

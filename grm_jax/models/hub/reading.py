@@ -117,7 +117,7 @@ def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, s
     index = folder / INDEX
     if index.exists():
         try:
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            named = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{index}: expected JSON with a weight_map: {error!r}") from error
     elif (folder / SINGLE).exists():
@@ -125,6 +125,11 @@ def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, s
     else:
         files = sorted(path.name for path in folder.glob("*.safetensors"))
         raise FileNotFoundError(f"{folder}: expected {SINGLE} or {INDEX}, found {files}")
+    for name, file in named.items():
+        if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+            raise ValueError(
+                f"{index}: {name}: expected the name of a file in the folder, found {file!r}"
+            )
     found: dict[str, list[Stored]] = {}
     for file in sorted(set(named.values())):
         if not (folder / file).exists():

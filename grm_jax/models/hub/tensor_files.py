@@ -74,7 +74,8 @@ def _tensors(path: pathlib.Path, header: dict, start: int, size: int) -> dict[st
     """The entries of a header, whose data begin at `start` and end with the file."""
     header.pop("__metadata__", None)
     tensors, end = {}, start
-    for name, entry in header.items():
+    # Data follow each other without holes, so that no byte counts twice or for nothing.
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise ValueError(
@@ -87,8 +88,12 @@ def _tensors(path: pathlib.Path, header: dict, start: int, size: int) -> dict[st
                 f"{path}: {name}: expected {Spec(dtype, shape).nbytes} bytes for {shape} "
                 f"{dtype}, found {stop - begin}"
             )
+        if begin != end:
+            raise ValueError(
+                f"{path}: {name}: expected its data at byte {end}, found them at {begin}"
+            )
         tensors[name] = Stored(path, begin, dtype, shape)
-        end = max(end, stop)
+        end = stop
     if end != size:
         fault = "truncated" if size < end else "bytes after the last tensor"
         raise ValueError(f"{path}: {fault}: expected {end} bytes, found {size}")

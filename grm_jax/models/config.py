@@ -106,6 +106,30 @@ class MoEConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters beside frozen kernels (arXiv 2106.09685): W + alpha / rank * A B.
+
+    Attributes:
+      rank: R, width between A and B.
+      alpha: strength; divided by the rank, so that the rank alone changes no learning rate.
+    """
+
+    rank: int
+    alpha: float
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"lora.alpha must be positive, got {self.alpha}")
+
+    @property
+    def scale(self) -> float:
+        """Factor on A B."""
+        return self.alpha / self.rank
+
+
 class Stack(NamedTuple):
     """Groups `first` to `last` (exclusive) of layers, with the name of their parameters."""
 
@@ -145,8 +169,11 @@ class ModelConfig:
       mla: latent attention instead of grouped-query attention; K is then 1 in the cache.
       moe: experts in all but the first layers.
       yarn: stretched rotary frequencies.
+      lora: adapters beside the kernels of attention and of the feed-forward layers that every
+        token sees; routed experts, routers, norms, embeddings and the expansion of latents have
+        none. See `lora.py`.
       dtype: type of activations.
-      param_dtype: type of parameters.
+      param_dtype: type of parameters; adapters are float32 whatever it is.
       attention_chunk: keys per step of the online softmax; bounds memory, never the result.
       expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
       remat: recompute each group of layers in the backward pass.
@@ -176,6 +203,7 @@ class ModelConfig:
     mla: MLAConfig | None = None
     moe: MoEConfig | None = None
     yarn: YarnConfig | None = None
+    lora: LoRAConfig | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
     attention_chunk: int = 1024

@@ -6,6 +6,7 @@ unrotated and E rotated part of a head, M width of values.
 """
 
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,14 +18,81 @@ from grm_jax.models.config import ModelConfig
 ACTIVATIONS = {"gelu_tanh": functools.partial(nn.gelu, approximate=True), "silu": nn.silu}
 
 
-def parameter(module, name, axes, shape, scale, dtype=None):
+# What the names of an adapter's two parameters add to the name of its kernel.
+LORA_A, LORA_B = "_lora_a", "_lora_b"
+
+
+def parameter(module, name, axes, shape, scale, dtype=None, *, param_dtype=None):
     """A parameter with logical axis names, in the activation type unless `dtype` is given."""
     init = nn.initializers.normal(scale) if scale else nn.initializers.zeros_init()
     config = module.config
     value = module.param(
-        name, nn.with_logical_partitioning(init, axes), shape, jnp.dtype(config.param_dtype)
-    )
+        name, nn.with_logical_partitioning(init, axes), shape,
+        jnp.dtype(param_dtype or config.param_dtype),
+    )  # fmt: skip
     return jnp.asarray(value, jnp.dtype(dtype or config.dtype))
+
+
+class Kernel(NamedTuple):
+    """The weight of a projection and, if it has one, its low-rank adapter; see `contract`.
+
+    Attributes:
+      weight: its contracted dimensions, then those that are kept.
+      a: contracted dimensions, then the rank.
+      b: the rank, then the kept dimensions.
+      scale: factor on the product of the two.
+    """
+
+    weight: jax.Array
+    a: jax.Array | None = None
+    b: jax.Array | None = None
+    scale: float = 0.0
+
+
+def kernel(module, name, axes, shape, scale, *, contracted: int = 1) -> Kernel:
+    """A parameter that is a projection; with `config.lora` an adapter stands next to it.
+
+    A starts as random as the kernel and B at zero, so that a fresh adapter changes nothing
+    (arXiv 2106.09685, section 4.1).
+
+    Args:
+      module, name, axes, shape, scale: as in `parameter`.
+      contracted: how many leading dimensions of the kernel are contracted.
+
+    Raises:
+      ValueError: for parameters that hold an adapter which the config does not know.
+    """
+    weight = parameter(module, name, axes, shape, scale)
+    lora = module.config.lora
+    if lora is None:
+        if module.has_variable("params", name + LORA_A):
+            where = "/".join((*module.path, name))
+            raise ValueError(f"{where} has an adapter, but model.lora is None")
+        return Kernel(weight)
+    a = parameter(module, name + LORA_A, (*axes[:contracted], "lora"),
+                  (*shape[:contracted], lora.rank), scale, param_dtype="float32")  # fmt: skip
+    b = parameter(module, name + LORA_B, ("lora", *axes[contracted:]),
+                  (lora.rank, *shape[contracted:]), 0.0, param_dtype="float32")  # fmt: skip
+    return Kernel(weight, a, b, lora.scale)
+
+
+def contract(spec: str, x: jax.Array, kernel: Kernel) -> jax.Array:
+    """einsum(spec, x, W), plus the low-rank path x A B of an adapter (arXiv 2106.09685, Eq. 3).
+
+    A and B meet x one after the other and never each other: no array has the size of the kernel,
+    neither at each token that is decoded nor in the backward pass.
+    """
+    out = jnp.einsum(spec, x, kernel.weight)
+    if kernel.a is None:
+        return out
+    operands, result = spec.split("->")
+    rows, weight = operands.split(",")
+    contracted = "".join(letter for letter in weight if letter in rows)
+    kept = weight.removeprefix(contracted)
+    narrow = "".join(letter for letter in rows if letter not in contracted) + "R"
+    with jax.named_scope("lora"):
+        x_R = kernel.scale * jnp.einsum(f"{rows},{contracted}R->{narrow}", x, kernel.a)
+        return out + jnp.einsum(f"{narrow},R{kept}->{result}", x_R, kernel.b)
 
 
 class RMSNorm(nn.Module):
@@ -61,19 +129,19 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, positions_BT, segment_ids_BT, past):
         c = self.config
-        q_DHE = parameter(self, "q", ("embed", "heads", "head_dim"),
-                          (c.embed_dim, c.num_heads, c.head_dim), c.embed_dim**-0.5)  # fmt: skip
+        q_DHE = kernel(self, "q", ("embed", "heads", "head_dim"),
+                       (c.embed_dim, c.num_heads, c.head_dim), c.embed_dim**-0.5)  # fmt: skip
         kv_shape = (c.embed_dim, c.num_kv_heads, c.head_dim)
         kv_axes = ("embed", "kv_heads", "head_dim")
-        k_DKE = parameter(self, "k", kv_axes, kv_shape, c.embed_dim**-0.5)
-        v_DKE = parameter(self, "v", kv_axes, kv_shape, c.embed_dim**-0.5)
-        o_HED = parameter(self, "o", ("heads", "head_dim", "embed"),
-                          (c.num_heads, c.head_dim, c.embed_dim),
-                          (c.num_heads * c.head_dim) ** -0.5)  # fmt: skip
+        k_DKE = kernel(self, "k", kv_axes, kv_shape, c.embed_dim**-0.5)
+        v_DKE = kernel(self, "v", kv_axes, kv_shape, c.embed_dim**-0.5)
+        o_HED = kernel(self, "o", ("heads", "head_dim", "embed"),
+                       (c.num_heads, c.head_dim, c.embed_dim),
+                       (c.num_heads * c.head_dim) ** -0.5, contracted=2)  # fmt: skip
         with jax.named_scope("qkv"):
-            q_BTHE = jnp.einsum("btd,dhe->bthe", x_BTD, q_DHE)
-            k_BTKE = jnp.einsum("btd,dke->btke", x_BTD, k_DKE)
-            v_BKTE = jnp.einsum("btd,dke->bkte", x_BTD, v_DKE)
+            q_BTHE = contract("btd,dhe->bthe", x_BTD, q_DHE)
+            k_BTKE = contract("btd,dke->btke", x_BTD, k_DKE)
+            v_BKTE = contract("btd,dke->bkte", x_BTD, v_DKE)
         rotations = attention.rope_frequencies(c.head_dim, c.rope_theta, c.yarn)
         q_BTHE = attention.rope(q_BTHE, positions_BT, rotations)
         k_BKTE = jnp.swapaxes(attention.rope(k_BTKE, positions_BT, rotations), 1, 2)
@@ -83,7 +151,7 @@ class Attention(nn.Module):
             scale=c.query_scale, cap=c.attn_softcap, window=self.window, chunk=c.attention_chunk,
         )  # fmt: skip
         with jax.named_scope("attention_out"):
-            return jnp.einsum("bthe,hed->btd", out_BTHE, o_HED), (k_BKTE, v_BKTE)
+            return contract("bthe,hed->btd", out_BTHE, o_HED), (k_BKTE, v_BKTE)
 
 
 class LatentAttention(nn.Module):
@@ -102,20 +170,21 @@ class LatentAttention(nn.Module):
     def __call__(self, x_BTD, positions_BT, segment_ids_BT, past):
         c, mla = self.config, self.config.mla
         rank, nope, heads = mla.kv_rank, mla.nope_dim, c.num_heads
-        kv_DC = parameter(self, "kv_a", ("embed", "latent"),
-                          (c.embed_dim, rank + mla.rope_dim), c.embed_dim**-0.5)  # fmt: skip
+        kv_DC = kernel(self, "kv_a", ("embed", "latent"),
+                       (c.embed_dim, rank + mla.rope_dim), c.embed_dim**-0.5)  # fmt: skip
+        # No adapters on these two: each stands in two products, one of them its transpose.
         k_RHN = parameter(self, "k_b", ("latent", "heads", "head_dim"),
                           (rank, heads, nope), rank**-0.5)  # fmt: skip
         v_RHM = parameter(self, "v_b", ("latent", "heads", "head_dim"),
                           (rank, heads, mla.value_dim), rank**-0.5)  # fmt: skip
-        o_HMD = parameter(self, "o", ("heads", "head_dim", "embed"),
-                          (heads, mla.value_dim, c.embed_dim),
-                          (heads * mla.value_dim) ** -0.5)  # fmt: skip
+        o_HMD = kernel(self, "o", ("heads", "head_dim", "embed"),
+                       (heads, mla.value_dim, c.embed_dim),
+                       (heads * mla.value_dim) ** -0.5, contracted=2)  # fmt: skip
         rotations = attention.rope_frequencies(mla.rope_dim, c.rope_theta, c.yarn)
         q_BTHE = self._queries(x_BTD)
         rotated_BTHE = attention.rope(q_BTHE[..., nope:], positions_BT, rotations)
         with jax.named_scope("latent"):
-            kv_BTC = jnp.einsum("btd,dc->btc", x_BTD, kv_DC)
+            kv_BTC = contract("btd,dc->btc", x_BTD, kv_DC)
         latent_BTR = RMSNorm(c, mla.latent_norm_eps, name="kv_a_norm")(kv_BTC[..., :rank])
         key_BT1E = attention.rope(kv_BTC[:, :, None, rank:], positions_BT, rotations)
 
@@ -145,7 +214,7 @@ class LatentAttention(nn.Module):
             q_BTHE = jnp.concatenate([q_BTHE[..., :nope], rotated_BTHE], -1)
             out_BTHM = attention.attend(q_BTHE, (own,), *marks, **options)
         with jax.named_scope("attention_out"):
-            out_BTD = jnp.einsum("bthm,hmd->btd", out_BTHM, o_HMD)
+            out_BTD = contract("bthm,hmd->btd", out_BTHM, o_HMD)
         return out_BTD, (cached_B1TC, cached_B1TC[..., :0])
 
     def _queries(self, x_BTD):
@@ -153,15 +222,16 @@ class LatentAttention(nn.Module):
         axes, shape = ("heads", "head_dim"), (c.num_heads, c.head_dim)
         with jax.named_scope("queries"):
             if mla.query_rank is None:
-                q_DHE = parameter(self, "q", ("embed", *axes), (c.embed_dim, *shape),
-                                  c.embed_dim**-0.5)  # fmt: skip
-                return jnp.einsum("btd,dhe->bthe", x_BTD, q_DHE)
-            q_DQ = parameter(self, "q_a", ("embed", "latent"), (c.embed_dim, mla.query_rank),
-                             c.embed_dim**-0.5)  # fmt: skip
-            q_QHE = parameter(self, "q_b", ("latent", *axes), (mla.query_rank, *shape),
-                              mla.query_rank**-0.5)  # fmt: skip
+                q_DHE = kernel(self, "q", ("embed", *axes), (c.embed_dim, *shape),
+                               c.embed_dim**-0.5)  # fmt: skip
+                return contract("btd,dhe->bthe", x_BTD, q_DHE)
+            q_DQ = kernel(self, "q_a", ("embed", "latent"), (c.embed_dim, mla.query_rank),
+                          c.embed_dim**-0.5)  # fmt: skip
+            q_QHE = kernel(self, "q_b", ("latent", *axes), (mla.query_rank, *shape),
+                           mla.query_rank**-0.5)  # fmt: skip
             norm = RMSNorm(c, mla.latent_norm_eps, name="q_a_norm")
-            return jnp.einsum("btq,qhe->bthe", norm(x_BTD @ q_DQ), q_QHE)
+            q_BTQ = norm(contract("btd,dq->btq", x_BTD, q_DQ))
+            return contract("btq,qhe->bthe", q_BTQ, q_QHE)
 
 
 class FeedForward(nn.Module):
@@ -174,8 +244,10 @@ class FeedForward(nn.Module):
     def __call__(self, x_BTD):
         c = self.config
         in_axes, in_shape = ("embed", "mlp"), (c.embed_dim, self.width)
-        gate_DF = parameter(self, "gate", in_axes, in_shape, c.embed_dim**-0.5)
-        up_DF = parameter(self, "up", in_axes, in_shape, c.embed_dim**-0.5)
-        down_FD = parameter(self, "down", ("mlp", "embed"), in_shape[::-1], self.width**-0.5)
+        gate_DF = kernel(self, "gate", in_axes, in_shape, c.embed_dim**-0.5)
+        up_DF = kernel(self, "up", in_axes, in_shape, c.embed_dim**-0.5)
+        down_FD = kernel(self, "down", ("mlp", "embed"), in_shape[::-1], self.width**-0.5)
         with jax.named_scope("feed_forward"):
-            return (ACTIVATIONS[c.activation](x_BTD @ gate_DF) * (x_BTD @ up_DF)) @ down_FD
+            gate_BTF = ACTIVATIONS[c.activation](contract("btd,df->btf", x_BTD, gate_DF))
+            hidden_BTF = gate_BTF * contract("btd,df->btf", x_BTD, up_DF)
+            return contract("btf,fd->btd", hidden_BTF, down_FD)

@@ -266,6 +266,7 @@ def write_config(config: ModelConfig, *, head: bool = False, **fields) -> dict:
     Raises:
       ValueError: for a shape that none of the architectures has, naming the field.
     """
+    _expect(config, "model", lora=None)  # adapters are merged before a model is written
     family, own = _write_gemma2(config) if config.mla is None else _write_deepseek(config)
     written = {
         "architectures": [family + CAUSAL],

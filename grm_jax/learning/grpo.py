@@ -26,6 +26,7 @@ Left open by the paper, decided here, each a field of `GRPOConfig`:
   precision, another kernel). Both log-probs are untempered. "trainer" instead puts the ratio at
   exactly 1, which hides the disagreement; it therefore needs a single epoch.
 - The reference policy is whatever parameters are passed in; the experiments pass those of RFT.
+  Where adapters are trained it is their frozen base, which the policy shares with it.
 - Truncated trajectories are trained on like any other; their reward is -1 if no box was closed.
 
 Everything that looks at more than one row (advantages, length normalisers, quantiles) is computed
@@ -51,7 +52,7 @@ from grm_jax.learning.rollouts import make_batch as make_batch
 from grm_jax.learning.rollouts import rewards_from_correct as rewards_from_correct
 from grm_jax.learning.rollouts import rollout as rollout
 from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
-from grm_jax.models import heads, transformer
+from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 
 CHOICES = {
@@ -243,7 +244,8 @@ def completion_logprobs(
 def reference_params(params: dict) -> dict:
     """A copy to serve as the reference policy.
 
-    The update donates its state, so the reference must not share buffers with it.
+    The update donates its state, so the reference must not share buffers with it. A state of
+    adapters shares none with its base.
     """
     return jax.tree.map(jnp.copy, params)
 
@@ -255,7 +257,9 @@ def make_update_step(
 
     Returns:
       (state, ref_params, batch) -> (state, metrics). The state is donated. Reference log-probs
-      are computed inside. Metrics are float32 scalars over the active rows of the global batch:
+      are computed inside. With `model_config.lora` the state holds adapters and `ref_params` is
+      their base: the reference is the base alone, the policy the base with the adapters. Metrics
+      are float32 scalars over the active rows of the global batch:
 
       loss, reward_mean; zero_signal_share: groups whose rewards are all equal; kl: token mean by
       the configured estimator; entropy: token mean in nats; ratio_{min,p01,p50,p99,max}: over
@@ -270,6 +274,7 @@ def make_update_step(
 @functools.lru_cache
 def _update_step(model_config, config, update):
     pieces = config.micro_batches
+    reference_config = lora.strip(model_config)
 
     def grpo_update(state: TrainState, ref_params: dict, batch: RolloutBatch):
         rows = batch.rewards_B.shape[0]
@@ -281,7 +286,7 @@ def _update_step(model_config, config, update):
         mask_BU = batch.completion_mask_BU * batch.weights_B[:, None]
 
         # All that needs the reference or the whole batch comes before the split.
-        ref_BU = _reference_logprobs(model_config, ref_params, batch, pieces)
+        ref_BU = _reference_logprobs(reference_config, ref_params, batch, pieces)
         scales_B = row_scales(config, mask_BU, batch.weights_B)
         shaped_B = batch.rewards_B
         if config.kl_place == "reward":
@@ -290,9 +295,12 @@ def _update_step(model_config, config, update):
             shaped_B = shaped_B - config.kl_coef * per_row_B
         advantages_PG = advantages(shaped_B.reshape(-1, config.group_size), config)
 
+        base = {} if model_config.lora is None else ref_params
+
         def loss_fn(params, piece):
             part, ref_bU, advantages_b, scales_b, mask_bU, rows_b = piece
-            logprobs_bU, entropy_bU = completion_logprobs(model_config, params, part)
+            policy = lora.join(base, params)
+            logprobs_bU, entropy_bU = completion_logprobs(model_config, policy, part)
             fixed_bU = jax.lax.stop_gradient(logprobs_bU)
             old_bU = part.logprobs_BU if config.old_logprobs == "sampler" else fixed_bU
             loss = policy_loss(config, logprobs_bU, old_bU, ref_bU, mask_bU, advantages_b, scales_b)

@@ -31,7 +31,7 @@ import optax
 
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
-from grm_jax.models import heads, transformer
+from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 
 BALANCES = ("none", "comparison")
@@ -190,7 +190,7 @@ def make_batch(
 
 
 def init(model_config: ModelConfig, decoder_params: dict, key: jax.Array) -> dict:
-    """{"decoder": a copy of the decoder to start from, "head": a random scalar head}.
+    """{"decoder": a copy of what is trained of the decoder, "head": a random scalar head}.
 
     The copy lets the training step donate its state without taking the decoder away from others.
     """
@@ -198,6 +198,13 @@ def init(model_config: ModelConfig, decoder_params: dict, key: jax.Array) -> dic
         "decoder": jax.tree.map(jnp.copy, decoder_params),
         "head": heads.scalar_init(model_config, key),
     }
+
+
+def finished(model_config: ModelConfig, params: dict) -> dict:
+    """A trained meta RM as others read it: adapters merged, the head in the type of the decoder."""
+    params = lora.merge(model_config, params)
+    head = jax.tree.map(lambda x: x.astype(model_config.param_dtype), params["head"])
+    return {**params, "head": head}
 
 
 def scores(
@@ -223,16 +230,17 @@ def binary_cross_entropy(logits_B: jax.Array, labels_B: jax.Array) -> jax.Array:
 
 def make_train_step(
     model_config: ModelConfig, config: MetaRMConfig, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, MetaBatch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted training step: (state, batch) -> (state, metrics); the state is donated.
+) -> Callable[[TrainState, dict, MetaBatch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted training step: (state, base, batch) -> (state, metrics); the state is donated.
 
+    `base` is what stays frozen: {"decoder": ...} if the state holds adapters, and {} otherwise.
     The loss is the weighted mean over the global batch. Metrics: loss; accuracy and
     weighted_accuracy (by the weights of the loss) at a threshold of 0; logit_correct and
     logit_incorrect, the mean logits of both classes, 0 without any; correct_share; rows;
     grad_norm before clipping, update_norm.
     """
 
-    def meta_rm_update(state: TrainState, batch: MetaBatch):
+    def meta_rm_update(state: TrainState, base: dict, batch: MetaBatch):
         rows = batch.labels_B.shape[0]
         if rows % config.micro_batches:
             raise ValueError(
@@ -243,7 +251,7 @@ def make_train_step(
 
         def loss_fn(params, piece):
             part, scale_B, rows_b = piece
-            logits_b = scores(model_config, params, *part[:4])
+            logits_b = scores(model_config, lora.join(base, params), *part[:4])
             loss = jnp.sum(scale_B * binary_cross_entropy(logits_b, part.labels_B))
             empty_B = jnp.zeros(rows, jnp.float32)
             return loss, {"logits": empty_B.at[rows_b].set(jax.lax.stop_gradient(logits_b))}

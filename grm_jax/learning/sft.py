@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
-from grm_jax.models import heads, transformer
+from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 
 
@@ -35,8 +35,10 @@ def loss_fn(model_config: ModelConfig, params: dict, batch: dict) -> tuple[jax.A
 
 def make_train_step(
     model_config: ModelConfig, optimizer: optax.GradientTransformation, *, micro_batches: int = 1
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Jitted (state, batch) -> (state, metrics); the state is donated.
+) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
+    """Jitted (state, base, batch) -> (state, metrics); the state is donated, the base is not.
+
+    `base` is what stays frozen: a decoder, if the state holds adapters, and {} otherwise.
 
     The loss is the mean over answer tokens of the *global* batch: the normaliser is computed
     before the batch is split, so the number of micro-batches changes nothing but memory.
@@ -47,11 +49,11 @@ def make_train_step(
 
 @functools.lru_cache
 def _train_step(model_config, update, micro_batches):
-    def sft_update(state, batch):
+    def sft_update(state, base, batch):
         tokens = jnp.sum(batch["weights"])
         batch = {**batch, "weights": batch["weights"] / jnp.maximum(tokens, 1.0)}
         grads, metrics = accumulate_gradients(
-            lambda params, piece: loss_fn(model_config, params, piece),
+            lambda params, piece: loss_fn(model_config, lora.join(base, params), piece),
             state.params, batch, micro_batches,
         )  # fmt: skip
         state, norms = apply_gradients(state, grads, update)

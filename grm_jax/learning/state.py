@@ -121,7 +121,7 @@ class TrainState(flax.struct.PyTreeNode):
     """Everything that decides the next update, given its batch.
 
     Attributes:
-      params: parameters being trained.
+      params: parameters being trained: all, or the adapters of a frozen base (`models.lora`).
       opt_state: state of the optimizer.
       step: int32 scalar, updates done.
       key: base PRNG key of the stage; step k uses fold_in(key, k).

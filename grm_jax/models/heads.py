@@ -69,10 +69,11 @@ def token_logprobs(
 
 
 def scalar_init(config: ModelConfig, key: jax.Array) -> dict:
-    """Parameters of a linear head without bias: {"kernel": [D]}."""
+    """Parameters of a linear head without bias: {"kernel": [D]}; float32 if adapters are."""
     scale = config.embed_dim**-0.5
     kernel_D = scale * jax.random.normal(key, (config.embed_dim,), jnp.float32)
-    return {"kernel": kernel_D.astype(config.param_dtype)}
+    # Beside adapters it is trained too, and param_dtype is that of a frozen base.
+    return {"kernel": kernel_D.astype(config.param_dtype if config.lora is None else jnp.float32)}
 
 
 def scalar_apply(head_params: dict, hidden_BD: jax.Array) -> jax.Array:

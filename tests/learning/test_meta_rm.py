@@ -170,7 +170,7 @@ def train_step(world, config, optimizer=DESCENT):
     # Absent rows may hold anything.
     batch.labels_B[6:], batch.tokens_BT[7], batch.segment_ids_BT[7] = 1, 5, 1
     state = create_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(0))
-    new, metrics = meta_rm.make_train_step(TINY, config, optimizer)(state, batch)
+    new, metrics = meta_rm.make_train_step(TINY, config, optimizer)(state, {}, batch)
     grads = jax.tree.map(lambda a, b: a - b, params, new.params)
     return grads, jax.device_get(metrics)
 
@@ -215,7 +215,7 @@ def test_training_separates_the_classes_in_one_compilation(world, compilation_co
         for i in range(12):
             before = state
             with jax.transfer_guard("disallow" if i else "allow"):
-                state, metrics = step(before, batch)
+                state, metrics = step(before, {}, batch)
             assert all(x.is_deleted() for x in jax.tree.leaves(before.params))
     assert compiled.count("meta_rm_update") == 1
     assert metrics["accuracy"] == 1.0

@@ -83,7 +83,7 @@ def test_micro_batched_step_equals_the_whole_one(params):
     for pieces in (1, 2, 4):
         optimizer, before = start(params)
         step = sft.make_train_step(CONFIG, optimizer, micro_batches=pieces)
-        after, metrics = step(before, batch)
+        after, metrics = step(before, {}, batch)
         results.append((after.params, {k: float(v) for k, v in metrics.items()}))
     for other, metrics in results[1:]:
         jax.tree.map(
@@ -101,11 +101,11 @@ def test_training_lowers_the_loss_with_one_program_for_all_schedules(params, com
             own = jax.tree.map(jnp.copy, state.create_state(params, optimizer, jax.random.key(1)))
             step = sft.make_train_step(CONFIG, optimizer, micro_batches=2)
             losses = []
-            own, metrics = step(own, batch)
+            own, metrics = step(own, {}, batch)
             with jax.transfer_guard("disallow"):
                 for _ in range(5):
                     losses.append(metrics["loss"])
-                    own, metrics = step(own, batch)
+                    own, metrics = step(own, {}, batch)
             assert float(metrics["loss"]) < float(losses[0]) - 0.2
     assert counter.count("sft_update") <= 1  # 0 if an earlier test compiled it
 

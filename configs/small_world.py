@@ -57,6 +57,8 @@ def _full() -> ConfigDict:
             "query_scale": 16**-0.5,
         }
     )
+    # Stages that train low-rank adapters instead of all parameters, such as "rft,grpo".
+    c.lora = ConfigDict({"stages": "", "rank": 8, "alpha": 16.0})
     c.small_world = ConfigDict(
         {
             "world_seed": 0,
@@ -238,7 +240,7 @@ def _ci(c: ConfigDict) -> None:
 
 def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     """Real rows, real tokenizer, random weights: the path of the 27B model at the size of a toy."""
-    for name in ("small_world", "base", "cold_start", "rft", "grpo", "meta_rm"):
+    for name in ("lora", "small_world", "base", "cold_start", "rft", "grpo", "meta_rm"):
         del c[name]
     c.mesh.data = 1
     c.template.form = "full"

@@ -20,6 +20,7 @@ from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
 from grm_jax.learning import grpo
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.models import lora
 from grm_jax.sampling import draw
 
 
@@ -34,7 +35,8 @@ def run_stage(run: runs.Run) -> None:
     loop = settings.from_section(schema.GRPOLoop, run.config, "grpo.loop")
     optimizer_config = settings.from_section(OptimizerConfig, run.config, "grpo.optimizer")
     draw_config = run.draw_config("grpo", k=config.group_size, order_policy="group")
-    engine = run.engine("grpo")
+    model = run.trained_model("grpo")
+    engine = run.engine("grpo", model)
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
 
@@ -42,9 +44,11 @@ def run_stage(run: runs.Run) -> None:
     reference = run.load_params(run.stage("rft"))
     fingerprint = run.fingerprint(runs.params_digest(reference), draw_config)
     optimizer = make_optimizer(optimizer_config)
-    update = grpo.make_update_step(run.model, config, optimizer)
+    update = grpo.make_update_step(model, config, optimizer)
+    # With adapters, the reference is also the base of the policy.
+    base, trained = lora.start(model, reference, run.adapter_key(stage))
     # Copies, because the update donates its state: neither reference nor key may go with it.
-    state = jax.tree.map(jnp.copy, create_state(reference, optimizer, run.base_key))
+    state = jax.tree.map(jnp.copy, create_state(trained, optimizer, run.base_key))
     state = jax.device_put(state, run.on_every_device)
     batches = pipeline.shuffled_batches(
         comparisons, loop.prompts_per_step, seed=run.config.seed
@@ -78,7 +82,7 @@ def run_stage(run: runs.Run) -> None:
             groups: dict[str, list[grpo.Rollout]] = {}
             tokens = 0
             for unit, completions, trajectories in draw.draw_units(
-                engine, state.params, work, by_uid, draw_config, run.tokenizer,
+                engine, lora.join(base, state.params), work, by_uid, draw_config, run.tokenizer,
                 base_key=run.base_key, fingerprint=fingerprint, stage=stage, step=step,
             ):  # fmt: skip
                 store.append_unit(UnitHeader(fingerprint, stage, step, unit.index), trajectories)
@@ -125,7 +129,7 @@ def run_stage(run: runs.Run) -> None:
             advance(note=f"reward {metrics['reward_mean']:+.2f}")
     checkpoints.close()
     store.close()
-    run.save_params(stage, state.params)
+    run.save_params(stage, lora.merge(model, lora.join(base, state.params)))
 
 
 def main(run: runs.Run) -> None:

@@ -27,7 +27,7 @@ from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
-from grm_jax.models import transformer
+from grm_jax.models import lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, meta_rm_prompt
@@ -216,14 +216,17 @@ def run_stage(run: runs.Run) -> None:
     rows, development = _data(run, config, loop)
     batches = pipeline.shuffled_batches(rows, loop.batch_size, seed=run.config.seed)
     optimizer = make_optimizer(optimizer_config)
-    step_fn = meta_rm.make_train_step(run.model, config, optimizer)
-    scorer = Scorer(run, own_judge(run), loop.row_length, loop.batch_size)
+    model = run.trained_model("meta_rm")
+    step_fn = meta_rm.make_train_step(model, config, optimizer)
+    scorer = Scorer(run, own_judge(run)._replace(model=model), loop.row_length, loop.batch_size)
 
-    def make(base, key):
-        params = meta_rm.init(run.model, base, jax.random.fold_in(key, 1))
+    def make(decoder, key):
+        params = meta_rm.init(model, decoder, jax.random.fold_in(key, 1))
         return create_state(params, optimizer, key)
 
-    state = jax.jit(make)(run.load_params("base"), run.base_key)
+    frozen, trained = lora.start(model, run.load_params("base"), run.adapter_key(stage))
+    base = {"decoder": frozen}
+    state = jax.jit(make)(trained, run.base_key)
     state = jax.device_put(state, run.on_every_device)
 
     # Resume.
@@ -250,14 +253,15 @@ def run_stage(run: runs.Run) -> None:
                 labels=[row.label for row in picked], weights=[row.weight for row in picked],
                 pad_id=run.tokenizer.pad_id,
             )  # fmt: skip
-            state, metrics = step_fn(state, jax.device_put(batch, run.split_over_devices))
+            state, metrics = step_fn(state, base, jax.device_put(batch, run.split_over_devices))
             at_checkpoint = (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps
             if at_checkpoint or step % 10 == 0:
                 metrics = jax.device_get(metrics)
                 seconds = time.monotonic() - began
                 note = f"loss {metrics['loss']:.3f}"
             if at_checkpoint and development:
-                logits = scorer(state.params, [row.token_ids for row in development])
+                params = lora.join(base, state.params)
+                logits = scorer(params, [row.token_ids for row in development])
                 metrics |= {"development_auc": within_auc(development, logits).value}
                 note += f"  held-out AUC {metrics['development_auc']:.3f}"
             if at_checkpoint or step % 10 == 0:
@@ -268,7 +272,7 @@ def run_stage(run: runs.Run) -> None:
                 checkpoints.save(step + 1, state, offset, batches)
             advance(note=note)
     checkpoints.close()
-    run.save_params(stage, state.params)
+    run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)))
 
 
 def main(run: runs.Run) -> None:

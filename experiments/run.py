@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -38,6 +39,7 @@ from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import ModelConfig
+from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.scheduler import Buckets
@@ -152,6 +154,10 @@ class Run:
         hub.check_vocab(model, self.tokenizer.vocab_size, "config.tokenizer")
         return model
 
+    def trained_model(self, name: str) -> ModelConfig:
+        """The decoder as stage `name` trains it: with adapters where `config.lora` says so."""
+        return dataclasses.replace(self.model, lora=schema.adapters(self.config, name))
+
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         """Data-parallel mesh."""
@@ -169,10 +175,13 @@ class Run:
         """Replicated."""
         return jax.sharding.NamedSharding(self.mesh, jax.P())
 
-    def engine(self, name: str) -> JittedEngine:
-        """The jitted engine with the buckets of section `<name>.buckets`."""
+    def engine(self, name: str, model: ModelConfig | None = None) -> JittedEngine:
+        """The jitted engine with the buckets of section `<name>.buckets`.
+
+        `model` is another than `self.model` where parameters have adapters.
+        """
         engine = JittedEngine(
-            self.model,
+            model or self.model,
             settings.from_section(Buckets, self.config, f"{name}.buckets"),
             stop_ids=self.tokenizer.stop_ids,
             pad_id=self.tokenizer.pad_id,
@@ -219,6 +228,10 @@ class Run:
         key = jax.random.fold_in(self.base_key, 0)
         init = jax.jit(lambda key: transformer.init(self.model, key))
         return jax.device_put(init(key), self.on_every_device)
+
+    def adapter_key(self, stage: str) -> jax.Array:
+        """Key of the fresh adapters of a stage; each stage looks into other directions."""
+        return keys.stage_key(self.base_key, f"{stage}/adapters", 0)
 
     def load_released(self, folder: str, param_dtype: str) -> hub.Checkpoint:
         """A checkpoint of the hub, on every device."""

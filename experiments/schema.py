@@ -17,7 +17,7 @@ from grm_jax.learning.meta_rm import MetaRMConfig
 from grm_jax.learning.rejection import RejectionRules
 from grm_jax.learning.state import OptimizerConfig
 from grm_jax.models import hub
-from grm_jax.models.config import VARIANTS, ModelConfig
+from grm_jax.models.config import VARIANTS, LoRAConfig, ModelConfig
 from grm_jax.models.hub import config_file
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.scheduler import Buckets
@@ -26,6 +26,7 @@ from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
 UNTRAINED_STAGES = ("random_weights", "released")  # what a run starts from
+TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm")
 MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 
@@ -42,6 +43,26 @@ class Released:
 
     model: str
     meta_rm: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Which stages train adapters beside frozen parameters, instead of the parameters.
+
+    Attributes:
+      stages: comma-separated names out of `TRAINED_STAGES`; "" for none.
+      rank, alpha: see `models.config.LoRAConfig`.
+    """
+
+    stages: str
+    rank: int
+    alpha: float
+
+    def __post_init__(self):
+        given = settings.names(self.stages, "stages")
+        if not set(given) <= set(TRAINED_STAGES):
+            raise ValueError(f"stages must name some of {TRAINED_STAGES}, got {self.stages!r}")
+        LoRAConfig(self.rank, self.alpha)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +179,8 @@ class BenchmarkConfig:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
 
 
-_TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "released", "model", "small_world",
-        "data", "base", "cold_start", "rft", "grpo", "meta_rm", "benchmark")  # fmt: skip
+_TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "released", "model", "lora",
+        "small_world", "data", *TRAINED_STAGES, "benchmark")  # fmt: skip
 
 # Sections inside sections, and the fields that the experiment fills in itself.
 _INNER = {
@@ -191,6 +212,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_template(config)
     if "released" in config:
         _check_released(config)
+    if "lora" in config:
+        _check_lora(config)
     _check_types(config, model_config(config, vocab_size=1))
     if "small_world" in config:
         settings.from_section(SmallWorldConfig, config, "small_world")
@@ -240,13 +263,41 @@ def _check_released(config) -> None:
         )
 
 
+def _check_lora(config) -> None:
+    section = settings.from_section(LoRA, config, "lora")
+    for name in settings.names(section.stages, "config.lora.stages"):
+        if "optimizer" not in config.get(name, {}):
+            raise ValueError(
+                f"config.lora.stages: {name!r} is not trained without a section "
+                f"config.{name}.optimizer"
+            )
+
+
 def _check_types(config, model: ModelConfig) -> None:
-    trained = [name for name in _SECTIONS if "optimizer" in config.get(name, {})]
+    trained = [
+        name for name in TRAINED_STAGES
+        if "optimizer" in config.get(name, {}) and adapters(config, name) is None
+    ]
     if trained and model.param_dtype != "float32":
         raise ValueError(
             f"config.model.param_dtype: {model.param_dtype} would round away the updates of "
-            f"config.{trained[0]}: train with float32 (dtype may be bfloat16)"
+            f"config.{trained[0]}: train with float32 (dtype may be bfloat16), or adapters, by "
+            "config.lora.stages"
         )
+
+
+def adapters(config: ml_collections.ConfigDict, stage: str) -> LoRAConfig | None:
+    """The adapters that a stage trains; None if it trains all parameters.
+
+    Args:
+      config: the whole config.
+      stage: one of `TRAINED_STAGES`, whatever the arm.
+    """
+    if "lora" not in config:
+        return None
+    section = settings.from_section(LoRA, config, "lora")
+    chosen = stage in settings.names(section.stages, "config.lora.stages")
+    return LoRAConfig(section.rank, section.alpha) if chosen else None
 
 
 def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:

@@ -16,6 +16,7 @@ from grm_jax.data import pipeline
 from grm_jax.learning import sft
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.models import lora
 from grm_jax.text.prompts import Message, grm_prompt
 
 
@@ -63,7 +64,10 @@ def train(
     examples: list[pipeline.Example],
     checkpoint_every: int,
 ) -> None:
-    """Trains one stage to its end, from its latest checkpoint if there is one."""
+    """Trains one stage to its end, from its latest checkpoint if there is one.
+
+    With adapters, `params` stay frozen and what is saved at the end has them merged.
+    """
     packing = settings.from_section(pipeline.PackingConfig, run.config, f"{section}.packing")
     config = settings.from_section(OptimizerConfig, run.config, f"{section}.optimizer")
     examples, too_long = pipeline.split_too_long(examples, packing.row_length)
@@ -74,9 +78,11 @@ def train(
         )
     batches = pipeline.packed_batches(examples, packing, seed=run.config.seed)
     optimizer = make_optimizer(config)
-    step_fn = sft.make_train_step(run.model, optimizer)
+    model = run.trained_model(section)
+    step_fn = sft.make_train_step(model, optimizer)
     make = jax.jit(lambda params: create_state(params, optimizer, run.base_key))
-    state = jax.device_put(make(params), run.on_every_device)
+    base, trained = lora.start(model, params, run.adapter_key(stage))
+    state = jax.device_put(make(trained), run.on_every_device)
 
     # Resume.
     checkpoints = Checkpoints(run.path("checkpoints", stage))
@@ -96,7 +102,7 @@ def train(
         for step in range(first, config.steps):
             began = time.monotonic()
             batch = jax.device_put(next(batches), run.split_over_devices)
-            state, metrics = step_fn(state, batch)
+            state, metrics = step_fn(state, base, batch)
             note = ""
             if pending is not None:  # of the step before: logging never stalls the device
                 note = _log(run, stage, *pending)
@@ -109,7 +115,7 @@ def train(
                 )
             advance(note=note)
     checkpoints.close()
-    run.save_params(stage, state.params)
+    run.save_params(stage, lora.merge(model, lora.join(base, state.params)))
 
 
 def _log(run, stage, step, metrics, began, tokens) -> str:

@@ -44,9 +44,8 @@ def start(workdir: pathlib.Path) -> None:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     if not _PROCESS.value:
-        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier start; all others wait below
+        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier start; all others wait for 0 below
     jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    wait("start")
     threading.Thread(target=_watch, args=(workdir / FAILURE,), daemon=True).start()
 
 

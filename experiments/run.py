@@ -358,10 +358,12 @@ def _claim(workdir: pathlib.Path):
 def _set_up_devices(config: MeshConfig) -> jax.sharding.Mesh:
     """The mesh. A CPU gets as many devices as it wants; each works with one thread of its own.
 
+    Of several processes each has one device of the CPU, or as many as XLA_FLAGS says.
+
     Raises:
       ValueError: if the mesh does not take all devices of the machine.
     """
-    if config.size > 1:
+    if config.size > 1 and not processes.several():
         flag = "--xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
         with contextlib.suppress(RuntimeError):  # too late once a backend is up, as in tests

@@ -17,10 +17,13 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -51,6 +54,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run wr
 # Sections that may change between runs on one workdir: they decide no parameters.
 _FREE_SECTIONS = ("benchmark",)
 
+STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
+
+
+class Stopped(Exception):
+    """The run was asked to stop and nothing that it did is lost; the message says where it is."""
+
 
 class Run:
     """One experiment on one workdir. Nothing touches a device before the config is checked."""
@@ -66,6 +75,7 @@ class Run:
         self.principles = self.config.template.principles
         self.engines: list[JittedEngine] = []
         self.console = rich.console.Console()
+        self._stop_asked = threading.Event()  # an arm shares it
         schema.check(self.config)
         self.workdir.mkdir(parents=True, exist_ok=True)
         self._lock = _claim(self.workdir)
@@ -90,6 +100,25 @@ class Run:
                     + "; ".join(different)
                 )
         write_json(path, now)
+
+    # The way out.
+
+    def ask_to_stop(self, number: int, frame: object = None) -> None:
+        """Handler of a signal: the run stops at its next safe point, or at once if it comes again.
+
+        Safe points are the end of a training step, which is then saved, and that of a work unit.
+        """
+        signal.signal(number, signal.SIG_DFL)
+        self._stop_asked.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop; read once a step or unit, before deciding to save."""
+        return self._stop_asked.is_set()
+
+    def stop(self, where: str) -> NoReturn:
+        """Leaves the experiment; everything that was done has to be on disk."""
+        raise Stopped(f"stopped, {where} is on disk; the same command goes on from there")
 
     # Names and places.
 
@@ -199,6 +228,8 @@ class Run:
         """Writes the final parameters of a stage and marks it finished."""
         checkpoints.save_params(self.path("params", stage, "params"), params)
         write_json(self.path("params", stage, "DONE"), {"fingerprint": params_digest(params)})
+        if self.stopping:
+            self.stop(f"stage {stage}")
 
     def load_params(self, stage: str, abstract=None) -> dict:
         """Final parameters of a stage, on every device.
@@ -359,7 +390,12 @@ def main(experiment: Callable[[Run], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
         try:
-            experiment(Run(_CONFIG.value, _WORKDIR.value))
+            run = Run(_CONFIG.value, _WORKDIR.value)
+            signal.signal(signal.SIGTERM, run.ask_to_stop)
+            experiment(run)
+        except Stopped as stopped:
+            run.say(str(stopped))
+            sys.exit(STOPPED)
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
 

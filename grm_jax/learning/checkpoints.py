@@ -117,7 +117,7 @@ class Checkpoints:
         # Called when all files are written, before the folder gets its final name.
         last = ocp.AsyncOptions(post_finalization_callback=self._write_sums)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=last)
-        self._writing: int | None = None  # the step whose write was started last
+        self._pending: int | None = None  # the step whose write is not waited for yet
         # Orbax can do this too, but in a thread that runs on after the constructor.
         self._remove_unfinished()
         _quiet()
@@ -138,9 +138,9 @@ class Checkpoints:
         Raises:
           OSError: if it could not be written; the checkpoints before it are as they were.
         """
-        if self._writing is None:
+        if self._pending is None:
             return
-        step, self._writing = self._writing, None
+        step, self._pending = self._pending, None
         with self._step_named(step):
             self._manager.wait_until_finished()
 
@@ -181,7 +181,7 @@ class Checkpoints:
             items["data"] = grain.checkpoint.CheckpointSave(item=data_iterator)
         with self._step_named(step):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        self._writing = step
+        self._pending = step
 
     def latest(self) -> int | None:
         """The step of the latest complete checkpoint, None without one. Waits for a write."""

@@ -102,7 +102,11 @@ def _uncommit(restored, abstract):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, numbered by step."""
+    """The checkpoints of one stage, numbered by step.
+
+    Attributes:
+      folder: their home.
+    """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2):
         """Opens or creates the folder and removes what a killed process left half written.
@@ -113,7 +117,7 @@ class Checkpoints:
         """
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, got {keep}")
-        self._folder = pathlib.Path(folder).absolute()
+        self.folder = pathlib.Path(folder).absolute()
         # Called when all files are written, before the folder gets its final name.
         last = ocp.AsyncOptions(post_finalization_callback=self._write_sums)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=last)
@@ -121,14 +125,14 @@ class Checkpoints:
         # Orbax can do this too, but in a thread that runs on after the constructor.
         self._remove_unfinished()
         _quiet()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def _remove_unfinished(self) -> None:
-        for unfinished in self._folder.glob(f"*{_UNFINISHED}*"):
+        for unfinished in self.folder.glob(f"*{_UNFINISHED}*"):
             shutil.rmtree(unfinished)
 
     def _write_sums(self) -> None:
-        (checkpoint,) = self._folder.glob(f"*{_UNFINISHED}")
+        (checkpoint,) = self.folder.glob(f"*{_UNFINISHED}")
         lines = [f"{digest}  {name}\n" for name, digest in _digests(checkpoint).items()]
         (checkpoint / _SUMS).write_text("".join(lines))
 
@@ -147,7 +151,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _step_named(self, step: int) -> Iterator[None]:
         try:
-            with _writing(f"{self._folder / str(step)}: the checkpoint"):
+            with _writing(f"{self.folder / str(step)}: the checkpoint"):
                 yield
         except OSError:
             self._remove_unfinished()  # on a full disk its room is needed
@@ -170,7 +174,7 @@ class Checkpoints:
         """
         latest = self.latest()
         if latest is not None and step <= latest:
-            raise ValueError(f"{self._folder}: step {step} is not beyond the latest, {latest}")
+            raise ValueError(f"{self.folder}: step {step} is not beyond the latest, {latest}")
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state),
             "meta": ocp.args.JsonSave(copy.deepcopy(meta)),  # read later, in another thread
@@ -194,7 +198,7 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str:
         """What is wrong with a checkpoint; empty if its files are what was written."""
-        checkpoint = self._folder / str(step)
+        checkpoint = self.folder / str(step)
         try:
             lines = (checkpoint / _SUMS).read_text().splitlines()
             listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
@@ -217,14 +221,14 @@ class Checkpoints:
             damaged[step] = damage
         else:
             if not damaged:
-                raise FileNotFoundError(f"{self._folder}: no checkpoint")
+                raise FileNotFoundError(f"{self.folder}: no checkpoint")
             raise ValueError(
                 "every checkpoint is damaged: "
-                + "; ".join(f"{self._folder / str(s)}: {what}" for s, what in damaged.items())
-                + f". Put the files back, or remove {self._folder} to begin the stage again"
+                + "; ".join(f"{self.folder / str(s)}: {what}" for s, what in damaged.items())
+                + f". Put the files back, or remove {self.folder} to begin the stage again"
             )
         for bad, what in damaged.items():
-            path = self._folder / str(bad)
+            path = self.folder / str(bad)
             aside = path.with_name(path.name + _DAMAGED)
             if aside.exists():
                 shutil.rmtree(aside)
@@ -259,9 +263,9 @@ class Checkpoints:
         if step is None:
             step = self._latest_sound()
         elif step not in self.steps():
-            raise FileNotFoundError(f"{self._folder}: no checkpoint of step {step}")
+            raise FileNotFoundError(f"{self.folder}: no checkpoint of step {step}")
         elif damage := self._damage(step):
-            raise ValueError(f"{self._folder / str(step)}: damaged checkpoint: {damage}")
+            raise ValueError(f"{self.folder / str(step)}: damaged checkpoint: {damage}")
         items: dict[str, Any] = {
             "state": ocp.args.StandardRestore(_targets(abstract_state)),
             "meta": ocp.args.JsonRestore(),

@@ -11,7 +11,6 @@ ends bitwise where an unbroken one does.
 import time
 
 import jax
-import jax.numpy as jnp
 
 from experiments import rft, schema, settings, sft
 from experiments import run as runs
@@ -19,7 +18,8 @@ from grm_jax.data import pipeline
 from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
 from grm_jax.learning import grpo
 from grm_jax.learning.checkpoints import Checkpoints
-from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
+from grm_jax.parallel.sharding import put
 from grm_jax.sampling import draw
 
 
@@ -43,9 +43,7 @@ def run_stage(run: runs.Run) -> None:
     fingerprint = run.fingerprint(runs.params_digest(reference), draw_config)
     optimizer = make_optimizer(optimizer_config)
     update = grpo.make_update_step(run.model, config, optimizer)
-    # Copies, because the update donates its state: neither reference nor key may go with it.
-    state = jax.tree.map(jnp.copy, create_state(reference, optimizer, run.base_key))
-    state = jax.device_put(state, run.on_every_device)
+    state = start_state(reference, optimizer, run.base_key)
     batches = pipeline.shuffled_batches(
         comparisons, loop.prompts_per_step, seed=run.config.seed
     )
@@ -78,7 +76,7 @@ def run_stage(run: runs.Run) -> None:
             groups: dict[str, list[grpo.Rollout]] = {}
             tokens = 0
             for unit, completions, trajectories in draw.draw_units(
-                engine, state.params, work, by_uid, draw_config, run.tokenizer,
+                engine, run.for_rollout(state.params), work, by_uid, draw_config, run.tokenizer,
                 base_key=run.base_key, fingerprint=fingerprint, stage=stage, step=step,
             ):  # fmt: skip
                 store.append_unit(UnitHeader(fingerprint, stage, step, unit.index), trajectories)
@@ -98,7 +96,7 @@ def run_stage(run: runs.Run) -> None:
                 num_groups=loop.prompts_per_step,
                 pad_id=run.tokenizer.pad_id,
             )
-            batch = jax.device_put(batch, run.split_over_devices)
+            batch = put(batch, run.split_over_devices)
             for _ in range(config.inner_epochs):
                 state, metrics = update(state, reference, batch)
             metrics = jax.device_get(metrics)

@@ -36,7 +36,7 @@ def draw_stage(
 
         with run.progress(title, len(comparisons) * config.k) as advance:
             work = draw.draw(
-                engine, params, comparisons, config, run.tokenizer, store,
+                engine, run.for_rollout(params), comparisons, config, run.tokenizer, store,
                 base_key=run.base_key, seed=run.config.seed, fingerprint=fingerprint,
                 stage=stage, hinted=hinted,
                 on_unit=on_unit,

@@ -15,7 +15,8 @@ from experiments import schema, settings
 from grm_jax.data import pipeline
 from grm_jax.learning import sft
 from grm_jax.learning.checkpoints import Checkpoints
-from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
+from grm_jax.parallel.sharding import put
 from grm_jax.text.prompts import Message, grm_prompt
 
 
@@ -75,8 +76,7 @@ def train(
     batches = pipeline.packed_batches(examples, packing, seed=run.config.seed)
     optimizer = make_optimizer(config)
     step_fn = sft.make_train_step(run.model, optimizer)
-    make = jax.jit(lambda params: create_state(params, optimizer, run.base_key))
-    state = jax.device_put(make(params), run.on_every_device)
+    state = start_state(params, optimizer, run.base_key)
 
     # Resume.
     checkpoints = Checkpoints(run.path("checkpoints", stage))
@@ -95,7 +95,7 @@ def train(
     with run.progress(stage, config.steps, first) as advance:
         for step in range(first, config.steps):
             began = time.monotonic()
-            batch = jax.device_put(next(batches), run.split_over_devices)
+            batch = put(next(batches), run.split_over_devices)
             state, metrics = step_fn(state, batch)
             note = ""
             if pending is not None:  # of the step before: logging never stalls the device

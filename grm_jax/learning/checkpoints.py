@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 _NEW, _OLD = ".new", ".old"
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -128,8 +129,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def _remove_unfinished(self) -> None:
-        for unfinished in self.folder.glob(f"*{_UNFINISHED}*"):
-            shutil.rmtree(unfinished)
+        if jax.process_index() == 0:
+            for unfinished in self.folder.glob(f"*{_UNFINISHED}*"):
+                shutil.rmtree(unfinished)
 
     def _write_sums(self) -> None:
         (checkpoint,) = self.folder.glob(f"*{_UNFINISHED}")
@@ -212,19 +214,29 @@ class Checkpoints:
         return ""
 
     def _latest_sound(self) -> int:
-        """The latest checkpoint without damage; later ones are moved aside, with a warning."""
+        """The latest checkpoint without damage; later ones are moved aside, with a warning.
+
+        Of several processes the first one looks and moves, and tells the others.
+        """
+        steps = self.steps()
+        step = self._put_damaged_aside(steps) if jax.process_index() == 0 else 0
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if step != steps[-1]:
+            self._manager.reload()
+        return step
+
+    def _put_damaged_aside(self, steps: list[int]) -> int:
         damaged: dict[int, str] = {}
-        for step in reversed(self.steps()):
+        for step in reversed(steps):
             damage = self._damage(step)
             if not damage:
                 break
             damaged[step] = damage
         else:
-            if not damaged:
-                raise FileNotFoundError(f"{self.folder}: no checkpoint")
             raise ValueError(
                 "every checkpoint is damaged: "
-                + "; ".join(f"{self.folder / str(s)}: {what}" for s, what in damaged.items())
+                + "; ".join(f"{self.folder / str(bad)}: {what}" for bad, what in damaged.items())
                 + f". Put the files back, or remove {self.folder} to begin the stage again"
             )
         for bad, what in damaged.items():
@@ -237,8 +249,6 @@ class Checkpoints:
                 "%s: damaged checkpoint: %s; moved to %s, going on from step %d",
                 path, what, aside.name, step,
             )  # fmt: skip
-        if damaged:
-            self._manager.reload()
         return step
 
     def restore(self, abstract_state, step: int | None = None, data_iterator=None):
@@ -260,7 +270,7 @@ class Checkpoints:
           ValueError: for a saved state of another structure or shape; if the checkpoint, or for
             None every one, is damaged.
         """
-        if step is None:
+        if step is None and self.steps():
             step = self._latest_sound()
         elif step not in self.steps():
             raise FileNotFoundError(f"{self.folder}: no checkpoint of step {step}")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from grm_jax.models import attention
 from grm_jax.models.config import ModelConfig
+from grm_jax.parallel import sharding
 
 ACTIVATIONS = {"gelu_tanh": functools.partial(nn.gelu, approximate=True), "silu": nn.silu}
 
@@ -27,11 +28,23 @@ def parameter(module, name, axes, shape, scale, dtype=None):
     return jnp.asarray(value, jnp.dtype(dtype or config.dtype))
 
 
+def constrain(module, x, *axes):
+    """Fixes how an activation is split over the mesh, by the logical name of each dimension.
+
+    Parameters are initialised by a pass over a single token, which no mesh divides.
+    """
+    if module.is_initializing():
+        return x
+    array = f"{'/'.join(module.path) or 'decoder'}: activation"
+    return sharding.constrain(module.config.rules, x, axes, array)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), times 1 + w in float32 (Gemma) or times w in the type of x."""
 
     config: ModelConfig
     eps: float | None = None  # None: that of the config
+    axis: str = "embed"
 
     @nn.compact
     def __call__(self, x):
@@ -39,7 +52,7 @@ class RMSNorm(nn.Module):
         init = nn.initializers.zeros_init() if c.unit_offset_norms else nn.initializers.ones_init()
         weight = self.param(
             "scale",
-            nn.with_logical_partitioning(init, ("embed",)),
+            nn.with_logical_partitioning(init, (self.axis,)),
             (x.shape[-1],),
             jnp.dtype(c.param_dtype),
         )
@@ -74,6 +87,9 @@ class Attention(nn.Module):
             q_BTHE = jnp.einsum("btd,dhe->bthe", x_BTD, q_DHE)
             k_BTKE = jnp.einsum("btd,dke->btke", x_BTD, k_DKE)
             v_BKTE = jnp.einsum("btd,dke->bkte", x_BTD, v_DKE)
+        q_BTHE = constrain(self, q_BTHE, "batch", None, "heads", None)
+        k_BTKE = constrain(self, k_BTKE, "batch", None, "kv_heads", None)
+        v_BKTE = constrain(self, v_BKTE, "batch", "kv_heads", None, None)
         rotations = attention.rope_frequencies(c.head_dim, c.rope_theta, c.yarn)
         q_BTHE = attention.rope(q_BTHE, positions_BT, rotations)
         k_BKTE = jnp.swapaxes(attention.rope(k_BTKE, positions_BT, rotations), 1, 2)
@@ -83,7 +99,8 @@ class Attention(nn.Module):
             scale=c.query_scale, cap=c.attn_softcap, window=self.window, chunk=c.attention_chunk,
         )  # fmt: skip
         with jax.named_scope("attention_out"):
-            return jnp.einsum("bthe,hed->btd", out_BTHE, o_HED), (k_BKTE, v_BKTE)
+            out_BTD = jnp.einsum("bthe,hed->btd", out_BTHE, o_HED)
+        return constrain(self, out_BTD, "batch", None, None), (k_BKTE, v_BKTE)
 
 
 class LatentAttention(nn.Module):
@@ -112,11 +129,13 @@ class LatentAttention(nn.Module):
                           (heads, mla.value_dim, c.embed_dim),
                           (heads * mla.value_dim) ** -0.5)  # fmt: skip
         rotations = attention.rope_frequencies(mla.rope_dim, c.rope_theta, c.yarn)
-        q_BTHE = self._queries(x_BTD)
+        q_BTHE = constrain(self, self._queries(x_BTD), "batch", None, "heads", None)
         rotated_BTHE = attention.rope(q_BTHE[..., nope:], positions_BT, rotations)
         with jax.named_scope("latent"):
-            kv_BTC = jnp.einsum("btd,dc->btc", x_BTD, kv_DC)
-        latent_BTR = RMSNorm(c, mla.latent_norm_eps, name="kv_a_norm")(kv_BTC[..., :rank])
+            kv_BTC = constrain(
+                self, jnp.einsum("btd,dc->btc", x_BTD, kv_DC), "batch", None, None
+            )
+        latent_BTR = RMSNorm(c, mla.latent_norm_eps, "latent", name="kv_a_norm")(kv_BTC[..., :rank])
         key_BT1E = attention.rope(kv_BTC[:, :, None, rank:], positions_BT, rotations)
 
         cached_B1TC = jnp.concatenate([latent_BTR[:, None], jnp.swapaxes(key_BT1E, 1, 2)], -1)
@@ -138,6 +157,9 @@ class LatentAttention(nn.Module):
             with jax.named_scope("expand"):
                 k_BHTN = jnp.einsum("btr,rhn->bhtn", latent_BTR, k_RHN)
                 v_BHTM = jnp.einsum("btr,rhm->bhtm", latent_BTR, v_RHM)
+            k_BHTN, v_BHTM = (
+                constrain(self, x, "batch", "heads", None, None) for x in (k_BHTN, v_BHTM)
+            )
             shared_BHTE = jnp.broadcast_to(
                 jnp.swapaxes(key_BT1E, 1, 2), (*k_BHTN.shape[:3], mla.rope_dim)
             )
@@ -146,6 +168,7 @@ class LatentAttention(nn.Module):
             out_BTHM = attention.attend(q_BTHE, (own,), *marks, **options)
         with jax.named_scope("attention_out"):
             out_BTD = jnp.einsum("bthm,hmd->btd", out_BTHM, o_HMD)
+        out_BTD = constrain(self, out_BTD, "batch", None, None)
         return out_BTD, (cached_B1TC, cached_B1TC[..., :0])
 
     def _queries(self, x_BTD):
@@ -160,7 +183,7 @@ class LatentAttention(nn.Module):
                              c.embed_dim**-0.5)  # fmt: skip
             q_QHE = parameter(self, "q_b", ("latent", *axes), (mla.query_rank, *shape),
                               mla.query_rank**-0.5)  # fmt: skip
-            norm = RMSNorm(c, mla.latent_norm_eps, name="q_a_norm")
+            norm = RMSNorm(c, mla.latent_norm_eps, "latent", name="q_a_norm")
             return jnp.einsum("btq,qhe->bthe", norm(x_BTD @ q_DQ), q_QHE)
 
 
@@ -178,4 +201,6 @@ class FeedForward(nn.Module):
         up_DF = parameter(self, "up", in_axes, in_shape, c.embed_dim**-0.5)
         down_FD = parameter(self, "down", ("mlp", "embed"), in_shape[::-1], self.width**-0.5)
         with jax.named_scope("feed_forward"):
-            return (ACTIVATIONS[c.activation](x_BTD @ gate_DF) * (x_BTD @ up_DF)) @ down_FD
+            hidden_BTF = ACTIVATIONS[c.activation](x_BTD @ gate_DF) * (x_BTD @ up_DF)
+            hidden_BTF = constrain(self, hidden_BTF, "batch", None, "mlp")
+            return constrain(self, hidden_BTF @ down_FD, "batch", None, None)

@@ -4,8 +4,8 @@
 
 Stages that GRPO starts from are run first if the workdir lacks them. One iteration is two jitted
 programs, rollout and update; between them the host decodes and scores text. A checkpoint holds the
-train state, the position in the data, and the sizes of the logs; a killed run that is started
-again ends bitwise where an unbroken one does.
+train state, the position in the data, and the size of the log; a killed run that is started again
+ends bitwise where an unbroken one does.
 """
 
 import time
@@ -54,11 +54,11 @@ def run_stage(run: runs.Run) -> None:
     first = 0
     if checkpoints.latest() is not None:
         state, meta = checkpoints.restore(state, data_iterator=batches)
-        run.metrics.truncate(meta["metrics_offset"])
         store.truncate(meta["store_offset"])
         first = checkpoints.latest()
     else:
         store.truncate(0)
+    run.metrics.rewind(stage, first)
 
     steps = optimizer_config.steps // config.inner_epochs
     run.say(
@@ -107,9 +107,9 @@ def run_stage(run: runs.Run) -> None:
                  "tokens_per_second": tokens / (drawn - began)},
             )  # fmt: skip
 
-            if (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps:
-                offsets = {"metrics_offset": run.metrics.offset, "store_offset": store.offset}
-                checkpoints.save(step + 1, state, offsets, batches)
+            stopping = run.stopping
+            if (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps or stopping:
+                checkpoints.save(step + 1, state, {"store_offset": store.offset}, batches)
                 run.say(
                     f"{stage} {step + 1}: reward {metrics['reward_mean']:+.2f}, "
                     f"no signal {metrics['zero_signal_share']:.0%}, kl {metrics['kl']:.3f}, "
@@ -121,6 +121,9 @@ def run_stage(run: runs.Run) -> None:
                     f"{tokens / (drawn - began):.0f} tokens/s"
                 )
             advance(note=f"reward {metrics['reward_mean']:+.2f}")
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {step + 1} of {stage}")
     checkpoints.close()
     store.close()
     run.save_params(stage, state.params)

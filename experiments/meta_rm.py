@@ -234,9 +234,9 @@ def run_stage(run: runs.Run) -> None:
     checkpoints = Checkpoints(run.path("checkpoints", stage))
     first = 0
     if checkpoints.latest() is not None:
-        state, meta = checkpoints.restore(state, data_iterator=batches)
-        run.metrics.truncate(meta["metrics_offset"])
+        state, _ = checkpoints.restore(state, data_iterator=batches)
         first = int(state.step)
+    run.metrics.rewind(stage, first)
 
     # Train.
     steps = optimizer_config.steps
@@ -267,10 +267,13 @@ def run_stage(run: runs.Run) -> None:
             if at_checkpoint or step % 10 == 0:
                 tokens = sum(len(row.token_ids) for row in picked)
                 run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})
-            if at_checkpoint:
-                offset = {"metrics_offset": run.metrics.offset}
-                checkpoints.save(step + 1, state, offset, batches)
+            stopping = run.stopping
+            if at_checkpoint or stopping:
+                checkpoints.save(step + 1, state, {}, batches)
             advance(note=note)
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {step + 1} of {stage}")
     checkpoints.close()
     run.save_params(stage, state.params)
 

@@ -15,6 +15,7 @@ import threading
 import time
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -63,6 +64,11 @@ def wait(name: str) -> None:
     """Returns when every process is here."""
     if several():
         multihost_utils.sync_global_devices(name)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag holds in any process; all have to ask."""
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any()) if several() else flag
 
 
 def fail(workdir: pathlib.Path, reason: str) -> None:

@@ -18,10 +18,13 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -58,6 +61,12 @@ _FREE_SECTIONS = ("benchmark",)
 _LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
          "samples.md")  # fmt: skip
 
+STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
+
+
+class Stopped(Exception):
+    """The run was asked to stop and nothing that it did is lost; the message says where it is."""
+
 
 class Run:
     """One experiment on one workdir. Nothing touches a device before the config is checked."""
@@ -73,6 +82,7 @@ class Run:
         self.principles = self.config.template.principles
         self.engines: list[JittedEngine] = []
         self.console = rich.console.Console()
+        self._stop_asked = threading.Event()  # an arm shares it
         schema.check(self.config)
         self.writes = processes.index() == 0
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -104,6 +114,28 @@ class Run:
                 )
         if self.writes:
             write_json(path, now)
+
+    # The way out.
+
+    def ask_to_stop(self, number: int, frame: object = None) -> None:
+        """Handler of a signal: the run stops at its next safe point, or at once if it comes again.
+
+        Safe points are the end of a training step, which is then saved, and that of a work unit.
+        """
+        signal.signal(number, signal.SIG_DFL)
+        self._stop_asked.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether any process of the run was asked to stop.
+
+        To be read by all of them, once a step or unit, before deciding to save.
+        """
+        return processes.any_of(self._stop_asked.is_set())
+
+    def stop(self, where: str) -> NoReturn:
+        """Leaves the experiment; everything that was done has to be on disk."""
+        raise Stopped(f"stopped, {where} is on disk; the same command goes on from there")
 
     # Names and places.
 
@@ -227,6 +259,8 @@ class Run:
         if self.writes:
             write_json(self.path("params", stage, "DONE"), {"fingerprint": digest})
         processes.wait(f"parameters of {stage}")
+        if self.stopping:
+            self.stop(f"stage {stage}")
 
     def load_params(self, stage: str, abstract=None) -> dict:
         """Final parameters of a stage, split over the mesh.
@@ -419,8 +453,12 @@ def main(experiment: Callable[[Run], None]) -> None:
         try:
             processes.start(pathlib.Path(_WORKDIR.value))
             run = Run(_CONFIG.value, _WORKDIR.value)
+            signal.signal(signal.SIGTERM, run.ask_to_stop)
             with jax.set_mesh(run.mesh):
                 experiment(run)
+        except Stopped as stopped:
+            run.say(str(stopped))
+            sys.exit(STOPPED)
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
 

@@ -82,9 +82,9 @@ def train(
     checkpoints = Checkpoints(run.path("checkpoints", stage))
     first = 0
     if checkpoints.latest() is not None:
-        state, meta = checkpoints.restore(state, data_iterator=batches)
-        run.metrics.truncate(meta["metrics_offset"])
+        state, _ = checkpoints.restore(state, data_iterator=batches)
         first = int(state.step)
+    run.metrics.rewind(stage, first)
 
     # Train.
     run.say(
@@ -101,13 +101,15 @@ def train(
             if pending is not None:  # of the step before: logging never stalls the device
                 note = _log(run, stage, *pending)
             pending = (step, metrics, began, packing.batch_size * packing.row_length)
-            if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
+            stopping = run.stopping
+            if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps or stopping:
                 _log(run, stage, *pending)
                 pending = None
-                checkpoints.save(
-                    step + 1, state, {"metrics_offset": run.metrics.offset}, batches
-                )
+                checkpoints.save(step + 1, state, {}, batches)
             advance(note=note)
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {step + 1} of {stage}")
     checkpoints.close()
     run.save_params(stage, state.params)
 

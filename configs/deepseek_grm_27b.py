@@ -46,7 +46,9 @@ def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
     """Greedy, voting up to 32 at T = 0.5 in random orders, and guided voting with k / 2 kept."""
     c = ConfigDict()
     c.seed = 0
-    c.mesh = ConfigDict({"data": 1})
+    c.mesh = ConfigDict(
+        {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1, "rules": "", "rollout_rules": ""}
+    )
     c.template = ConfigDict({"form": "full", "principles": "self"})
     c.tokenizer = ConfigDict({"path": ""})
     c.sampling = ConfigDict({"chunk": 128})

@@ -41,7 +41,9 @@ def _full() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0
     # One device: at this size a second one costs more in waiting than its core brings.
-    c.mesh = ConfigDict({"data": 1})
+    c.mesh = ConfigDict(
+        {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1, "rules": "", "rollout_rules": ""}
+    )
     c.template = ConfigDict({"form": "compact", "principles": "self"})
     c.tokenizer = ConfigDict({"path": "", "vocab_size": 1024})
     c.sampling = ConfigDict({"chunk": 96})  # 96: trajectories are equally long, so no look-ups
@@ -75,10 +77,10 @@ def _full() -> ConfigDict:
     optimizer = {"schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
 
     c.base = ConfigDict()
-    c.base.data = ConfigDict({"demonstrations": 0, "general": 20_000, "checkpoint_every": 200})
+    c.base.data = ConfigDict({"demonstrations": 0, "general": 28_000, "checkpoint_every": 200})
     c.base.packing = ConfigDict(packing)
     c.base.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-3, "steps": 2500, "warmup_steps": 50}
+        {**optimizer, "learning_rate": 4e-3, "steps": 3500, "warmup_steps": 50}
     )
     c.cold_start = ConfigDict()
     c.cold_start.data = ConfigDict(

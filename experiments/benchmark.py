@@ -169,6 +169,8 @@ def meta_scores(
                 keys = [trajectory.key for _, trajectory in pairs[start : start + size]]
                 logits = dict(zip(keys, scorer(judge.params, piece), strict=True))
                 store.append_unit(fingerprint, UnitHeader(*where, unit), logits)
+                if run.stopping:
+                    run.stop(f"unit {unit} of the scores of {first.stage}")
             advance(len(piece))
         by_key = store.scores(fingerprint, *where)
     return [[by_key[trajectory.key] for trajectory in own] for own in groups]

@@ -4,14 +4,13 @@
 
 Stages that GRPO starts from are run first if the workdir lacks them. One iteration is two jitted
 programs, rollout and update; between them the host decodes and scores text. A checkpoint holds the
-train state, the position in the data, and the sizes of the logs; a killed run that is started
-again ends bitwise where an unbroken one does.
+train state, the position in the data, and the size of the log; a killed run that is started again
+ends bitwise where an unbroken one does.
 """
 
 import time
 
 import jax
-import jax.numpy as jnp
 
 from experiments import rft, schema, settings, sft
 from experiments import run as runs
@@ -19,8 +18,9 @@ from grm_jax.data import pipeline
 from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
 from grm_jax.learning import grpo
 from grm_jax.learning.checkpoints import Checkpoints
-from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora
+from grm_jax.parallel.sharding import put
 from grm_jax.sampling import draw
 
 
@@ -36,7 +36,7 @@ def run_stage(run: runs.Run) -> None:
     optimizer_config = settings.from_section(OptimizerConfig, run.config, "grpo.optimizer")
     draw_config = run.draw_config("grpo", k=config.group_size, order_policy="group")
     model = run.trained_model("grpo")
-    engine = run.engine("grpo", model)
+    engine = run.engine("grpo", model.lora)
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
 
@@ -46,10 +46,8 @@ def run_stage(run: runs.Run) -> None:
     optimizer = make_optimizer(optimizer_config)
     update = grpo.make_update_step(model, config, optimizer)
     # With adapters, the reference is also the base of the policy.
-    base, trained = lora.start(model, reference, run.adapter_key(stage))
-    # Copies, because the update donates its state: neither reference nor key may go with it.
-    state = jax.tree.map(jnp.copy, create_state(trained, optimizer, run.base_key))
-    state = jax.device_put(state, run.on_every_device)
+    base, trained = lora.start(model, reference, run.adapter_key(stage), run.mesh)
+    state = start_state(trained, optimizer, run.base_key)
     batches = pipeline.shuffled_batches(
         comparisons, loop.prompts_per_step, seed=run.config.seed
     )
@@ -60,11 +58,11 @@ def run_stage(run: runs.Run) -> None:
     first = 0
     if checkpoints.latest() is not None:
         state, meta = checkpoints.restore(state, data_iterator=batches)
-        run.metrics.truncate(meta["metrics_offset"])
         store.truncate(meta["store_offset"])
         first = checkpoints.latest()
     else:
         store.truncate(0)
+    run.metrics.rewind(stage, first)
 
     steps = optimizer_config.steps // config.inner_epochs
     run.say(
@@ -82,7 +80,8 @@ def run_stage(run: runs.Run) -> None:
             groups: dict[str, list[grpo.Rollout]] = {}
             tokens = 0
             for unit, completions, trajectories in draw.draw_units(
-                engine, lora.join(base, state.params), work, by_uid, draw_config, run.tokenizer,
+                engine, run.for_rollout(lora.join(base, state.params), model.lora), work, by_uid,
+                draw_config, run.tokenizer,
                 base_key=run.base_key, fingerprint=fingerprint, stage=stage, step=step,
             ):  # fmt: skip
                 store.append_unit(UnitHeader(fingerprint, stage, step, unit.index), trajectories)
@@ -102,7 +101,7 @@ def run_stage(run: runs.Run) -> None:
                 num_groups=loop.prompts_per_step,
                 pad_id=run.tokenizer.pad_id,
             )
-            batch = jax.device_put(batch, run.split_over_devices)
+            batch = put(batch, run.split_over_devices)
             for _ in range(config.inner_epochs):
                 state, metrics = update(state, reference, batch)
             metrics = jax.device_get(metrics)
@@ -113,9 +112,9 @@ def run_stage(run: runs.Run) -> None:
                  "tokens_per_second": tokens / (drawn - began)},
             )  # fmt: skip
 
-            if (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps:
-                offsets = {"metrics_offset": run.metrics.offset, "store_offset": store.offset}
-                checkpoints.save(step + 1, state, offsets, batches)
+            stopping = run.stopping
+            if (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps or stopping:
+                checkpoints.save(step + 1, state, {"store_offset": store.offset}, batches)
                 run.say(
                     f"{stage} {step + 1}: reward {metrics['reward_mean']:+.2f}, "
                     f"no signal {metrics['zero_signal_share']:.0%}, kl {metrics['kl']:.3f}, "
@@ -127,6 +126,9 @@ def run_stage(run: runs.Run) -> None:
                     f"{tokens / (drawn - began):.0f} tokens/s"
                 )
             advance(note=f"reward {metrics['reward_mean']:+.2f}")
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {step + 1} of {stage}")
     checkpoints.close()
     store.close()
     run.save_params(stage, lora.merge(model, lora.join(base, state.params)))

@@ -26,9 +26,10 @@ from grm_jax.data.trajectory import Trajectory, TrajectoryStore
 from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.learning.checkpoints import Checkpoints
-from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.models.config import ModelConfig
+from grm_jax.parallel.sharding import fetch, put
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, meta_rm_prompt
 from grm_jax.text.tokenizers import Tokenizer
@@ -96,8 +97,14 @@ def load(run: runs.Run) -> Judge:
         return Judge(model, tokenizer, params, released=True)
     decoder = transformer.abstract_params(run.model)
     init = functools.partial(meta_rm.init, run.model)
-    params = run.load_params(run.stage("meta_rm"), jax.eval_shape(init, decoder, run.base_key))
-    return own_judge(run, params)
+    shapes = jax.eval_shape(init, decoder, run.base_key)
+    abstract = runs.with_shardings(shapes, _shardings(run))
+    return own_judge(run, run.load_params(run.stage("meta_rm"), abstract))
+
+
+def _shardings(run: runs.Run) -> dict:
+    """Where the parameters of a meta RM that is trained here are."""
+    return {"decoder": run.param_shardings, "head": {"kernel": run.on_every_device}}
 
 
 def own_judge(run: runs.Run, params: dict | None = None) -> Judge:
@@ -122,8 +129,8 @@ class Scorer:
                 piece, length=self._length, batch_size=self.batch_size,
                 pad_id=self._pad_id,
             )  # fmt: skip
-            batch = jax.device_put(batch, self._run.split_over_devices)
-            logits += jax.device_get(self._score(params, batch))[: len(piece)].tolist()
+            batch = put(batch, self._run.split_over_devices)
+            logits += fetch(self._score(params, batch))[: len(piece)].tolist()
         return logits
 
 
@@ -220,22 +227,23 @@ def run_stage(run: runs.Run) -> None:
     step_fn = meta_rm.make_train_step(model, config, optimizer)
     scorer = Scorer(run, own_judge(run)._replace(model=model), loop.row_length, loop.batch_size)
 
-    def make(decoder, key):
-        params = meta_rm.init(model, decoder, jax.random.fold_in(key, 1))
-        return create_state(params, optimizer, key)
-
-    frozen, trained = lora.start(model, run.load_params("base"), run.adapter_key(stage))
+    frozen, trained = lora.start(
+        model, run.load_params("base"), run.adapter_key(stage), run.mesh
+    )
     base = {"decoder": frozen}
-    state = jax.jit(make)(trained, run.base_key)
-    state = jax.device_put(state, run.on_every_device)
+    places = {"decoder": jax.tree.map(lambda x: x.sharding, trained),
+              "head": {"kernel": run.on_every_device}}  # fmt: skip
+    init = jax.jit(functools.partial(meta_rm.init, model), out_shardings=places)
+    params = init(trained, jax.random.fold_in(run.base_key, 1))
+    state = start_state(params, optimizer, run.base_key)
 
     # Resume.
     checkpoints = Checkpoints(run.path("checkpoints", stage))
     first = 0
     if checkpoints.latest() is not None:
-        state, meta = checkpoints.restore(state, data_iterator=batches)
-        run.metrics.truncate(meta["metrics_offset"])
+        state, _ = checkpoints.restore(state, data_iterator=batches)
         first = int(state.step)
+    run.metrics.rewind(stage, first)
 
     # Train.
     steps = optimizer_config.steps
@@ -253,7 +261,7 @@ def run_stage(run: runs.Run) -> None:
                 labels=[row.label for row in picked], weights=[row.weight for row in picked],
                 pad_id=run.tokenizer.pad_id,
             )  # fmt: skip
-            state, metrics = step_fn(state, base, jax.device_put(batch, run.split_over_devices))
+            state, metrics = step_fn(state, base, put(batch, run.split_over_devices))
             at_checkpoint = (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps
             if at_checkpoint or step % 10 == 0:
                 metrics = jax.device_get(metrics)
@@ -267,10 +275,13 @@ def run_stage(run: runs.Run) -> None:
             if at_checkpoint or step % 10 == 0:
                 tokens = sum(len(row.token_ids) for row in picked)
                 run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})
-            if at_checkpoint:
-                offset = {"metrics_offset": run.metrics.offset}
-                checkpoints.save(step + 1, state, offset, batches)
+            stopping = run.stopping
+            if at_checkpoint or stopping:
+                checkpoints.save(step + 1, state, {}, batches)
             advance(note=note)
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {step + 1} of {stage}")
     checkpoints.close()
     run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)))
 

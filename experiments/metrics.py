@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from grm_jax.evaluation.tables import write_atomically
+
 
 class Metrics:
     """metrics.jsonl and TensorBoard. Wall-clock figures stand apart, under "time"."""
@@ -18,16 +20,23 @@ class Metrics:
         self._path.touch()
         data = self._path.read_bytes()
         if not data.endswith(b"\n"):  # a line torn by a kill
-            self.truncate(data.rfind(b"\n") + 1)
+            os.truncate(self._path, data.rfind(b"\n") + 1)
 
-    @property
-    def offset(self) -> int:
-        """Size of metrics.jsonl in bytes."""
-        return self._path.stat().st_size
+    def rewind(self, stage: str, step: int) -> None:
+        """Removes the records of a stage from `step` on: its steps from there are done again.
 
-    def truncate(self, offset: int) -> None:
-        """Cuts metrics.jsonl back to what a checkpoint knew."""
-        os.truncate(self._path, offset)
+        Records of other stages stay, also later ones: two stages may be unfinished in one workdir,
+        such as the meta RM and the arm without principles.
+        """
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        records = map(json.loads, lines)
+        kept = [
+            line
+            for line, record in zip(lines, records, strict=True)
+            if record["stage"] != stage or record["step"] < step
+        ]
+        if len(kept) < len(lines):
+            write_atomically(self._path, b"".join(kept))
 
     def write(self, stage: str, step: int, values: Mapping, times: Mapping | None = None) -> None:
         """Appends one record. Raises FloatingPointError for a value that is not finite."""

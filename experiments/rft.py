@@ -28,12 +28,18 @@ def draw_stage(
     fingerprint = run.fingerprint(digest, config, (config, engine.buckets, *comparisons))
     with TrajectoryStore(run.path("trajectories", f"{stage}.jsonl")) as store:
         title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
+
+        def on_unit(samples: int, drawn: list[Trajectory]) -> None:
+            advance(samples)
+            if drawn and run.stopping:
+                run.stop(f"the last unit of {stage}")
+
         with run.progress(title, len(comparisons) * config.k) as advance:
             work = draw.draw(
-                engine, params, comparisons, config, run.tokenizer, store,
+                engine, run.for_rollout(params), comparisons, config, run.tokenizer, store,
                 base_key=run.base_key, seed=run.config.seed, fingerprint=fingerprint,
                 stage=stage, hinted=hinted,
-                on_unit=lambda samples, drawn: advance(samples),
+                on_unit=on_unit,
             )  # fmt: skip
         if work.dropped or work.truncated:
             run.say(f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened")

@@ -18,10 +18,13 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -31,14 +34,16 @@ import rich.progress
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import schema, settings
+from experiments import processes, schema, settings
 from experiments.metrics import Metrics
 from grm_jax.data.comparison import Comparison, read_jsonl
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub, transformer
-from grm_jax.models.config import ModelConfig
+from grm_jax.models.config import LoRAConfig, ModelConfig
+from grm_jax.parallel import sharding
+from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
@@ -52,6 +57,16 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run wr
 
 # Sections that may change between runs on one workdir: they decide no parameters.
 _FREE_SECTIONS = ("benchmark",)
+
+# What one process of several writes. Everything else is read, or written in parts, by all.
+_LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
+         "samples.md")  # fmt: skip
+
+STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
+
+
+class Stopped(Exception):
+    """The run was asked to stop and nothing that it did is lost; the message says where it is."""
 
 
 class Run:
@@ -68,15 +83,22 @@ class Run:
         self.principles = self.config.template.principles
         self.engines: list[JittedEngine] = []
         self.console = rich.console.Console()
+        self._stop_asked = threading.Event()  # an arm shares it
         schema.check(self.config)
+        self.writes = processes.index() == 0
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self._lock = _claim(self.workdir)
+        if self.writes:
+            self._lock = _claim(self.workdir)
         self._check_config()
-        _set_up_devices(self.config.mesh.data)
+        self.mesh = _set_up_devices(settings.from_section(MeshConfig, self.config, "mesh"))
+        self._logs = processes.own_logs(self.workdir, _LOGS)
+        self.console.quiet = not self.writes
         # Made here and not on first use, which may be inside a trace.
-        self.base_key = jax.random.key(self.config.seed)
-        self.metrics = Metrics(self.workdir)
-        write_json(self.workdir / "fingerprint.json", _environment())
+        with jax.set_mesh(self.mesh):
+            self.base_key = jax.random.key(self.config.seed)
+        self.metrics = Metrics(self._logs)
+        if self.writes:
+            write_json(self.workdir / "fingerprint.json", _environment())
 
     def _check_config(self) -> None:
         path = self.workdir / "config.json"
@@ -91,7 +113,30 @@ class Run:
                     f"{self.workdir} belongs to another config; give another --workdir, or undo: "
                     + "; ".join(different)
                 )
-        write_json(path, now)
+        if self.writes:
+            write_json(path, now)
+
+    # The way out.
+
+    def ask_to_stop(self, number: int, frame: object = None) -> None:
+        """Handler of a signal: the run stops at its next safe point, or at once if it comes again.
+
+        Safe points are the end of a training step, which is then saved, and that of a work unit.
+        """
+        signal.signal(number, signal.SIG_DFL)
+        self._stop_asked.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether any process of the run was asked to stop.
+
+        To be read by all of them, once a step or unit, before deciding to save.
+        """
+        return processes.any_of(self._stop_asked.is_set())
+
+    def stop(self, where: str) -> NoReturn:
+        """Leaves the experiment; everything that was done has to be on disk."""
+        raise Stopped(f"stopped, {where} is on disk; the same command goes on from there")
 
     # Names and places.
 
@@ -108,8 +153,8 @@ class Run:
         return other
 
     def path(self, *parts: str) -> pathlib.Path:
-        """A path below the workdir."""
-        return self.workdir.joinpath(*parts)
+        """A path below the workdir, or for logs below where this process keeps them."""
+        return (self._logs if parts[0] in _LOGS else self.workdir).joinpath(*parts)
 
     # Data.
 
@@ -141,10 +186,11 @@ class Run:
             folder = pathlib.Path(path).is_dir()
             return load_tokenizer(path) if folder else SentencePieceTokenizer.from_file(path)
         path = self.path("tokenizer.model")
-        if not path.exists():
+        if self.writes and not path.exists():
             train_sentencepiece(
                 _corpus(self.world), path, vocab_size=self.config.tokenizer.vocab_size
             )
+        processes.wait("tokenizer")
         return SentencePieceTokenizer.from_file(path)
 
     @functools.cached_property
@@ -159,29 +205,37 @@ class Run:
         return dataclasses.replace(self.model, lora=schema.adapters(self.config, name))
 
     @functools.cached_property
-    def mesh(self) -> jax.sharding.Mesh:
-        """Data-parallel mesh."""
-        return jax.make_mesh(
-            (self.config.mesh.data,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-        )
+    def rollout_model(self) -> ModelConfig:
+        """The same with the rules by which parameters are split while they are sampled from."""
+        mesh = settings.from_section(MeshConfig, self.config, "mesh")
+        return dataclasses.replace(self.model, rules=mesh.table(rollout=True))
 
     @property
-    def split_over_devices(self) -> jax.sharding.Sharding:
-        """Leading axis over the data axis of the mesh."""
-        return jax.sharding.NamedSharding(self.mesh, jax.P("data"))
+    def split_over_devices(self) -> jax.NamedSharding:
+        """Leading axis over the batch axes of the mesh."""
+        axes = sharding.mesh_axes(self.mesh.shape, self.model.rules, "batch")
+        return jax.NamedSharding(self.mesh, jax.P(axes))
 
     @property
-    def on_every_device(self) -> jax.sharding.Sharding:
+    def on_every_device(self) -> jax.NamedSharding:
         """Replicated."""
-        return jax.sharding.NamedSharding(self.mesh, jax.P())
+        return jax.NamedSharding(self.mesh, jax.P())
 
-    def engine(self, name: str, model: ModelConfig | None = None) -> JittedEngine:
-        """The jitted engine with the buckets of section `<name>.buckets`.
+    @property
+    def param_shardings(self) -> dict:
+        """Where each parameter of the decoder is."""
+        return transformer.param_shardings(self.model, self.mesh)
 
-        `model` is another than `self.model` where parameters have adapters.
-        """
+    def for_rollout(self, params: dict, adapters: LoRAConfig | None = None) -> dict:
+        """Parameters of the decoder, split as they are sampled from."""
+        model = dataclasses.replace(self.rollout_model, lora=adapters)
+        shardings = transformer.param_shardings(model, self.mesh)
+        return sharding.reshard(params, shardings)
+
+    def engine(self, name: str, adapters: LoRAConfig | None = None) -> JittedEngine:
+        """The jitted engine with the buckets of section `<name>.buckets`."""
         engine = JittedEngine(
-            model or self.model,
+            dataclasses.replace(self.rollout_model, lora=adapters),
             settings.from_section(Buckets, self.config, f"{name}.buckets"),
             stop_ids=self.tokenizer.stop_ids,
             pad_id=self.tokenizer.pad_id,
@@ -207,38 +261,55 @@ class Run:
     def save_params(self, stage: str, params: dict) -> None:
         """Writes the final parameters of a stage and marks it finished."""
         checkpoints.save_params(self.path("params", stage, "params"), params)
-        write_json(self.path("params", stage, "DONE"), {"fingerprint": params_digest(params)})
+        digest = params_digest(params)
+        if self.writes:
+            write_json(self.path("params", stage, "DONE"), {"fingerprint": digest})
+        processes.wait(f"parameters of {stage}")
+        if self.stopping:
+            self.stop(f"stage {stage}")
 
     def load_params(self, stage: str, abstract=None) -> dict:
-        """Final parameters of a stage, on every device.
+        """Final parameters of a stage, split over the mesh.
+
+        Args:
+          stage: its name on disk.
+          abstract: shapes and shardings of other parameters than those of a decoder.
 
         Raises:
           ValueError: if the stage has not been run in this workdir.
         """
         if not self.has_params(stage):
             raise ValueError(f"{self.workdir}: stage {stage!r} is not finished; run it first")
-        abstract = transformer.abstract_params(self.model) if abstract is None else abstract
-        params = checkpoints.load_params(self.path("params", stage, "params"), abstract)
-        return jax.device_put(params, self.on_every_device)
+        if abstract is None:
+            abstract = with_shardings(
+                transformer.abstract_params(self.model), self.param_shardings
+            )
+        return checkpoints.load_params(self.path("params", stage, "params"), abstract)
 
     def init_params(self) -> dict:
-        """What a run starts from, on every device: released weights, or random parameters."""
+        """What a run starts from, split over the mesh: released weights, or random parameters."""
         if "released" in self.config:
             return self.load_released(self.config.released.model, self.model.param_dtype).params
         key = jax.random.fold_in(self.base_key, 0)
-        init = jax.jit(lambda key: transformer.init(self.model, key))
-        return jax.device_put(init(key), self.on_every_device)
+        init = jax.jit(
+            lambda key: transformer.init(self.model, key), out_shardings=self.param_shardings
+        )
+        return init(key)
 
     def adapter_key(self, stage: str) -> jax.Array:
         """Key of the fresh adapters of a stage; each stage looks into other directions."""
         return keys.stage_key(self.base_key, f"{stage}/adapters", 0)
 
     def load_released(self, folder: str, param_dtype: str) -> hub.Checkpoint:
-        """A checkpoint of the hub, on every device."""
+        """A checkpoint of the hub, read straight into the parts of each device."""
         self.say(f"reading {folder}")
-        checkpoint = hub.load(folder, param_dtype=param_dtype)
-        params, head = jax.device_put(checkpoint[1:], self.on_every_device)
-        return checkpoint._replace(params=params, head=head)
+        shape = dataclasses.replace(hub.read_config(folder), rules=self.model.rules)
+        shardings = transformer.param_shardings(shape, self.mesh)
+        checkpoint = hub.load(folder, param_dtype=param_dtype, shardings=shardings)
+        return checkpoint._replace(
+            config=dataclasses.replace(checkpoint.config, rules=self.model.rules),
+            head=jax.device_put(checkpoint.head, self.on_every_device),
+        )
 
     def fingerprint(self, digest: str, draw: DrawConfig, work: Iterable = ()) -> str:
         """Names what decides a trajectory: parameters, template, tokenizer, sampling.
@@ -301,8 +372,15 @@ def params_digest(params: dict) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        digest.update(np.ascontiguousarray(sharding.fetch(leaf)).tobytes())
     return digest.hexdigest()[:16]
+
+
+def with_shardings(shapes: dict, shardings: dict) -> dict:
+    """Shapes and dtypes that say where each leaf goes."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -321,15 +399,26 @@ def _claim(workdir: pathlib.Path):
     return file
 
 
-def _set_up_devices(data: int) -> None:
-    """Gives the CPU as many devices as the mesh has; each works with one thread of its own."""
-    if data > 1:
+def _set_up_devices(config: MeshConfig) -> jax.sharding.Mesh:
+    """The mesh. A CPU gets as many devices as it wants; each works with one thread of its own.
+
+    Of several processes each has one device of the CPU, or as many as XLA_FLAGS says.
+
+    Raises:
+      ValueError: if the mesh does not take all devices of the machine.
+    """
+    if config.size > 1 and not processes.several():
         flag = "--xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
         with contextlib.suppress(RuntimeError):  # too late once a backend is up, as in tests
-            jax.config.update("jax_num_cpu_devices", data)
-    if jax.device_count() < data:
-        raise ValueError(f"config.mesh.data: {data} devices wanted, {jax.device_count()} found")
+            jax.config.update("jax_num_cpu_devices", config.size)
+    devices = jax.devices()
+    if devices[0].platform == "cpu" and not processes.several():
+        devices = devices[: config.size]
+    try:
+        return make_mesh(config, devices)
+    except ValueError as error:
+        raise ValueError(f"config.mesh: {error}") from error
 
 
 def _environment() -> dict:
@@ -372,7 +461,14 @@ def main(experiment: Callable[[Run], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
         try:
-            experiment(Run(_CONFIG.value, _WORKDIR.value))
+            processes.start(pathlib.Path(_WORKDIR.value))
+            run = Run(_CONFIG.value, _WORKDIR.value)
+            signal.signal(signal.SIGTERM, run.ask_to_stop)
+            with jax.set_mesh(run.mesh):
+                experiment(run)
+        except Stopped as stopped:
+            run.say(str(stopped))
+            sys.exit(STOPPED)
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
 

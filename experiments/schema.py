@@ -19,6 +19,7 @@ from grm_jax.learning.state import OptimizerConfig
 from grm_jax.models import hub
 from grm_jax.models.config import VARIANTS, LoRAConfig, ModelConfig
 from grm_jax.models.hub import config_file
+from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
@@ -215,6 +216,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if "lora" in config:
         _check_lora(config)
     _check_types(config, model_config(config, vocab_size=1))
+    settings.from_section(MeshConfig, config, "mesh")
     if "small_world" in config:
         settings.from_section(SmallWorldConfig, config, "small_world")
     built = {}
@@ -310,6 +312,7 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
     Raises:
       ValueError, FileNotFoundError: as `settings.from_section` and `hub.read_config`.
     """
+    rules = settings.from_section(MeshConfig, config, "mesh").table()
     if "released" in config:
         shape = hub.read_config(config.released.model)
     elif "variant" in config.model:
@@ -320,9 +323,11 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
             )
         shape = VARIANTS[config.model.variant]
     else:
-        return settings.from_section(ModelConfig, config, "model", vocab_size=vocab_size)
+        return settings.from_section(
+            ModelConfig, config, "model", vocab_size=vocab_size, rules=rules
+        )
     return settings.from_section(
-        ModelConfig, config, "model", sections=("variant",), defaults=shape
+        ModelConfig, config, "model", sections=("variant",), defaults=shape, rules=rules
     )
 
 
@@ -361,10 +366,35 @@ def _check_together(config, built) -> None:
                 f"config.benchmark.ablation_k: {built['benchmark'].ablation_k} exceeds "
                 f"config.benchmark.draw.k = {k}"
             )
-    data = config.mesh.data
-    for name, size in (
-        ("grpo.loop.prompts_per_step", getattr(built.get("grpo.loop"), "prompts_per_step", data)),
-        ("meta_rm.loop.batch_size", getattr(built.get("meta_rm.loop"), "batch_size", data)),
-    ):
-        if size % data:
-            raise ValueError(f"config.{name}: {size} is not a multiple of config.mesh.data, {data}")
+    _check_divisible(config, built)
+
+
+def _check_divisible(config, built) -> None:
+    """Batches split evenly over the mesh, each micro-batch included."""
+    mesh = settings.from_section(MeshConfig, config, "mesh")
+    parts, rollout_parts = mesh.parts("batch"), mesh.parts("batch", rollout=True)
+    sizes = {
+        "grpo.loop.prompts_per_step": lambda x: (x.prompts_per_step, built["grpo"].micro_batches),
+        "meta_rm.loop.batch_size": lambda x: (x.batch_size, built["meta_rm"].micro_batches),
+        **{f"{name}.packing.batch_size": lambda x: (x.batch_size, 1)
+           for name in ("base", "cold_start", "rft")},
+    }  # fmt: skip
+    for name, size_of in sizes.items():
+        section = name.rpartition(".")[0]
+        if section in built:
+            size, pieces = size_of(built[section])
+            if size % (parts * pieces):
+                raise ValueError(
+                    f"config.{name}: {size} is not a multiple of {parts * pieces}: config.mesh "
+                    f"splits batches in {parts}"
+                    + (f", and each of {pieces} micro-batches is one" if pieces > 1 else "")
+                )
+    for name, buckets in built.items():
+        if name.endswith(".buckets"):
+            for bucket in buckets.shapes():
+                if bucket.P % rollout_parts:
+                    raise ValueError(
+                        f"config.{name}.samples_per_unit: {buckets.samples_per_unit} makes units "
+                        f"of {bucket.P} prompts with {bucket.S} samples each, and config.mesh "
+                        f"splits prompts in {rollout_parts}"
+                    )

@@ -15,8 +15,9 @@ from experiments import schema, settings
 from grm_jax.data import pipeline
 from grm_jax.learning import sft
 from grm_jax.learning.checkpoints import Checkpoints
-from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
+from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora
+from grm_jax.parallel.sharding import put
 from grm_jax.text.prompts import Message, grm_prompt
 
 
@@ -80,17 +81,16 @@ def train(
     optimizer = make_optimizer(config)
     model = run.trained_model(section)
     step_fn = sft.make_train_step(model, optimizer)
-    make = jax.jit(lambda params: create_state(params, optimizer, run.base_key))
-    base, trained = lora.start(model, params, run.adapter_key(stage))
-    state = jax.device_put(make(trained), run.on_every_device)
+    base, trained = lora.start(model, params, run.adapter_key(stage), run.mesh)
+    state = start_state(trained, optimizer, run.base_key)
 
     # Resume.
     checkpoints = Checkpoints(run.path("checkpoints", stage))
     first = 0
     if checkpoints.latest() is not None:
-        state, meta = checkpoints.restore(state, data_iterator=batches)
-        run.metrics.truncate(meta["metrics_offset"])
+        state, _ = checkpoints.restore(state, data_iterator=batches)
         first = int(state.step)
+    run.metrics.rewind(stage, first)
 
     # Train.
     run.say(
@@ -101,19 +101,21 @@ def train(
     with run.progress(stage, config.steps, first) as advance:
         for step in range(first, config.steps):
             began = time.monotonic()
-            batch = jax.device_put(next(batches), run.split_over_devices)
+            batch = put(next(batches), run.split_over_devices)
             state, metrics = step_fn(state, base, batch)
             note = ""
             if pending is not None:  # of the step before: logging never stalls the device
                 note = _log(run, stage, *pending)
             pending = (step, metrics, began, packing.batch_size * packing.row_length)
-            if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
+            stopping = run.stopping
+            if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps or stopping:
                 _log(run, stage, *pending)
                 pending = None
-                checkpoints.save(
-                    step + 1, state, {"metrics_offset": run.metrics.offset}, batches
-                )
+                checkpoints.save(step + 1, state, {}, batches)
             advance(note=note)
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {step + 1} of {stage}")
     checkpoints.close()
     run.save_params(stage, lora.merge(model, lora.join(base, state.params)))
 

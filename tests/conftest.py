@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator
 import jax
 import pytest
 
+# Meshes are tested on eight devices of the CPU; everything else uses the first of them.
+jax.config.update("jax_num_cpu_devices", 8)
+
 # A silently broadcast [B] against [B, T] is the commonest shape mistake; here it is an error.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -6,11 +6,16 @@ A thin wrapper around the orbax `CheckpointManager`. One checkpoint holds up to 
     meta    whatever JSON holds: byte offsets of logs, rollouts not yet consumed, fingerprints
     data    the state of a grain iterator, when one is passed
 
-Saving is synchronous: orbax writes into a temporary folder and renames it at the end, so that a
-process killed at any moment leaves the previous checkpoint as the latest one.
+Saving is asynchronous: `save` returns when nothing that changes later is still to be read, and
+orbax writes into a temporary folder, lists the checksum of every file and renames the folder at the
+end. A process killed at any moment leaves the previous checkpoint as the latest one, and one that
+was damaged afterwards is told by its checksums.
 """
 
 import contextlib
+import copy
+import hashlib
+import logging
 import os
 import pathlib
 import shutil
@@ -22,19 +27,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 _NEW, _OLD = ".new", ".old"
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_DAMAGED = ".damaged"
+_SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return not record.pathname.startswith(os.path.dirname(ocp.__file__))
+
+
+def _quiet() -> None:
+    """Keeps orbax, which logs every file through absl, out of the terminal.
+
+    By a filter and not by the verbosity, because its threads write on after a call has returned.
+    What fails there is raised here.
+    """
+    absl.logging.get_absl_logger().addFilter(_not_of_orbax)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps orbax, which logs every file through absl, out of the terminal."""
-    before = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
+def _writing(what: str) -> Iterator[None]:
+    """Raises whatever goes wrong inside as an OSError that says what could not be written."""
     try:
         yield
-    finally:
-        absl.logging.set_verbosity(before)
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise OSError(f"{what} could not be written: {reason}") from error
+
+
+def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file of the items of a checkpoint, by its path inside the checkpoint."""
+    found = {}
+    for path in sorted(checkpoint.glob("*/**/*")):  # files of orbax above the items still change
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(checkpoint).as_posix()] = digest
+    return found
 
 
 def _is_key(x) -> bool:
@@ -71,7 +103,11 @@ def _uncommit(restored, abstract):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, numbered by step."""
+    """The checkpoints of one stage, numbered by step.
+
+    Attributes:
+      folder: their home.
+    """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2):
         """Opens or creates the folder and removes what a killed process left half written.
@@ -82,19 +118,51 @@ class Checkpoints:
         """
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, got {keep}")
-        self._folder = pathlib.Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            enable_async_checkpointing=False,
-        )
+        self.folder = pathlib.Path(folder).absolute()
+        # Called when all files are written, before the folder gets its final name.
+        last = ocp.AsyncOptions(post_finalization_callback=self._write_sums)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=last)
+        self._pending: int | None = None  # the step whose write is not waited for yet
         # Orbax can do this too, but in a thread that runs on after the constructor.
-        for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished)
-        with _quiet():
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._remove_unfinished()
+        _quiet()
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _remove_unfinished(self) -> None:
+        if jax.process_index() == 0:
+            for unfinished in self.folder.glob(f"*{_UNFINISHED}*"):
+                shutil.rmtree(unfinished)
+
+    def _write_sums(self) -> None:
+        (checkpoint,) = self.folder.glob(f"*{_UNFINISHED}")
+        lines = [f"{digest}  {name}\n" for name, digest in _digests(checkpoint).items()]
+        (checkpoint / _SUMS).write_text("".join(lines))
+
+    def wait(self) -> None:
+        """Returns when what was saved is complete on disk.
+
+        Raises:
+          OSError: if it could not be written; the checkpoints before it are as they were.
+        """
+        if self._pending is None:
+            return
+        step, self._pending = self._pending, None
+        with self._step_named(step):
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _step_named(self, step: int) -> Iterator[None]:
+        try:
+            with _writing(f"{self.folder / str(step)}: the checkpoint"):
+                yield
+        except OSError:
+            self._remove_unfinished()  # on a full disk its room is needed
+            raise
 
     def save(self, step: int, state, meta: dict, data_iterator=None) -> None:
-        """Writes one checkpoint and returns when it is complete.
+        """Starts to write one checkpoint, as things are now; waits for the one before it.
+
+        The state may be donated, and meta and the iterator may move on, as soon as this returns.
 
         Args:
           step: number of the checkpoint; must be larger than every step on disk.
@@ -104,37 +172,94 @@ class Checkpoints:
 
         Raises:
           ValueError: for a step that is not beyond the latest one.
+          OSError: naming the checkpoint, this one or the one before it, that could not be written.
         """
         latest = self.latest()
         if latest is not None and step <= latest:
-            raise ValueError(f"{self._folder}: step {step} is not beyond the latest, {latest}")
+            raise ValueError(f"{self.folder}: step {step} is not beyond the latest, {latest}")
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state),
-            "meta": ocp.args.JsonSave(meta),
+            "meta": ocp.args.JsonSave(copy.deepcopy(meta)),  # read later, in another thread
         }
         if data_iterator is not None:
             import grain
 
             items["data"] = grain.checkpoint.CheckpointSave(item=data_iterator)
-        with _quiet():
+        with self._step_named(step):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-            self._manager.wait_until_finished()
+        self._pending = step
 
     def latest(self) -> int | None:
-        """The step of the latest complete checkpoint, None without one."""
-        return self._manager.latest_step()
+        """The step of the latest complete checkpoint, None without one. Waits for a write."""
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, ascending."""
+        """Steps of all complete checkpoints, ascending. Waits for a write."""
+        self.wait()
         return sorted(self._manager.all_steps())
+
+    def _damage(self, step: int) -> str:
+        """What is wrong with a checkpoint; empty if its files are what was written."""
+        checkpoint = self.folder / str(step)
+        try:
+            lines = (checkpoint / _SUMS).read_text().splitlines()
+            listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+            found = _digests(checkpoint)
+        except (OSError, UnicodeDecodeError) as error:
+            return f"not complete or not readable ({error})"
+        if absent := sorted(listed.keys() - found.keys()):
+            return f"{absent[0]} is missing"
+        if changed := [name for name in listed if listed[name] != found[name]]:
+            return f"{changed[0]} is not what was written (SHA-256)"
+        return ""
+
+    def _latest_sound(self) -> int:
+        """The latest checkpoint without damage; later ones are moved aside, with a warning.
+
+        Of several processes the first one looks and moves, and tells the others.
+        """
+        steps = self.steps()
+        step = self._put_damaged_aside(steps) if jax.process_index() == 0 else 0
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if step != steps[-1]:
+            self._manager.reload()
+        return step
+
+    def _put_damaged_aside(self, steps: list[int]) -> int:
+        damaged: dict[int, str] = {}
+        for step in reversed(steps):
+            damage = self._damage(step)
+            if not damage:
+                break
+            damaged[step] = damage
+        else:
+            raise ValueError(
+                "every checkpoint is damaged: "
+                + "; ".join(f"{self.folder / str(bad)}: {what}" for bad, what in damaged.items())
+                + f". Put the files back, or remove {self.folder} to begin the stage again"
+            )
+        for bad, what in damaged.items():
+            path = self.folder / str(bad)
+            aside = path.with_name(path.name + _DAMAGED)
+            if aside.exists():
+                shutil.rmtree(aside)
+            path.rename(aside)
+            absl.logging.warning(
+                "%s: damaged checkpoint: %s; moved to %s, going on from step %d",
+                path, what, aside.name, step,
+            )  # fmt: skip
+        return step
 
     def restore(self, abstract_state, step: int | None = None, data_iterator=None):
         """Reads one checkpoint.
 
         Args:
           abstract_state: tree of the saved structure whose leaves carry shape and dtype, and a
-            sharding where one is wanted (`jax.eval_shape` of what makes the state will do).
-          step: which checkpoint; the latest for None.
+            sharding where one is wanted (`jax.eval_shape` of what makes the state will do). The
+            mesh need not be the one that the state was saved from.
+          step: which checkpoint; for None the latest one that is not damaged. Damaged ones beyond
+            it are moved aside to `<step>.damaged`, with a warning.
           data_iterator: grain iterator that is moved, in place, to the saved position.
 
         Returns:
@@ -142,11 +267,15 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: without such a checkpoint.
-          ValueError: for a saved state of another structure or shape.
+          ValueError: for a saved state of another structure or shape; if the checkpoint, or for
+            None every one, is damaged.
         """
-        step = self.latest() if step is None else step
-        if step is None or step not in self._manager.all_steps():
-            raise FileNotFoundError(f"{self._folder}: no checkpoint of step {step}")
+        if step is None and self.steps():
+            step = self._latest_sound()
+        elif step not in self.steps():
+            raise FileNotFoundError(f"{self.folder}: no checkpoint of step {step}")
+        elif damage := self._damage(step):
+            raise ValueError(f"{self.folder / str(step)}: damaged checkpoint: {damage}")
         items: dict[str, Any] = {
             "state": ocp.args.StandardRestore(_targets(abstract_state)),
             "meta": ocp.args.JsonRestore(),
@@ -155,14 +284,13 @@ class Checkpoints:
             import grain
 
             items["data"] = grain.checkpoint.CheckpointRestore(item=data_iterator)
-        with _quiet():
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         return _uncommit(restored.state, abstract_state), restored.meta
 
     def close(self) -> None:
-        """Releases the threads of orbax."""
-        with _quiet():
-            self._manager.close()
+        """Waits for what was saved and releases the threads of orbax. Raises as `wait`."""
+        self.wait()
+        self._manager.close()
 
 
 def save_params(folder: str | os.PathLike, params) -> None:
@@ -170,11 +298,15 @@ def save_params(folder: str | os.PathLike, params) -> None:
 
     The new tree is complete on disk before the old one is touched; `load_params` finds one of the
     two whatever the moment of a kill.
+
+    Raises:
+      OSError: naming the folder, if the parameters could not be written.
     """
     path = pathlib.Path(folder).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = path.with_name(path.name + _NEW), path.with_name(path.name + _OLD)
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    _quiet()
+    with _writing(f"{path}: the parameters"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(new, params, force=True)
         checkpointer.wait_until_finished()
     # A copy under the old name is only stale while the current one exists.
@@ -203,6 +335,7 @@ def load_params(folder: str | os.PathLike, abstract):
         path = path.with_name(path.name + _OLD)
     if not path.exists():
         raise FileNotFoundError(f"no parameters saved in {pathlib.Path(folder).absolute()}")
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    _quiet()
+    with ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(path, _targets(abstract))
     return _uncommit(restored, abstract)

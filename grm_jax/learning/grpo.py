@@ -51,7 +51,13 @@ from grm_jax.learning.rollouts import RolloutBatch
 from grm_jax.learning.rollouts import make_batch as make_batch
 from grm_jax.learning.rollouts import rewards_from_correct as rewards_from_correct
 from grm_jax.learning.rollouts import rollout as rollout
-from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
+from grm_jax.learning.state import (
+    TrainState,
+    accumulate_gradients,
+    apply_gradients,
+    join_rows,
+    split_rows,
+)
 from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 
@@ -312,7 +318,10 @@ def _update_step(model_config, config, update):
             }
 
         inputs = (batch, ref_BU, advantages_PG.reshape(-1), scales_B, mask_BU, jnp.arange(rows))
-        grads, out = accumulate_gradients(loss_fn, state.params, inputs, pieces)
+        grads, out = accumulate_gradients(
+            loss_fn, state.params, inputs, pieces,
+            functools.partial(transformer.constrain_params, model_config),
+        )  # fmt: skip
         state, optimizer_metrics = apply_gradients(state, grads, update)
         metrics = _metrics(config, batch, mask_BU, ref_BU, advantages_PG, out)
         return state, {"loss": out["loss"], **metrics, **optimizer_metrics}
@@ -323,9 +332,9 @@ def _update_step(model_config, config, update):
 def _reference_logprobs(model_config, ref_params, batch, pieces):
     if pieces == 1:
         return completion_logprobs(model_config, ref_params, batch)[0]
-    split = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
+    split = jax.tree.map(functools.partial(split_rows, pieces=pieces), batch)
     ref = jax.lax.map(lambda part: completion_logprobs(model_config, ref_params, part)[0], split)
-    return ref.reshape(batch.completion_BU.shape)
+    return join_rows(ref)
 
 
 def _metrics(config, batch, mask_BU, ref_BU, advantages_PG, out):

@@ -257,7 +257,14 @@ def make_train_step(
             return loss, {"logits": empty_B.at[rows_b].set(jax.lax.stop_gradient(logits_b))}
 
         inputs = (batch, batch.weights_B / total, jnp.arange(rows))
-        grads, out = accumulate_gradients(loss_fn, state.params, inputs, config.micro_batches)
+
+        def constrain(grads):
+            decoder = transformer.constrain_params(model_config, grads["decoder"])
+            return {**grads, "decoder": decoder}
+
+        grads, out = accumulate_gradients(
+            loss_fn, state.params, inputs, config.micro_batches, constrain
+        )
         state, optimizer_metrics = apply_gradients(state, grads, optimizer.update)
         return state, {"loss": out["loss"], **_metrics(batch, out["logits"]), **optimizer_metrics}
 

@@ -55,6 +55,7 @@ def _train_step(model_config, update, micro_batches):
         grads, metrics = accumulate_gradients(
             lambda params, piece: loss_fn(model_config, lora.join(base, params), piece),
             state.params, batch, micro_batches,
+            functools.partial(transformer.constrain_params, model_config),
         )  # fmt: skip
         state, norms = apply_gradients(state, grads, update)
         fill = jnp.mean((batch["segment_ids"] > 0).astype(jnp.float32))

@@ -138,6 +138,39 @@ def create_state(params, optimizer: optax.GradientTransformation, key: jax.Array
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)
 
 
+def start_state(params, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """A state at step 0 on the mesh of its parameters.
+
+    It shares no buffer with them, nor with the key: an update donates its state.
+    """
+
+    def make(params, key):
+        return create_state(jax.tree.map(jnp.copy, params), optimizer, jnp.copy(key))
+
+    shapes = jax.eval_shape(make, params, key)
+    shardings = state_shardings(jax.tree.map(lambda x: x.sharding, params), optimizer, shapes)
+    return jax.jit(make, out_shardings=shardings)(params, key)
+
+
+def state_shardings(
+    params_shardings, optimizer: optax.GradientTransformation, state: TrainState
+) -> TrainState:
+    """How a state is split: moments as their parameters, everything else whole on every device.
+
+    Args:
+      params_shardings: a `NamedSharding` for each trained parameter.
+      optimizer: whose state it is.
+      state: the state, or its shapes.
+    """
+    mesh = jax.tree.leaves(params_shardings)[0].mesh
+    whole = jax.NamedSharding(mesh, jax.P())
+    opt_state = optax.tree.map_params(
+        optimizer, lambda _, sharding: sharding, state.opt_state, params_shardings,
+        transform_non_params=lambda _: whole,
+    )  # fmt: skip
+    return TrainState(params_shardings, opt_state, whole, whole)
+
+
 def apply_gradients(
     state: TrainState, grads, update: optax.TransformUpdateFn
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -152,7 +185,11 @@ def apply_gradients(
 
 
 def accumulate_gradients(
-    loss_fn: Callable, params, batch, micro_batches: int
+    loss_fn: Callable,
+    params,
+    batch,
+    micro_batches: int,
+    constrain: Callable = lambda grads: grads,
 ) -> tuple[dict, dict[str, jax.Array]]:
     """Gradient of a loss that is a sum over examples, by a scan over micro-batches.
 
@@ -165,6 +202,8 @@ def accumulate_gradients(
       params: parameters to differentiate by.
       batch: tree of arrays that share a leading axis B, divisible by `micro_batches`.
       micro_batches: number of pieces.
+      constrain: fixes how a gradient is split over the mesh, so that each device sums its own
+        part only.
 
     Returns:
       Summed gradient and summed metrics, "loss" among them.
@@ -173,18 +212,28 @@ def accumulate_gradients(
 
     def step(carry, micro_batch):
         (loss, metrics), grads = grad_fn(params, micro_batch)
-        return jax.tree.map(jnp.add, carry, (grads, {"loss": loss, **metrics})), None
+        part = constrain(grads), {"loss": loss, **metrics}
+        return jax.tree.map(jnp.add, carry, part), None
 
     if micro_batches == 1:
         (loss, metrics), grads = grad_fn(params, batch)
-        return grads, {"loss": loss, **metrics}
+        return constrain(grads), {"loss": loss, **metrics}
 
-    # Piece i takes rows i, i + n, i + 2n, ...: so every device keeps working on rows of its own.
-    def split(x):
-        return jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
-
-    pieces = jax.tree.map(split, batch)
+    pieces = jax.tree.map(functools.partial(split_rows, pieces=micro_batches), batch)
     (loss, metrics), grads = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], pieces))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, {"loss": loss, **metrics}))
-    total, _ = jax.lax.scan(step, zeros, pieces)
+    total, _ = jax.lax.scan(step, (constrain(zeros[0]), zeros[1]), pieces)
     return total
+
+
+def split_rows(x: jax.Array, pieces: int) -> jax.Array:
+    """[B, ...] to [pieces, B / pieces, ...]; `join_rows` is the way back.
+
+    Piece i takes rows i, i + n, i + 2n, ...: so every device keeps working on rows of its own.
+    """
+    return jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1)
+
+
+def join_rows(x: jax.Array) -> jax.Array:
+    """[pieces, B / pieces, ...] to [B, ...], in the order that `split_rows` found."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from grm_jax.parallel.mesh import RULES, Rules
+
 SCORINGS = ("softmax", "sigmoid")
 ACTIVATIONS = ("gelu_tanh", "silu")
 EXPERT_PATHS = ("auto", "blocks", "megablox")
@@ -177,6 +179,8 @@ class ModelConfig:
       attention_chunk: keys per step of the online softmax; bounds memory, never the result.
       expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
       remat: recompute each group of layers in the backward pass.
+      rules: which mesh axes split each logical axis, see `parallel.mesh`; without effect where no
+        mesh is set, never on the result.
 
     Raises:
       ValueError: naming the field that makes the shape impossible.
@@ -209,6 +213,7 @@ class ModelConfig:
     attention_chunk: int = 1024
     expert_path: str = "auto"
     remat: bool = False
+    rules: Rules = RULES
 
     def __post_init__(self):
         for name in (

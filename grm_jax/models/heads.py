@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from grm_jax.models.attention import softcap
 from grm_jax.models.config import ModelConfig
+from grm_jax.parallel import sharding
 
 
 def logits(config: ModelConfig, params: dict, hidden: jax.Array) -> jax.Array:
@@ -15,6 +16,8 @@ def logits(config: ModelConfig, params: dict, hidden: jax.Array) -> jax.Array:
     output_VD = params["embedding" if config.tied_embeddings else "lm_head"].astype(hidden.dtype)
     with jax.named_scope("logits"):
         out = jnp.einsum("...d,vd->...v", hidden, output_VD, preferred_element_type=jnp.float32)
+    names = ("batch", *(None,) * (out.ndim - 2), "vocab")
+    out = sharding.constrain(config.rules, out, names, "logits")
     return softcap(out, config.final_softcap)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from grm_jax.models import attention
 from grm_jax.models.config import ModelConfig
+from grm_jax.parallel import sharding
 
 ACTIVATIONS = {"gelu_tanh": functools.partial(nn.gelu, approximate=True), "silu": nn.silu}
 
@@ -95,11 +96,23 @@ def contract(spec: str, x: jax.Array, kernel: Kernel) -> jax.Array:
         return out + jnp.einsum(f"{narrow},R{kept}->{result}", x_R, kernel.b)
 
 
+def constrain(module, x, *axes):
+    """Fixes how an activation is split over the mesh, by the logical name of each dimension.
+
+    Parameters are initialised by a pass over a single token, which no mesh divides.
+    """
+    if module.is_initializing():
+        return x
+    array = f"{'/'.join(module.path) or 'decoder'}: activation"
+    return sharding.constrain(module.config.rules, x, axes, array)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), times 1 + w in float32 (Gemma) or times w in the type of x."""
 
     config: ModelConfig
     eps: float | None = None  # None: that of the config
+    axis: str = "embed"
 
     @nn.compact
     def __call__(self, x):
@@ -107,7 +120,7 @@ class RMSNorm(nn.Module):
         init = nn.initializers.zeros_init() if c.unit_offset_norms else nn.initializers.ones_init()
         weight = self.param(
             "scale",
-            nn.with_logical_partitioning(init, ("embed",)),
+            nn.with_logical_partitioning(init, (self.axis,)),
             (x.shape[-1],),
             jnp.dtype(c.param_dtype),
         )
@@ -142,6 +155,9 @@ class Attention(nn.Module):
             q_BTHE = contract("btd,dhe->bthe", x_BTD, q_DHE)
             k_BTKE = contract("btd,dke->btke", x_BTD, k_DKE)
             v_BKTE = contract("btd,dke->bkte", x_BTD, v_DKE)
+        q_BTHE = constrain(self, q_BTHE, "batch", None, "heads", None)
+        k_BTKE = constrain(self, k_BTKE, "batch", None, "kv_heads", None)
+        v_BKTE = constrain(self, v_BKTE, "batch", "kv_heads", None, None)
         rotations = attention.rope_frequencies(c.head_dim, c.rope_theta, c.yarn)
         q_BTHE = attention.rope(q_BTHE, positions_BT, rotations)
         k_BKTE = jnp.swapaxes(attention.rope(k_BTKE, positions_BT, rotations), 1, 2)
@@ -151,7 +167,8 @@ class Attention(nn.Module):
             scale=c.query_scale, cap=c.attn_softcap, window=self.window, chunk=c.attention_chunk,
         )  # fmt: skip
         with jax.named_scope("attention_out"):
-            return contract("bthe,hed->btd", out_BTHE, o_HED), (k_BKTE, v_BKTE)
+            out_BTD = contract("bthe,hed->btd", out_BTHE, o_HED)
+        return constrain(self, out_BTD, "batch", None, None), (k_BKTE, v_BKTE)
 
 
 class LatentAttention(nn.Module):
@@ -181,11 +198,13 @@ class LatentAttention(nn.Module):
                        (heads, mla.value_dim, c.embed_dim),
                        (heads * mla.value_dim) ** -0.5, contracted=2)  # fmt: skip
         rotations = attention.rope_frequencies(mla.rope_dim, c.rope_theta, c.yarn)
-        q_BTHE = self._queries(x_BTD)
+        q_BTHE = constrain(self, self._queries(x_BTD), "batch", None, "heads", None)
         rotated_BTHE = attention.rope(q_BTHE[..., nope:], positions_BT, rotations)
         with jax.named_scope("latent"):
-            kv_BTC = contract("btd,dc->btc", x_BTD, kv_DC)
-        latent_BTR = RMSNorm(c, mla.latent_norm_eps, name="kv_a_norm")(kv_BTC[..., :rank])
+            kv_BTC = constrain(
+                self, contract("btd,dc->btc", x_BTD, kv_DC), "batch", None, None
+            )
+        latent_BTR = RMSNorm(c, mla.latent_norm_eps, "latent", name="kv_a_norm")(kv_BTC[..., :rank])
         key_BT1E = attention.rope(kv_BTC[:, :, None, rank:], positions_BT, rotations)
 
         cached_B1TC = jnp.concatenate([latent_BTR[:, None], jnp.swapaxes(key_BT1E, 1, 2)], -1)
@@ -207,6 +226,9 @@ class LatentAttention(nn.Module):
             with jax.named_scope("expand"):
                 k_BHTN = jnp.einsum("btr,rhn->bhtn", latent_BTR, k_RHN)
                 v_BHTM = jnp.einsum("btr,rhm->bhtm", latent_BTR, v_RHM)
+            k_BHTN, v_BHTM = (
+                constrain(self, x, "batch", "heads", None, None) for x in (k_BHTN, v_BHTM)
+            )
             shared_BHTE = jnp.broadcast_to(
                 jnp.swapaxes(key_BT1E, 1, 2), (*k_BHTN.shape[:3], mla.rope_dim)
             )
@@ -215,6 +237,7 @@ class LatentAttention(nn.Module):
             out_BTHM = attention.attend(q_BTHE, (own,), *marks, **options)
         with jax.named_scope("attention_out"):
             out_BTD = contract("bthm,hmd->btd", out_BTHM, o_HMD)
+        out_BTD = constrain(self, out_BTD, "batch", None, None)
         return out_BTD, (cached_B1TC, cached_B1TC[..., :0])
 
     def _queries(self, x_BTD):
@@ -229,7 +252,7 @@ class LatentAttention(nn.Module):
                           c.embed_dim**-0.5)  # fmt: skip
             q_QHE = kernel(self, "q_b", ("latent", *axes), (mla.query_rank, *shape),
                            mla.query_rank**-0.5)  # fmt: skip
-            norm = RMSNorm(c, mla.latent_norm_eps, name="q_a_norm")
+            norm = RMSNorm(c, mla.latent_norm_eps, "latent", name="q_a_norm")
             q_BTQ = norm(contract("btd,dq->btq", x_BTD, q_DQ))
             return contract("btq,qhe->bthe", q_BTQ, q_QHE)
 
@@ -250,4 +273,7 @@ class FeedForward(nn.Module):
         with jax.named_scope("feed_forward"):
             gate_BTF = ACTIVATIONS[c.activation](contract("btd,df->btf", x_BTD, gate_DF))
             hidden_BTF = gate_BTF * contract("btd,df->btf", x_BTD, up_DF)
-            return contract("btf,fd->btd", hidden_BTF, down_FD)
+            hidden_BTF = constrain(self, hidden_BTF, "batch", None, "mlp")
+            return constrain(
+                self, contract("btf,fd->btd", hidden_BTF, down_FD), "batch", None, None
+            )

@@ -63,13 +63,19 @@ def init_adapters(config: ModelConfig, key: jax.Array) -> dict:
     return split(transformer.init(config, key))[1]
 
 
-def start(config: ModelConfig, params: dict, key: jax.Array) -> tuple[dict, dict]:
+def start(
+    config: ModelConfig, params: dict, key: jax.Array, mesh: jax.sharding.Mesh
+) -> tuple[dict, dict]:
     """What a stage that starts from `params` keeps frozen, and what it trains.
 
     Returns:
-      (params, fresh adapters); without `config.lora` ({}, params).
+      (params, fresh adapters on the mesh); without `config.lora` ({}, params).
     """
-    return ({}, params) if config.lora is None else (params, init_adapters(config, key))
+    if config.lora is None:
+        return {}, params
+    shardings = split(transformer.param_shardings(config, mesh))[1]
+    init = jax.jit(functools.partial(init_adapters, config), out_shardings=shardings)
+    return params, init(key)
 
 
 def merge(config: ModelConfig, params: dict) -> dict:

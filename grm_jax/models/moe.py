@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from grm_jax.models.config import ModelConfig, MoEConfig
-from grm_jax.models.layers import ACTIVATIONS, FeedForward, parameter
+from grm_jax.models.layers import ACTIVATIONS, FeedForward, constrain, parameter
+from grm_jax.parallel import sharding
+from grm_jax.parallel.mesh import RULES, Rules
 
 _TILE = 128  # rows, and multiples of what megablox handles
 
@@ -101,13 +103,15 @@ _block_experts.defvjp(_block_experts_fwd, _block_experts_bwd)
 def _sorted_rows(ids_NA: jax.Array, num_experts: int, block: int, size: int):
     """Places (token, expert) pairs in rows sorted by expert, each expert at a multiple of `block`.
 
+    Pairs whose id is `num_experts` belong to nobody here; their rows come last.
+
     Returns:
       row_NA, the row of each pair; token_M, the token of each row, N for an empty one; and the
       end of each expert's rows, [X].
     """
     N, A = ids_NA.shape
     flat = ids_NA.reshape(-1)
-    counts_X = jnp.zeros(num_experts, jnp.int32).at[flat].add(1)
+    counts_X = jnp.zeros(num_experts + 1, jnp.int32).at[flat].add(1)
     ends_X = jnp.cumsum(-(-counts_X // block) * block)
     starts_X = ends_X - (-(-counts_X // block) * block)
     order = jnp.argsort(flat, stable=True)
@@ -115,14 +119,14 @@ def _sorted_rows(ids_NA: jax.Array, num_experts: int, block: int, size: int):
     rank = jnp.arange(N * A, dtype=jnp.int32) - (jnp.cumsum(counts_X) - counts_X)[flat[order]]
     rows = jnp.zeros(N * A, jnp.int32).at[order].set(starts_X[flat[order]] + rank)
     token_M = jnp.full(size, N, jnp.int32).at[rows].set(jnp.arange(N * A, dtype=jnp.int32) // A)
-    return rows.reshape(N, A), token_M, ends_X
+    return rows.reshape(N, A), token_M, ends_X[:-1]
 
 
 def _with_rows(ids_NA, num_experts, block, x_ND, compute):
     """Gathers tokens into sorted rows, computes, and returns each pair's result, [N, A, D]."""
     N, A = ids_NA.shape
-    # Each expert with a token wastes less than a block.
-    size = -(-(N * A + min(num_experts, N * A) * (block - 1)) // block) * block
+    # Each expert with a token, and nobody, wastes less than a block.
+    size = -(-(N * A + min(num_experts + 1, N * A) * (block - 1)) // block) * block
     row_NA, token_M, ends_X = _sorted_rows(ids_NA, num_experts, block, size)
     x_MD = jnp.concatenate([x_ND, jnp.zeros_like(x_ND[:1])])[token_M]
     return compute(x_MD, ends_X)[row_NA]
@@ -155,21 +159,23 @@ def _by_megablox(activation, x_ND, ids_NA, gate_XDF, up_XDF, down_XFD, *, interp
     def compute(x_MD, ends_X):
         rows = -(-len(x_MD) // _TILE) * _TILE
         x_MD = jnp.pad(x_MD, ((0, rows - len(x_MD)), (0, 0)))
-        # Rows of nobody are zero and go to the last expert: rows outside of all groups would
-        # come back uninitialised.
-        sizes_X = jnp.diff(ends_X.at[-1].set(rows), prepend=0)
+        sizes_X = jnp.diff(ends_X, prepend=0)
+        # Rows of nobody are not computed and come back uninitialised, in the gradient as well.
+        mine_M1 = (jnp.arange(rows, dtype=jnp.int32) < ends_X[-1])[:, None]
+        x_MD = jnp.where(mine_M1, x_MD, 0)
 
         def product(lhs, rhs):
             return megablox.gmm(lhs, rhs, sizes_X, preferred_element_type=lhs.dtype,
                                 interpret=interpret)  # fmt: skip
 
         hidden = ACTIVATIONS[activation](product(x_MD, gate_XDF)) * product(x_MD, up_XDF)
-        return product(hidden, down_XFD)
+        return jnp.where(mine_M1, product(hidden, down_XFD), 0)
 
     return _with_rows(ids_NA, num_experts, 1, x_ND, compute)
 
 
-def _all_experts(activation, path, x_ND, ids_NA, weights_NA, *weights):
+def _local_experts(activation, path, x_ND, ids_NA, weights_NA, *weights):
+    """The weighted sum in float32; ids that no expert has here add nothing."""
     blocks = functools.partial(_by_blocks, activation)
     tiles = functools.partial(_by_megablox, activation)
     if path == "auto" and any(size % _TILE for size in weights[0].shape[1:]):
@@ -178,8 +184,47 @@ def _all_experts(activation, path, x_ND, ids_NA, weights_NA, *weights):
         out_NAD = jax.lax.platform_dependent(x_ND, ids_NA, *weights, tpu=tiles, default=blocks)
     else:
         out_NAD = {"blocks": blocks, "megablox": tiles}[path](x_ND, ids_NA, *weights)
-    summed = jnp.einsum("nad,na->nd", out_NAD.astype(jnp.float32), weights_NA)
-    return summed.astype(x_ND.dtype)
+    return jnp.einsum("nad,na->nd", out_NAD.astype(jnp.float32), weights_NA)
+
+
+def _all_experts(activation, path, rules, x_ND, ids_NA, weights_NA, *weights):
+    """`_local_experts` on each device of the mesh, with the experts that the device keeps.
+
+    Devices that share out experts see the tokens of all of them, work on those of their own
+    experts, and add up: every token reaches its experts however uneven the choice is.
+    """
+    local = functools.partial(_local_experts, activation, path)
+    mesh = sharding.current_mesh()
+    if mesh is None:
+        return local(x_ND, ids_NA, weights_NA, *weights).astype(x_ND.dtype)
+    batch, parts, widths = (
+        sharding.mesh_axes(mesh.shape, rules, name) for name in ("batch", "experts", "expert_mlp")
+    )
+    gathered = tuple(axis for axis in parts if axis in batch)
+    summed = (*widths, *(axis for axis in parts if axis not in batch))
+
+    def on_device(x_nD, ids_nA, weights_nA, *own):
+        tokens = (x_nD, ids_nA, weights_nA)
+        if gathered:
+            tokens = (jax.lax.all_gather(x, gathered, tiled=True) for x in tokens)
+        x_ND, ids_NA, weights_NA = tokens
+        if parts:
+            ids_NA = ids_NA - jax.lax.axis_index(parts) * len(own[0])
+            ids_NA = jnp.where((ids_NA >= 0) & (ids_NA < len(own[0])), ids_NA, len(own[0]))
+        out = local(x_ND, ids_NA, weights_NA, *own)
+        out = jax.lax.psum(out, summed) if summed else out
+        out = jax.lax.psum_scatter(out, gathered, tiled=True) if gathered else out
+        return out.astype(x_nD.dtype)
+
+    def split(names, x):
+        return sharding.spec(mesh.shape, rules, names, x.shape, "experts: activation or weights")
+
+    tokens = split(("batch", None), x_ND)
+    outer, inner = ("experts", None, "expert_mlp"), ("experts", "expert_mlp", None)
+    specs = [split(names, w) for names, w in zip((outer, outer, inner), weights, strict=True)]
+    return jax.shard_map(
+        on_device, in_specs=(tokens, tokens, tokens, *specs), out_specs=tokens, check_vma=False
+    )(x_ND, ids_NA, weights_NA, *weights)
 
 
 def apply_experts(
@@ -191,6 +236,8 @@ def apply_experts(
     gate_XDF: jax.Array,
     up_XDF: jax.Array,
     down_XFD: jax.Array,
+    *,
+    rules: Rules = RULES,
 ) -> jax.Array:
     """sum over a of weights[n, a] * feed_forward[ids[n, a]](x[n]), [N, D].
 
@@ -204,8 +251,9 @@ def apply_experts(
       ids_NA: int32 experts of each token.
       weights_NA: float32 weight of each.
       gate_XDF, up_XDF, down_XFD: weights of the experts; may not be mapped.
+      rules: which mesh axes split tokens ("batch"), experts and their width.
     """
-    plain = functools.partial(_all_experts, activation, path)
+    plain = functools.partial(_all_experts, activation, path, rules)
 
     @jax.custom_batching.custom_vmap
     def foldable(*args):
@@ -216,10 +264,13 @@ def apply_experts(
         *tokens, gate, up, down = args
         if any(is_mapped[3:]):
             raise ValueError("moe: weights of experts cannot be mapped, only tokens")
-        tokens = [x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
+        # Tokens lead, as they are split over the mesh, and their mapped copies follow.
+        tokens = [jnp.swapaxes(x, 0, 1) if mapped
+                  else jnp.broadcast_to(x[:, None], (len(x), size, *x.shape[1:]))
                   for x, mapped in zip(tokens, is_mapped[:3], strict=True)]  # fmt: skip
         merged = (x.reshape(-1, *x.shape[2:]) for x in tokens)
-        return foldable(*merged, gate, up, down).reshape(tokens[0].shape), True
+        out = foldable(*merged, gate, up, down)
+        return jnp.swapaxes(out.reshape(tokens[0].shape), 0, 1), True
 
     # custom_vmap knows no reverse mode; the backward pass is that of the plain function.
     @jax.custom_vjp
@@ -258,9 +309,11 @@ class Experts(nn.Module):
                                    precision=jax.lax.Precision.HIGHEST)  # fmt: skip
             ids_NA, weights_NA = route(moe, logits_NX, bias_X)
         with jax.named_scope("experts"):
-            out_ND = apply_experts(c.activation, c.expert_path, x_ND, ids_NA, weights_NA,
-                                   gate_XDF, up_XDF, down_XFD)  # fmt: skip
-        out_BTD = out_ND.reshape(x_BTD.shape)
+            out_ND = x_ND
+            if not self.is_initializing():  # which needs no result, and its token fits no mesh
+                out_ND = apply_experts(c.activation, c.expert_path, x_ND, ids_NA, weights_NA,
+                                       gate_XDF, up_XDF, down_XFD, rules=c.rules)  # fmt: skip
+        out_BTD = constrain(self, out_ND.reshape(x_BTD.shape), "batch", None, None)
         if moe.shared_dim:
             out_BTD += FeedForward(c, moe.shared_dim, name="shared")(x_BTD)
         return out_BTD

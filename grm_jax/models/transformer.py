@@ -7,6 +7,7 @@ Letters: B batch, T tokens, D width, H query heads, K key/value heads, E head wi
 feed-forward width, L layers, V vocabulary.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,8 +16,16 @@ import jax.numpy as jnp
 
 from grm_jax.models.attention import Keys
 from grm_jax.models.config import ModelConfig
-from grm_jax.models.layers import Attention, FeedForward, LatentAttention, RMSNorm, parameter
+from grm_jax.models.layers import (
+    Attention,
+    FeedForward,
+    LatentAttention,
+    RMSNorm,
+    constrain,
+    parameter,
+)
 from grm_jax.models.moe import Experts
+from grm_jax.parallel import sharding
 
 
 class KVBlock(NamedTuple):
@@ -88,7 +97,7 @@ class Transformer(nn.Module):
         embedding_VD = parameter(self, "embedding", table_axes, table_shape, c.embed_dim**-0.5)
         if not c.tied_embeddings and self.is_initializing():  # only `heads.logits` reads it
             parameter(self, "lm_head", table_axes, table_shape, c.embed_dim**-0.5)
-        x_BTD = embedding_VD[tokens_BT]
+        x_BTD = constrain(self, embedding_VD[tokens_BT], "batch", None, None)
         if c.scale_embeddings:
             # The published weights expect the factor in the activation type: 67.88 is 68 in bf16.
             x_BTD = x_BTD * jnp.asarray(c.embed_dim**0.5, x_BTD.dtype)
@@ -138,9 +147,39 @@ def abstract_params(config: ModelConfig) -> dict:
     return jax.eval_shape(lambda: init(config, jax.random.key(0)))
 
 
+@functools.lru_cache
 def logical_axes(config: ModelConfig) -> dict:
     """The parameter tree with a `PartitionSpec` of logical axis names at each leaf."""
     return nn.get_partition_spec(jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0))))
+
+
+def param_shardings(config: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
+    """The parameter tree with a `NamedSharding` at each leaf, by the rules of the config.
+
+    Raises:
+      ValueError: naming the parameter, as `parallel.sharding.spec`.
+    """
+    return sharding.shardings(mesh, config.rules, logical_axes(config), abstract_params(config))
+
+
+def constrain_params(config: ModelConfig, tree: dict) -> dict:
+    """Fixes how parameters, or what has their shapes, are split; the identity without a mesh.
+
+    Args:
+      config: shape of the model.
+      tree: all parameters, or some of them at their places in the tree.
+    """
+    if sharding.current_mesh() is None:
+        return tree
+    names = dict(jax.tree_util.tree_leaves_with_path(
+        logical_axes(config), is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+    ))  # fmt: skip
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: sharding.constrain(
+            config.rules, x, names[path], "/".join(part.key for part in path)
+        ),
+        tree,
+    )
 
 
 def apply(

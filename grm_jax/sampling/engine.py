@@ -1,5 +1,6 @@
 """The jitted engine: draws one work unit, moving stragglers into smaller shapes."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grm_jax.models.config import ModelConfig
+from grm_jax.parallel.sharding import fetch, put
 from grm_jax.sampling import keys, sampler
 from grm_jax.sampling.scheduler import Bucket, Buckets, WorkUnit
 
@@ -55,15 +57,17 @@ def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):
     )
 
 
-@jax.jit
-def compact(state, prefix, lengths_P, keys_PS, rows_Q, columns_QR):
+@functools.partial(jax.jit, static_argnums=0)
+def compact(config, state, prefix, lengths_P, keys_PS, rows_Q, columns_QR):
     """The same decoding with some prompts and samples left out."""
     prefix = prefix._replace(
         k_LBKTE=prefix.k_LBKTE[:, rows_Q], v_LBKTE=prefix.v_LBKTE[:, rows_Q],
         positions_BT=prefix.positions_BT[rows_Q], segment_ids_BT=prefix.segment_ids_BT[rows_Q],
     )  # fmt: skip
     keys_QR = jnp.take_along_axis(keys_PS[rows_Q], columns_QR, axis=1)
-    return _take(state, rows_Q, columns_QR), prefix, lengths_P[rows_Q], keys_QR
+    state = sampler.constrain_caches(config, _take(state, rows_Q, columns_QR))
+    prefix = sampler.constrain_prefix(config, prefix)
+    return state, prefix, lengths_P[rows_Q], keys_QR
 
 
 def declared_programs(buckets: Buckets, *, moves: bool = True, shards: int = 1) -> set[tuple]:
@@ -102,7 +106,7 @@ def _moves(bucket: Bucket, sizes: tuple[int, ...], shards: int) -> list[Bucket]:
 
 
 class JittedEngine:
-    """Draws work units on the local devices.
+    """Draws work units on the devices of a mesh, or on the default one.
 
     Decoding runs in chunks of tokens. When more than half of a unit's samples are done, the rest
     moves into the next smaller bucket: which samples move, and where, depends on the unit alone.
@@ -138,6 +142,10 @@ class JittedEngine:
         self._pad_id = pad_id
         self._chunk = chunk
         self._sharding = sharding
+        self._shards = 1  # devices that the prompts are split over
+        if sharding is not None:
+            devices = sharding.num_devices
+            self._shards = devices // sharding.shard_shape((devices,))[0]
 
     def run(
         self,
@@ -171,7 +179,7 @@ class JittedEngine:
             active_PS[p, : len(request.samples)] = True
         uids = [request.uid for request in unit.requests]
         keys_PS = keys.sample_keys(stage_key, uids + [""] * (P - len(uids)), indices_PS)
-        seeds_PS2 = jax.device_get(jax.random.key_data(keys_PS))
+        seeds_PS2 = fetch(jax.random.key_data(keys_PS))
         results = self._decode(
             params, unit.bucket, tokens_PT, lengths_P, keys_PS, active_PS,
             temperature, top_p, max_new_tokens,
@@ -199,7 +207,7 @@ class JittedEngine:
         return completions
 
     def _put(self, x):
-        return jax.device_put(x, self._sharding)
+        return put(x, self._sharding)
 
     def _decode(
         self, params, bucket, tokens_PT, lengths_P, keys_PS, active_PS, temperature, top_p, limit
@@ -223,18 +231,19 @@ class JittedEngine:
                 stop_ids=self._stop_ids, pad_id=self._pad_id,
             )  # fmt: skip
             self.programs.add(("decode", bucket))
-            done_PS = jax.device_get(state.done_PS)
+            done_PS = fetch(state.done_PS)
             finished = end == limit or done_PS.all()
             smaller = None if finished else self._smaller(bucket, done_PS)
             if finished or smaller is not None:
-                out = _scatter(out, jax.device_get(sampler.samples(state)), places_QR)
+                out = _scatter(out, fetch(sampler.samples(state)), places_QR)
             if finished:
                 return out
             if smaller is not None:
                 rows, columns = _survivors(done_PS, smaller)
                 state, prefix, lengths, keys_now = compact(
-                    state, prefix, lengths, keys_now, jax.device_put(rows), jax.device_put(columns)
-                )
+                    self.config, state, prefix, lengths, keys_now,
+                    jax.device_put(rows), jax.device_put(columns),
+                )  # fmt: skip
                 self.programs.add(("compact", bucket, smaller))
                 places_QR = np.take_along_axis(places_QR[rows], columns, axis=1)
                 bucket = smaller
@@ -242,10 +251,9 @@ class JittedEngine:
     def _smaller(self, bucket: Bucket, done_PS: np.ndarray) -> Bucket | None:
         """The smallest shape for the survivors, if they fill at most half of this one."""
         alive_P = (~done_PS).sum(axis=1)
-        shards = 1 if self._sharding is None else self._sharding.num_devices
         fits = [
             smaller
-            for smaller in _moves(bucket, self.buckets.samples, shards)
+            for smaller in _moves(bucket, self.buckets.samples, self._shards)
             if (alive_P > 0).sum() <= smaller.P and alive_P.max() <= smaller.S
         ]
         return min(fits, key=lambda smaller: smaller.P * smaller.S, default=None)

@@ -26,6 +26,7 @@ import numpy as np
 from grm_jax.models import heads, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.transformer import KVBlock
+from grm_jax.parallel import sharding
 
 _TOP_P_STEPS = 40  # halvings of the probability threshold
 
@@ -90,7 +91,34 @@ def prefill(
     )
     segment_ids_PT = (positions_PT < lengths_P[:, None] - 1).astype(jnp.int32)
     _, block = transformer.apply(config, params, tokens_PT, positions_PT, segment_ids_PT)
-    return block
+    return constrain_prefix(config, block)
+
+
+def _cache_heads(config: ModelConfig) -> str | None:
+    """Logical axis of K in a cache; latents are shared by all heads and never split."""
+    return "kv_heads" if config.mla is None else None
+
+
+def constrain_prefix(config: ModelConfig, prefix: KVBlock) -> KVBlock:
+    """Fixes how a prefix is split over the mesh: by prompts and key/value heads."""
+    kv_axes = (None, "batch", _cache_heads(config), None, None)
+    return KVBlock(*(
+        sharding.constrain(config.rules, x, axes, f"prefix {name}")
+        for name, x, axes in zip(
+            KVBlock._fields, prefix, (kv_axes, kv_axes, ("batch", None), ("batch", None)),
+            strict=True,
+        )
+    ))  # fmt: skip
+
+
+def constrain_caches(config: ModelConfig, state: DecodeState) -> DecodeState:
+    """Fixes how the caches of a state are split over the mesh: as those of the prefix."""
+    axes = (None, None, None, "batch", _cache_heads(config), None, None)
+    k_cache, v_cache = (
+        tuple(sharding.constrain(config.rules, x, axes, "cache") for x in caches)
+        for caches in (state.k_JSIPKUE, state.v_JSIPKUE)
+    )
+    return state._replace(k_JSIPKUE=k_cache, v_JSIPKUE=v_cache)
 
 
 def start(
@@ -113,7 +141,7 @@ def start(
         for width in config.cache_widths
     )
     zeros_PSU = jnp.zeros((P, S, buffer), jnp.float32)
-    return DecodeState(
+    state = DecodeState(
         step=jnp.zeros((), jnp.int32),
         last_PS=jnp.broadcast_to(last_P[:, None], (P, S)).astype(jnp.int32),
         done_PS=~active_PS,
@@ -124,6 +152,7 @@ def start(
         k_JSIPKUE=k_cache,
         v_JSIPKUE=v_cache,
     )
+    return constrain_caches(config, state)
 
 
 def _by_stack(config: ModelConfig, x: jax.Array) -> tuple[jax.Array, ...]:

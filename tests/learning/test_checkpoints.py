@@ -1,10 +1,15 @@
 """Checkpoints come back bit for bit, and a kill never costs the previous one."""
 
+import contextlib
+import math
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import absl.logging
 import grain
@@ -49,6 +54,7 @@ def test_state_key_meta_and_iterator_round_trip(tmp_path):
     checkpoints = Checkpoints(tmp_path / "grpo")
     checkpoints.save(3, state, meta, data)
     expected = [next(data) for _ in range(3)]
+    checkpoints.wait()
 
     resumed = pipeline()
     restored, found = Checkpoints(tmp_path / "grpo").restore(
@@ -71,6 +77,7 @@ def test_latest_keeps_the_last_two_and_restores_by_step(tmp_path):
         checkpoints.restore(jax.eval_shape(make_state))
     for step in (2, 5, 9):
         checkpoints.save(step, make_state(step), {"step": step})
+    assert (checkpoints.latest(), checkpoints.steps()) == (9, [5, 9])
     reopened = Checkpoints(tmp_path, keep=2)
     assert (reopened.latest(), reopened.steps()) == (9, [5, 9])
     state, meta = reopened.restore(jax.eval_shape(make_state), step=5)
@@ -97,9 +104,10 @@ def test_restored_arrays_do_not_compile_a_program_again(tmp_path, compilation_co
         return jax.tree.map(lambda x: x + 1, state.params), jax.random.bits(state.key)
 
     state = make_state()
-    Checkpoints(tmp_path / "c").save(1, state, {})
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(1, state, {})
     save_params(tmp_path / "p", state.params)
-    restored, _ = Checkpoints(tmp_path / "c").restore(jax.eval_shape(make_state))
+    restored, _ = checkpoints.restore(jax.eval_shape(make_state))
     params = load_params(tmp_path / "p", jax.eval_shape(make_state).params)
     with compilation_counter() as compiled:
         program(state)
@@ -125,6 +133,216 @@ def test_nothing_is_said(tmp_path, capfd, caplog):
         absl.logging.set_verbosity(before)
 
 
+@pytest.fixture
+def held_writes():
+    """Holds every folder that another thread makes, and so the write into it, until it is set."""
+    release, in_use = threading.Event(), True
+
+    def hold(event, args):
+        in_background = threading.current_thread() is not threading.main_thread()
+        if in_use and event == "os.mkdir" and in_background:
+            assert release.wait(60)
+
+    sys.addaudithook(hold)  # for the rest of the process: there is no way to take it back
+    yield release
+    in_use = False
+    release.set()
+
+
+def test_a_save_holds_the_values_of_its_call(tmp_path, held_writes):
+    def step(state):
+        return jax.tree.map(lambda x: x if x.dtype == state.key.dtype else x + 1, state)
+
+    step = jax.jit(step, donate_argnums=0)
+    state = step(make_state())
+    expected, meta = jax.tree.map(jnp.copy, state), {"offset": 7, "rollouts": [1]}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, meta)
+    # Nothing is on disk yet, and everything that was saved moves on.
+    for _ in range(3):
+        state = step(state)
+    jax.block_until_ready(state)
+    meta["offset"] = 8
+    meta["rollouts"].append(2)
+    assert not list(tmp_path.glob("*/*/*")), "the write did not wait for the test"
+    held_writes.set()
+    restored, found = checkpoints.restore(jax.eval_shape(make_state))
+    assert found == {"offset": 7, "rollouts": [1]}
+    assert_equal(restored, expected)
+    assert restored.step == 1 and state.step == 4
+
+
+def test_a_save_waits_for_the_one_before(tmp_path, held_writes):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(1), {})
+    second = threading.Thread(target=lambda: checkpoints.save(2, make_state(2), {}))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive() and not (tmp_path / "1").exists()
+    held_writes.set()
+    second.join()
+    assert (tmp_path / "1").exists()
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [1, 2]
+
+
+def flip(path):
+    """Changes one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def largest(checkpoint):
+    """The file that holds the largest array; orbax reads another bit of it without a word."""
+    return max(checkpoint.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+
+
+def half_copied(checkpoint):
+    shutil.rmtree(checkpoint / "state")
+    (checkpoint / "SHA256SUMS").unlink()
+
+
+DAMAGE = {
+    "a bit": (lambda c: flip(largest(c)), "is not what was written"),
+    "cut short": (lambda c: os.truncate(largest(c), 100), "is not what was written"),
+    "a file": (lambda c: (c / "meta/metadata").unlink(), "meta/metadata is missing"),
+    "half copied": (half_copied, "not complete or not readable"),
+    "checksums": (lambda c: (c / "SHA256SUMS").write_bytes(b"\xff\n"), "not complete or not read"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, caplog):
+    def make_state(seed=0):
+        return {"a": jax.random.normal(jax.random.key(seed), (10_000,))}
+
+    damage, message = DAMAGE[how]
+    checkpoints = Checkpoints(tmp_path)
+    for step in (3, 4, 5):
+        checkpoints.save(step, make_state(step), {"step": step}, pipeline())
+    checkpoints.close()
+    damage(tmp_path / "5")
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}/5: damaged checkpoint: .*{message}"):
+        checkpoints.restore(jax.eval_shape(make_state), step=5)
+    state, meta = checkpoints.restore(jax.eval_shape(make_state), data_iterator=pipeline())
+    assert_equal(state, make_state(4))
+    assert meta == {"step": 4}
+    (warning,) = caplog.messages
+    assert f"{tmp_path}/5: " in warning and message in warning and "from step 4" in warning
+    # The step can be saved again; what was damaged is kept, once.
+    for again in range(2):
+        checkpoints.save(5, make_state(6), {"step": 6})
+        assert checkpoints.steps() == [4, 5]
+        damage(tmp_path / "5")
+        _, meta = checkpoints.restore(jax.eval_shape(make_state))
+        assert meta == {"step": 4}, again
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "5.damaged"]
+
+
+def test_only_damaged_checkpoints_are_an_error_again_and_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), {})
+    checkpoints.close()
+    for step in (1, 2):
+        flip(largest(tmp_path / str(step)))
+    for _ in range(2):
+        checkpoints = Checkpoints(tmp_path)
+        assert checkpoints.latest() == 2
+        with pytest.raises(ValueError, match=r"every checkpoint .*/2: state.*/1: state.* written"):
+            checkpoints.restore(jax.eval_shape(make_state))
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+    """The kernel refuses to make a file larger than `size` bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_previous_one(tmp_path):
+    def state(seed):
+        return {"a": jax.random.normal(jax.random.key(seed), (20_000,))}
+
+    folder, params = tmp_path / "checkpoints", tmp_path / "params"
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(1, state(1), {"step": 1})
+    checkpoints.wait()
+    save_params(params, state(1))
+    with files_up_to(20_000):
+        checkpoints.save(2, state(2), {"step": 2})
+        with pytest.raises(OSError, match=f"{folder}/2: the checkpoint could not be written: .+"):
+            checkpoints.save(3, state(3), {"step": 3})
+        with pytest.raises(OSError, match=f"{params}: the parameters could not be written: .+"):
+            save_params(params, state(2))
+        assert [path.name for path in folder.iterdir()] == ["1"], "room is still taken"
+    assert_equal(load_params(params, state(0)), state(1))
+    restored, meta = Checkpoints(folder).restore(state(0))
+    assert meta == {"step": 1}
+    assert_equal(restored, state(1))
+    save_params(params, state(2))
+    assert_equal(load_params(params, state(0)), state(2))
+
+
+# Saves, or restores and compares, on as many devices as the environment makes. `kernel` is cut in
+# both axes, `bias` in one, `scale` is whole on every device.
+MESHES = """
+    import sys
+    import jax, numpy as np
+    from grm_jax.learning.checkpoints import Checkpoints
+
+    mode, folder, rows, columns = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    P, auto = jax.P, jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((rows, columns), ("data", "model"), axis_types=(auto, auto))
+    specs = {"kernel": P("data", "model"), "bias": P("model"), "scale": P(), "key": P()}
+    shardings = {name: jax.sharding.NamedSharding(mesh, spec) for name, spec in specs.items()}
+    rng = np.random.default_rng(0)
+    state = {
+        "kernel": rng.normal(size=(16, 8)).astype(np.float32),
+        "bias": rng.normal(size=8).astype(jax.numpy.bfloat16),
+        "scale": rng.normal(size=3).astype(np.float32),
+        "key": jax.random.key(5),
+    }
+    assert jax.device_count() == rows * columns
+    placed = jax.device_put(state, shardings)
+    if mode == "save":
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(1, placed, {})
+        checkpoints.close()
+    else:
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
+        )
+        restored, _ = Checkpoints(folder).restore(abstract)
+        for name, x in restored.items():
+            assert x.sharding == shardings[name], name
+            data = jax.random.key_data if name == "key" else np.asarray
+            assert np.asarray(data(x)).tobytes() == np.asarray(data(state[name])).tobytes(), name
+        print("equal", x.sharding.mesh.size)
+"""
+
+
+def test_a_sharded_state_is_restored_on_other_meshes(tmp_path, repo_root):
+    def on_mesh(mode, *mesh):
+        flags = f"--xla_force_host_platform_device_count={math.prod(map(int, mesh))}"
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(MESHES), mode, tmp_path, *mesh],
+            env={**os.environ, "PYTHONPATH": str(repo_root), "JAX_PLATFORMS": "cpu",
+                 "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE, text=True, check=True, timeout=120,
+        ).stdout  # fmt: skip
+
+    on_mesh("save", "4", "2")
+    assert on_mesh("restore", "2", "2") == "equal 4\n"
+    assert on_mesh("restore", "1", "1") == "equal 1\n"
+
+
 # Dies by SIGKILL when a save reaches a given file operation: event of the audit hook, name of the
 # file. One process imports jax, which is most of the cost, and forks before a backend exists.
 CHILD = """
@@ -145,6 +363,7 @@ CHILD = """
         sys.addaudithook(watch)
         if kind == "manager":
             store.save(2, value, {"step": 2})
+            store.wait()
         else:
             checkpoints.save_params(folder, value)
 
@@ -155,9 +374,11 @@ CHILD = """
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
-# Amid the arrays; complete but not yet committed; committed, while the previous one is removed.
+# Amid the arrays; while checksums are listed; complete but not yet committed; committed, while the
+# previous one is removed.
 MANAGER_KILLS = {
     ("open", "_METADATA"): 1,
+    ("open", "SHA256SUMS"): 1,
     ("os.rename", "2.orbax-checkpoint-tmp"): 1,
     ("shutil.rmtree", "1"): 2,
 }

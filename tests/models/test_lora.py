@@ -12,6 +12,7 @@ from jaxprs import equations
 from grm_jax.models import heads, hub, layers, lora, transformer
 from grm_jax.models.config import VARIANTS, LoRAConfig
 from grm_jax.models.hub import config_file
+from grm_jax.parallel.mesh import MeshConfig, make_mesh
 
 LORA = LoRAConfig(rank=3, alpha=6.0)
 GEMMA = dataclasses.replace(VARIANTS["tiny"], sliding_window=5, lora=LORA)
@@ -323,11 +324,13 @@ def test_split_and_join():
 
 
 def test_start():
-    params = random_params(lora.strip(GEMMA))
-    base, trained = lora.start(lora.strip(GEMMA), params, jax.random.key(0))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    params, key = random_params(lora.strip(GEMMA)), jax.random.key(0, impl="rbg")
+    base, trained = lora.start(lora.strip(GEMMA), params, key, mesh)
     assert base == {} and trained is params
-    base, trained = lora.start(GEMMA, params, jax.random.key(0, impl="rbg"))
+    base, trained = lora.start(GEMMA, params, key, mesh)
     assert base is params and lora.split(trained) == ({}, trained)
+    assert all(x.sharding.mesh == mesh for x in jax.tree.leaves(trained))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -207,14 +207,20 @@ def run_benchmark(run: runs.Run) -> None:
         drawn.append(measurement.draw(arm, sampled[-1], k=None))
         drawn.append(measurement.draw(arm, sampled[-1], k=config.ablation_k))
 
-    suites = [
+    write_report(run, to_suites(comparisons, drawn), rules)
+
+
+def to_suites(
+    comparisons: dict[str, list[Comparison]], drawn: Sequence[dict[str, Drawn]]
+) -> list[Suite]:
+    """What was drawn, suite by suite."""
+    return [
         Suite(
             name, SUITES[name].coverage(own) if name in SUITES else "", own,
             tuple(one[name] for one in drawn),
         )
         for name, own in comparisons.items()
     ]  # fmt: skip
-    write_report(run, suites, rules)
 
 
 def write_report(run: runs.Run, suites: Sequence[Suite], rules: CountingRules) -> None:

@@ -223,12 +223,15 @@ def to_suites(
     ]  # fmt: skip
 
 
+def count(suites: Sequence[Suite], rules: CountingRules) -> dict[str, list[counting.Line]]:
+    """The lines of each suite, by name."""
+    widest = max(comparison.n for suite in suites for comparison in suite.comparisons)
+    return {suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites}
+
+
 def write_report(run: runs.Run, suites: Sequence[Suite], rules: CountingRules) -> None:
     """Tables, figures, samples, and what the terminal shows."""
-    widest = max(comparison.n for suite in suites for comparison in suite.comparisons)
-    lines = {
-        suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites
-    }
+    lines = count(suites, rules)
     notes = report.notes(suites, rules, run.draw_config("benchmark"))
     report.scaling_figure(
         run, suites, rules, lines, f"bands: 95 % over comparisons; ties: {rules.tie_policy}"

@@ -409,3 +409,13 @@ PUBLISHED_PARAMETERS: dict[str, int] = {
     "deepseek_v2_236b": 235_741_434_880,
     "deepseek_v3_671b": 671_026_419_200,
 }
+
+
+def published_variant(config: ModelConfig) -> str | None:
+    """The published variant of the same main sizes, whatever its other settings; None if none."""
+    sizes = ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim",
+             "ffn_dim")  # fmt: skip
+    for name in PUBLISHED_PARAMETERS:
+        if all(getattr(VARIANTS[name], size) == getattr(config, size) for size in sizes):
+            return name
+    return None

@@ -34,7 +34,7 @@ import rich.progress
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import processes, schema, settings
+from experiments import launch, schema, settings
 from experiments.metrics import Metrics
 from grm_jax.data.comparison import Comparison, read_jsonl
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
@@ -42,7 +42,7 @@ from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import ModelConfig
-from grm_jax.parallel import sharding
+from grm_jax.parallel import processes, sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
@@ -54,8 +54,8 @@ from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sen
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 
-# Sections that may change between runs on one workdir: they decide no parameters.
-_FREE_SECTIONS = ("benchmark",)
+# Sections that may change between runs on one workdir: they decide no parameters, up to rounding.
+_FREE_SECTIONS = ("benchmark", "mesh")
 
 # What one process of several writes. Everything else is read, or written in parts, by all.
 _LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
@@ -90,7 +90,7 @@ class Run:
             self._lock = _claim(self.workdir)
         self._check_config()
         self.mesh = _set_up_devices(settings.from_section(MeshConfig, self.config, "mesh"))
-        self._logs = processes.own_logs(self.workdir, _LOGS)
+        self._logs = launch.own_logs(self.workdir, _LOGS)
         self.console.quiet = not self.writes
         # Made here and not on first use, which may be inside a trace.
         with jax.set_mesh(self.mesh):
@@ -298,7 +298,7 @@ class Run:
         checkpoint = hub.load(folder, param_dtype=param_dtype, shardings=shardings)
         return checkpoint._replace(
             config=dataclasses.replace(checkpoint.config, rules=self.model.rules),
-            head=jax.device_put(checkpoint.head, self.on_every_device),
+            head=sharding.put(checkpoint.head, self.on_every_device),
         )
 
     def fingerprint(self, digest: str, draw: DrawConfig, work: Iterable = ()) -> str:
@@ -392,10 +392,12 @@ def _claim(workdir: pathlib.Path):
 def _set_up_devices(config: MeshConfig) -> jax.sharding.Mesh:
     """The mesh. A CPU gets as many devices as it wants; each works with one thread of its own.
 
+    Of several processes each has one device of the CPU, or as many as XLA_FLAGS says.
+
     Raises:
       ValueError: if the mesh does not take all devices of the machine.
     """
-    if config.size > 1:
+    if config.size > 1 and not processes.several():
         flag = "--xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
         with contextlib.suppress(RuntimeError):  # too late once a backend is up, as in tests
@@ -449,7 +451,7 @@ def main(experiment: Callable[[Run], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
         try:
-            processes.start(pathlib.Path(_WORKDIR.value))
+            launch.start(pathlib.Path(_WORKDIR.value))
             run = Run(_CONFIG.value, _WORKDIR.value)
             signal.signal(signal.SIGTERM, run.ask_to_stop)
             with jax.set_mesh(run.mesh):
@@ -457,8 +459,12 @@ def main(experiment: Callable[[Run], None]) -> None:
         except Stopped as stopped:
             run.say(str(stopped))
             sys.exit(STOPPED)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
+        except Exception as error:
+            if processes.several():
+                launch.fail(pathlib.Path(_WORKDIR.value), error)
+            if isinstance(error, ValueError | OSError):
+                sys.exit(f"error: {error}")
+            raise
 
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(with_flags)

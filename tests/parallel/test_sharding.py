@@ -1,6 +1,7 @@
 """Rules, and the errors that stand where others fall back to whole copies in silence."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def test_spec():
     assert sharding.spec(sizes, RULES, ("batch",), (8,), "x") == jax.P(("data", "fsdp"))
     with pytest.raises(ValueError, match="x: logical axis 'width' has no rule"):
         spec(("width",), (8,))
-    with pytest.raises(ValueError, match="x: mesh axis 'fsdp' would split both 'batch' and 'embed'"):
+    with pytest.raises(ValueError, match="x: mesh axis 'fsdp' would split both 'batch'"):
         spec(("batch", "embed"), (8, 8))
     with pytest.raises(ValueError, match="x: 'embed' has size 6, which the 4 devices of mesh axis"):
         spec(("embed",), (6,))
@@ -100,6 +101,7 @@ def lowered_update(config, mesh):
 # the feed-forward layer. Each stands in the forward pass, in what the backward pass recomputes,
 # and, transposed, in the backward pass itself.
 PER_GROUP = 2 * 6
+CONSTRAINT = re.compile(r"sharding_constraint %\S+ <@mesh")  # PRNG keys have one without a mesh
 # Embedded tokens and logits, forward, recomputed (logits) and backward.
 REST = 2 + 3
 
@@ -108,10 +110,9 @@ def test_constraints_are_in_the_program():
     config = dataclasses.replace(TINY, remat=True)
     text = lowered_update(config, make_mesh(MeshConfig(fsdp=4, tensor=2)))
     leaves = len(jax.tree.leaves(transformer.abstract_params(config)))
-    assert text.count("sharding_constraint <@mesh") == 3 * PER_GROUP + REST + leaves
-    assert "sharding_constraint <@mesh" not in lowered_update(
-        config, make_mesh(MeshConfig(), jax.devices()[:1])
-    )
+    assert len(CONSTRAINT.findall(text)) == 3 * PER_GROUP + REST + leaves
+    alone = lowered_update(config, make_mesh(MeshConfig(), jax.devices()[:1]))
+    assert not CONSTRAINT.findall(alone)
 
 
 def test_resharding_is_one_program_and_leaves_alone_what_is_in_place(compilation_counter):

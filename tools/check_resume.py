@@ -366,7 +366,7 @@ def compare(whole: pathlib.Path, killed: pathlib.Path) -> Iterator[tuple[str, st
             if kind == "checkpoints":
                 step = Checkpoints(whole / kind / stage).latest()
                 name = f"{kind}/{stage}/{step}/{item}"
-                for file in ("data/process_0-of-1.json", "meta/metadata"):
+                for file in ("data/metadata", "meta/metadata"):
                     file = f"{kind}/{stage}/{step}/{file}"
                     yield file, _same_bytes(whole / file, killed / file)
             yield name, _same_arrays(whole / name, killed / name)

@@ -58,7 +58,7 @@ def test_killed_and_stopped_equals_unbroken(runner, whole):
     differences = dict(check_resume.compare(whole, killed))
     assert {name: text for name, text in differences.items() if text} == {}
     for name in ("params/meta_rm/params", "checkpoints/grpo/8/state", "trajectories/grpo.jsonl",
-                 "checkpoints/base/8/data/process_0-of-1.json"):  # fmt: skip
+                 "checkpoints/base/8/data/metadata"):  # fmt: skip
         assert name in differences
     # A run in which nothing is learnt would be equal to anything.
     last = [record for record in Metrics(whole).read() if record["stage"] == "grpo"][-1]
@@ -120,7 +120,7 @@ def test_each_difference_is_found(whole, tmp_path):
     assert re.match(r"line \d+ differs", differences.pop("trajectories/grpo.jsonl"))
     assert differences == bits | {
         f"checkpoints/grpo/8/{item}": "is missing"
-        for item in ("state", "meta/metadata", "data/process_0-of-1.json")
+        for item in ("state", "meta/metadata", "data/metadata")
     }
 
 

@@ -88,6 +88,8 @@ BARS = {
     "grpo": "grpo", "meta_rm: drawing": "meta_rm", "meta_rm": "meta_rm",
 }  # fmt: skip
 
+STAGES = tuple(EXPERIMENTS)
+
 # Moments inside a write: the call of Python that is not reached any more, by event of the audit
 # hook and name of the file.
 WRITES = {
@@ -440,10 +442,11 @@ def environment(cache: pathlib.Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 if everything is bitwise equal, otherwise 1."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--kills", type=int, default=10, help="of each stage")
-    parser.add_argument("--stage", choices=(*EXPERIMENTS, "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--workdir", type=pathlib.Path, help="kept; by default a temporary one")
     args, rest = parser.parse_known_args(argv)
@@ -453,7 +456,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.kills < 1:
         parser.error(f"--kills must be at least 1, got {args.kills}")
     own_config = any(re.match(r"--config(=|$)", arg) for arg in rest)
-    stages = list(EXPERIMENTS) if args.stage == "all" else [args.stage]
+    stages = STAGES if args.stage == "all" else [args.stage]
     folder = (args.workdir or pathlib.Path(tempfile.mkdtemp(prefix="check_resume."))).absolute()
     if args.workdir and folder.exists() and any(folder.iterdir()):
         parser.error(f"--workdir: {folder} is not empty")

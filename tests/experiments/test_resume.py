@@ -21,7 +21,7 @@ from tools.check_resume import LATER, RESTORED, ROLLOUT, Kill, Runner
 # In the order in which a run comes to them. Stopped by SIGTERM in a step and in a work unit, killed
 # inside writes, between rollout and update, and while it resumes.
 KILLS = [
-    Kill("cold_start", 3, "before the checksums of a checkpoint"),
+    Kill("cold_start", 2, LATER, signal=signal.SIGTERM),
     Kill("rft: drawing", 8, LATER, signal=signal.SIGTERM),
     Kill("grpo", 1, "before a checkpoint has its name"),
     Kill("grpo", 4, ROLLOUT),
@@ -63,14 +63,16 @@ def test_killed_and_stopped_equals_unbroken(runner, whole):
     # A run in which nothing is learnt would be equal to anything.
     last = [record for record in Metrics(whole).read() if record["stage"] == "grpo"][-1]
     assert last["kl"] > 1e-3 and last["grad_norm"] > 1e-3
-    # Who stopped it is told what is safe.
+    # Who stopped it is told what is safe, and that is where it went on.
     log = killed.with_suffix(".log").read_text().replace("\n", " ")
-    for where in ("the last unit of rft", r"step \d of grpo", r"step \d of meta_rm"):
-        message = f"stopped, {where} is on disk; the same command goes on from there"
-        assert re.search(message, log), where
+    assert "stopped, the last unit of rft is on disk; the same command goes on from there" in log
+    stops = re.findall(r"stopped, step (\d) of (\w+) is on disk", log)
+    assert [stage for _, stage in stops] == ["cold_start", "grpo", "meta_rm"]
+    for step, stage in stops:
+        assert re.search(rf" {stage}: [^:]*, from {step} ", log), (stage, step)
 
 
-def test_a_second_signal_is_not_waited_for(whole):
+def test_a_second_signal_is_not_waited_for():
     run = object.__new__(runs.Run)
     run.__dict__.update(_stop_asked=runs.threading.Event())
     before = signal.signal(signal.SIGTERM, run.ask_to_stop)

@@ -184,7 +184,7 @@ class Checkpoints:
             "meta": ocp.args.JsonSave(copy.deepcopy(meta)),  # read later, in another thread
         }
         if data_iterator is not None:
-            items["data"] = ocp.args.JsonSave(data_iterator.get_state())
+            items["data"] = ocp.args.JsonSave(copy.deepcopy(data_iterator.get_state()))
         with self._step_named(step):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._pending = step

@@ -142,6 +142,7 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
     return nn.unbox(_boxed_init(config, key))
 
 
+@functools.lru_cache
 def abstract_params(config: ModelConfig) -> dict:
     """Shapes and dtypes of the parameters, without allocating any."""
     return jax.eval_shape(lambda: init(config, jax.random.key(0)))

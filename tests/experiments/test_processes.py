@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -45,13 +47,13 @@ def start(workdir, cache, *flags):
     return process, log
 
 
-def start_two(workdir, cache, *flags_of_second):
+def start_two(workdir, cache, *flags_of_second, both=()):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     return [
         start(workdir, cache, f"--coordinator=localhost:{port}", "--processes=2", f"--process={i}",
-              *(flags_of_second if i else ()))
+              *both, *(flags_of_second if i else ()))
         for i in range(2)
     ]  # fmt: skip
 
@@ -124,3 +126,17 @@ def test_a_failure_of_one_process_ends_all_with_its_reason(tmp_path):
     )
     for text in texts:
         assert "process 1 of 2 failed: config.grpo: grpo.kl_coef must not be negative" in text
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+    steps = ["--config.base.optimizer.steps=4000", "--config.base.data.checkpoint_every=2"]
+    both = start_two(tmp_path / "two", tmp_path / "cache", both=steps)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "two/checkpoints/base/2").exists():
+        assert time.monotonic() < deadline and both[1][0].poll() is None, both[1][1].read_text()
+        time.sleep(0.02)
+    both[1][0].send_signal(signal.SIGTERM)
+    first, _ = finish(*both, code=143)
+    (step,) = re.findall(r"stopped, step (\d+) of base is on disk", first)
+    assert (tmp_path / "two/checkpoints/base" / step).exists()

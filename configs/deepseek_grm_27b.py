@@ -59,7 +59,7 @@ def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
             "param_dtype": "bfloat16",
             "attention_chunk": 1024,
             "expert_path": "auto",
-            "remat": False,
+            "remat": "none",
         }
     )
     # Only what scoring needs: the meta RM is not trained here.

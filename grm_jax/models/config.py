@@ -9,6 +9,8 @@ from grm_jax.parallel.mesh import RULES, Rules
 SCORINGS = ("softmax", "sigmoid")
 ACTIVATIONS = ("gelu_tanh", "silu")
 EXPERT_PATHS = ("auto", "blocks", "megablox")
+ATTENTION_KERNELS = ("auto", "reference", "splash")
+REMATS = ("none", "products", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,10 @@ class ModelConfig:
       param_dtype: type of parameters.
       attention_chunk: keys per step of the online softmax; bounds memory, never the result.
       expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
-      remat: recompute each group of layers in the backward pass.
+      attention_kernel: how a full pass attends, see `attention_kernels.py`; never changes the
+        result.
+      remat: what the backward pass recomputes of each group of layers: "none"; all but matrix
+        products with weights ("products"); everything ("full").
       rules: which mesh axes split each logical axis, see `parallel.mesh`; without effect where no
         mesh is set, never on the result.
 
@@ -184,7 +189,8 @@ class ModelConfig:
     param_dtype: str = "float32"
     attention_chunk: int = 1024
     expert_path: str = "auto"
-    remat: bool = False
+    attention_kernel: str = "auto"
+    remat: str = "none"
     rules: Rules = RULES
 
     def __post_init__(self):
@@ -211,7 +217,10 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim must be even for RoPE, got {self.head_dim}")
-        for name, known in (("activation", ACTIVATIONS), ("expert_path", EXPERT_PATHS)):
+        for name, known in (
+            ("activation", ACTIVATIONS), ("expert_path", EXPERT_PATHS),
+            ("attention_kernel", ATTENTION_KERNELS), ("remat", REMATS),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"model.{name} must be one of {known}, got {getattr(self, name)!r}"
@@ -301,7 +310,7 @@ def deepseek(
     )  # fmt: skip
 
 
-_RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": True}
+_RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "full"}
 
 def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, query_scalar):
     return ModelConfig(

@@ -303,6 +303,7 @@ def test_the_published_values_are_those_of_the_variant():
         ([], "[1]", "not what --record writes"),
         ([], {"prompt_ids": [999]}, "not what --record writes"),
         ([], {"tokens": []}, "not what --record writes"),
+        ([], {"tokens": [], "logprobs": []}, "not what --record writes"),
         ([], {"dtype": "int8"}, "not what --record writes"),
         ([], {"versions": None}, "not what --record writes"),
     ],

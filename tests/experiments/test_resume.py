@@ -21,12 +21,13 @@ from tools.check_resume import LATER, RESTORED, ROLLOUT, Kill, Runner
 # In the order in which a run comes to them. Stopped by SIGTERM in a step and in a work unit, killed
 # inside writes, between rollout and update, and while it resumes.
 KILLS = [
+    Kill("base", 1, "before the arrays of a checkpoint"),  # the first, and a record was written
     Kill("cold_start", 2, LATER, signal=signal.SIGTERM),
     Kill("rft: drawing", 8, LATER, signal=signal.SIGTERM),
     Kill("grpo", 1, "before a checkpoint has its name"),
     Kill("grpo", 4, ROLLOUT),
     Kill("grpo", 4, RESTORED),  # of step 2 at least: what was killed had waited for it
-    Kill("grpo", 5, LATER, signal=signal.SIGTERM),
+    Kill("grpo", 4, LATER, signal=signal.SIGTERM),  # after step 5, where no checkpoint is due
     Kill("meta_rm", 3, "while an old checkpoint is removed"),
     Kill("meta_rm", 5, LATER, signal=signal.SIGTERM),
 ]

@@ -22,7 +22,6 @@ from tools.check_resume import LATER, RESTORED, ROLLOUT, Kill, Runner
 # inside writes, between rollout and update, and while it resumes.
 KILLS = [
     Kill("base", 1, "before the arrays of a checkpoint"),  # the first, and a record was written
-    Kill("cold_start", 2, LATER, signal=signal.SIGTERM),
     Kill("rft: drawing", 8, LATER, signal=signal.SIGTERM),
     Kill("grpo", 1, "before a checkpoint has its name"),
     Kill("grpo", 4, ROLLOUT),
@@ -68,7 +67,7 @@ def test_killed_and_stopped_equals_unbroken(runner, whole):
     log = killed.with_suffix(".log").read_text().replace("\n", " ")
     assert "stopped, the last unit of rft is on disk; the same command goes on from there" in log
     stops = re.findall(r"stopped, step (\d) of (\w+) is on disk", log)
-    assert [stage for _, stage in stops] == ["cold_start", "grpo", "meta_rm"]
+    assert [stage for _, stage in stops] == ["grpo", "meta_rm"]
     for step, stage in stops:
         assert re.search(rf" {stage}: [^:]*, from {step} ", log), (stage, step)
 

@@ -6,6 +6,7 @@ others keep theirs in a folder of their own that goes when they end. Checkpoints
 are written by all, each its part.
 """
 
+import atexit
 import os
 import pathlib
 import shutil
@@ -87,6 +88,7 @@ def own_logs(workdir: pathlib.Path, names: tuple[str, ...]) -> pathlib.Path:
         wait("logs are copied")
         return workdir
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"grm_jax_process_{index()}_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in names:
         if (workdir / name).is_dir():
             shutil.copytree(workdir / name, folder / name)

@@ -403,3 +403,24 @@ VARIANTS: dict[str, ModelConfig] = {
         **_RELEASED,
     ),
 }
+
+# Parameters of the published models, by variant. Of DeepSeek-V3 the main model; the layer that
+# predicts a second token is not part of it.
+PUBLISHED_PARAMETERS: dict[str, int] = {
+    "gemma2_2b": 2_614_341_888,
+    "gemma2_9b": 9_241_705_984,
+    "gemma2_27b": 27_227_128_320,
+    "deepseek_v2_lite_16b": 15_706_484_224,
+    "deepseek_v2_236b": 235_741_434_880,
+    "deepseek_v3_671b": 671_026_419_200,
+}
+
+
+def published_variant(config: ModelConfig) -> str | None:
+    """The published variant of the same main sizes, whatever its other settings; None if none."""
+    sizes = ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim",
+             "ffn_dim")  # fmt: skip
+    for name in PUBLISHED_PARAMETERS:
+        if all(getattr(VARIANTS[name], size) == getattr(config, size) for size in sizes):
+            return name
+    return None

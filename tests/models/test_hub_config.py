@@ -7,7 +7,13 @@ import os
 import pytest
 
 from grm_jax.models import hub
-from grm_jax.models.config import VARIANTS, MoEConfig, YarnConfig, mla_query_scale
+from grm_jax.models.config import (
+    VARIANTS,
+    MoEConfig,
+    YarnConfig,
+    mla_query_scale,
+    published_variant,
+)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -72,7 +78,11 @@ def read(folder, raw):
 )
 def test_published_configs_of_both_generations(generation, raw, variant, tmp_path):
     published = dataclasses.replace(VARIANTS[variant], remat=False)
-    assert read(tmp_path, generation(raw)) == published
+    found = read(tmp_path, generation(raw))
+    assert found == published
+    assert published_variant(found) == variant
+    assert published_variant(dataclasses.replace(found, rope_theta=5.0)) == variant
+    assert published_variant(dataclasses.replace(found, ffn_dim=5)) is None
 
 
 def test_groups_of_experts_count_only_where_they_limit(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from jaxprs import equations
 
 from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS
 from grm_jax.models.transformer import KVBlock
 
 # A window shorter than the sequences, and a cap that the scores reach.
@@ -88,19 +88,7 @@ def part(arrays, start, stop):
 # Configs.
 
 
-@pytest.mark.parametrize(
-    ("variant", "count"),
-    [
-        # The published totals, with a vocabulary of 256,000 and tied embeddings.
-        ("gemma2_2b", 2_614_341_888),
-        ("gemma2_9b", 9_241_705_984),
-        ("gemma2_27b", 27_227_128_320),
-        ("deepseek_v2_lite_16b", 15_706_484_224),
-        ("deepseek_v2_236b", 235_741_434_880),
-        # The main model; the module that predicts a second token is not part of it.
-        ("deepseek_v3_671b", 671_026_419_200),
-    ],
-)
+@pytest.mark.parametrize(("variant", "count"), PUBLISHED_PARAMETERS.items())
 def test_published_sizes(variant, count):
     shapes = jax.tree.leaves_with_path(transformer.abstract_params(VARIANTS[variant]))
     assert sum(math.prod(leaf.shape) for _, leaf in shapes) == count

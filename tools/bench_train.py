@@ -314,6 +314,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         f"{args.variant}, {config.num_layers} layers, {cost.num_params(config) / 1e6:.0f}M "
         f"parameters ({cost.num_active_params(config) / 1e6:.0f}M active) in {config.param_dtype},"
         f" activations in {config.dtype}, remat {config.remat}",
+        f"{cost.num_params(config) * cost.dtype_bytes(config.param_dtype) / 1e9:.2f} GB of weights,"
+        f" {cost.optimizer_state_bytes(config) / 1e9:.2f} GB of moments",
         f"{args.batch} rows of {args.length} tokens, {args.micro_batches} micro-batches, "
         f"{args.documents} documents a row (SFT), {args.completion} trained tokens a row (GRPO)",
         f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}; mesh "

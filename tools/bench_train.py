@@ -1,6 +1,6 @@
 """Speed and memory of the training steps: an SFT step and a GRPO update, beside the roofline.
 
-    python -m tools.bench_train [--variant=gemma2_48m] [--batch=4] [--length=512] ...
+    python -m tools.bench_train [--variant=gemma2_48m] [--batch=4] [--length=256] ...
 
 Weights are random, in float32 or bfloat16; a row is full, and every token of it is trained on (SFT)
 or the last --completion tokens of it (GRPO, with the log-probs of a reference computed inside). The
@@ -40,6 +40,7 @@ from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from tools import peaks, random_model
 
 PROGRAMS = ("sft", "grpo")
+REMATS = ("none", "full")
 TRACED_STEPS = 2
 
 
@@ -254,6 +255,11 @@ def line(row: Row, peak: peaks.Peaks) -> str:
     )
 
 
+def remat_field(name: str) -> dict:
+    """The field of `ModelConfig` that this policy is."""
+    return {"remat": name == "full"}
+
+
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
     """Command line; an impossible one ends the program by name."""
     parser = argparse.ArgumentParser(
@@ -263,7 +269,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
     parser.add_argument("--remat", choices=REMATS, help="what the backward pass computes again")
     parser.add_argument("--program", choices=(*PROGRAMS, "both"), default="both")
     parser.add_argument("--batch", type=int, default=4, help="rows of a step")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a row")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a row")
     parser.add_argument("--micro_batches", type=int, default=1, help="pieces of a batch")
     parser.add_argument("--documents", type=int, default=1, help="packed in a row of SFT")
     parser.add_argument("--completion", type=int, help="trained tokens of a row of GRPO; half")
@@ -293,14 +299,6 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
         parser.error("--group_size must be at least 2 and divide --batch for GRPO")
     fields = {} if args.remat is None else remat_field(args.remat)
     return args, random_model.from_flags(parser, args, **fields)
-
-
-REMATS = ("none", "full")
-
-
-def remat_field(name: str) -> dict:
-    """The field of `ModelConfig` that this policy is."""
-    return {"remat": name == "full"}
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

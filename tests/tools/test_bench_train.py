@@ -1,5 +1,6 @@
 """The benchmark of training steps runs, and its figures say what they claim."""
 
+import dataclasses
 import json
 import math
 
@@ -102,6 +103,20 @@ def test_rollouts_fill_their_rows_and_carry_a_signal():
     assert (batch.segment_ids_BT == 1).all() and (batch.completion_mask_BU == 1).all()
     assert (batch.prompt_lengths_B == 6).all()
     assert (batch.rewards_B.reshape(2, 4).sum(axis=1) == 0).all()
+
+
+def test_flags_change_the_variant():
+    config = VARIANTS["tiny"]
+    assert bench_train.parse(SMALL)[1] == config
+    for policy in bench_train.REMATS:
+        args, changed = bench_train.parse(
+            [*SMALL, f"--remat={policy}", "--layers=4", "--param_dtype=bfloat16"]
+        )
+        fields = bench_train.remat_field(policy)
+        assert changed == dataclasses.replace(
+            config, num_layers=4, param_dtype="bfloat16", **fields
+        )
+        assert args.completion == 6  # half of a row
 
 
 @pytest.mark.parametrize(

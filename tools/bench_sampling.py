@@ -187,6 +187,9 @@ def theirs(
             name, num_samples * new, new, None, total,
             **needed(config, prompt_T.size, 1, num_samples, new),
         )  # fmt: skip
+    if on_gpu:  # PyTorch would keep the memory, and jax needs it next
+        del model
+        torch.cuda.empty_cache()
 
 
 HEADER = (

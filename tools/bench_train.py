@@ -304,6 +304,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measures and prints."""
     args, config = parse(argv)
+    if args.json:  # now, and not after the work
+        args.json.parent.mkdir(parents=True, exist_ok=True)
     sizes = MeshConfig(**{axis: getattr(args, axis) for axis in AXES})
     devices = jax.devices()[: sizes.size]
     mesh = make_mesh(sizes, devices)

@@ -28,7 +28,7 @@ def quick_compilation():
 
 
 def test_a_small_run_measures_both_programs(tmp_path, capsys):
-    file, trace = tmp_path / "out.json", tmp_path / "trace"
+    file, trace = tmp_path / "new" / "out.json", tmp_path / "trace"
     rows = bench_train.main(
         [*SMALL, "--documents=2", "--completion=5", f"--json={file}", f"--trace={trace}"]
     )

@@ -6,9 +6,8 @@ Both arms share the base model and everything but the principle mode; missing st
 Writes tables/ablation.*.
 """
 
-from experiments import benchmark, counting, grpo, report, rft, settings, sft
+from experiments import benchmark, grpo, report, rft, settings, sft
 from experiments import run as runs
-from experiments.counting import Suite
 
 
 def run_stages(run: runs.Run) -> None:
@@ -43,14 +42,8 @@ def main(run: runs.Run) -> None:
         for arm, most in ((run, measurement.draw_config.k), (run.arm("none"), config.ablation_k))
         for k in (None, most)
     ]
-    suites = [
-        Suite(name, "", own, tuple(one[name] for one in drawn))
-        for name, own in comparisons.items()
-    ]
-    widest = max(comparison.n for own in comparisons.values() for comparison in own)
-    lines = {
-        suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites
-    }
+    suites = benchmark.to_suites(comparisons, drawn)
+    lines = benchmark.count(suites, rules)
     notes = report.notes(suites, rules, run.draw_config("benchmark"))
     report.show(run, report.ablation_table(suites, lines, notes), "ablation")
 

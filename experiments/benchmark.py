@@ -209,22 +209,31 @@ def run_benchmark(run: runs.Run) -> None:
         drawn.append(measurement.draw(arm, sampled[-1], k=None))
         drawn.append(measurement.draw(arm, sampled[-1], k=config.ablation_k))
 
-    suites = [
+    write_report(run, to_suites(comparisons, drawn), rules)
+
+
+def to_suites(
+    comparisons: dict[str, list[Comparison]], drawn: Sequence[dict[str, Drawn]]
+) -> list[Suite]:
+    """What was drawn, suite by suite."""
+    return [
         Suite(
             name, SUITES[name].coverage(own) if name in SUITES else "", own,
             tuple(one[name] for one in drawn),
         )
         for name, own in comparisons.items()
     ]  # fmt: skip
-    write_report(run, suites, rules)
+
+
+def count(suites: Sequence[Suite], rules: CountingRules) -> dict[str, list[counting.Line]]:
+    """The lines of each suite, by name."""
+    widest = max(comparison.n for suite in suites for comparison in suite.comparisons)
+    return {suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites}
 
 
 def write_report(run: runs.Run, suites: Sequence[Suite], rules: CountingRules) -> None:
     """Tables, figures, samples, and what the terminal shows."""
-    widest = max(comparison.n for suite in suites for comparison in suite.comparisons)
-    lines = {
-        suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites
-    }
+    lines = count(suites, rules)
     notes = report.notes(suites, rules, run.draw_config("benchmark"))
     report.scaling_figure(
         run, suites, rules, lines, f"bands: 95 % over comparisons; ties: {rules.tie_policy}"

@@ -34,7 +34,7 @@ import rich.progress
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import processes, schema, settings
+from experiments import launch, schema, settings
 from experiments.metrics import Metrics
 from grm_jax.data.comparison import Comparison, read_jsonl
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
@@ -42,7 +42,7 @@ from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import LoRAConfig, ModelConfig
-from grm_jax.parallel import sharding
+from grm_jax.parallel import processes, sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
@@ -55,8 +55,8 @@ from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sen
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 
-# Sections that may change between runs on one workdir: they decide no parameters.
-_FREE_SECTIONS = ("benchmark",)
+# Sections that may change between runs on one workdir: they decide no parameters, up to rounding.
+_FREE_SECTIONS = ("benchmark", "mesh")
 
 # What one process of several writes. Everything else is read, or written in parts, by all.
 _LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
@@ -91,7 +91,7 @@ class Run:
             self._lock = _claim(self.workdir)
         self._check_config()
         self.mesh = _set_up_devices(settings.from_section(MeshConfig, self.config, "mesh"))
-        self._logs = processes.own_logs(self.workdir, _LOGS)
+        self._logs = launch.own_logs(self.workdir, _LOGS)
         self.console.quiet = not self.writes
         # Made here and not on first use, which may be inside a trace.
         with jax.set_mesh(self.mesh):
@@ -308,7 +308,7 @@ class Run:
         checkpoint = hub.load(folder, param_dtype=param_dtype, shardings=shardings)
         return checkpoint._replace(
             config=dataclasses.replace(checkpoint.config, rules=self.model.rules),
-            head=jax.device_put(checkpoint.head, self.on_every_device),
+            head=sharding.put(checkpoint.head, self.on_every_device),
         )
 
     def fingerprint(self, digest: str, draw: DrawConfig, work: Iterable = ()) -> str:
@@ -461,7 +461,7 @@ def main(experiment: Callable[[Run], None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
         try:
-            processes.start(pathlib.Path(_WORKDIR.value))
+            launch.start(pathlib.Path(_WORKDIR.value))
             run = Run(_CONFIG.value, _WORKDIR.value)
             signal.signal(signal.SIGTERM, run.ask_to_stop)
             with jax.set_mesh(run.mesh):
@@ -469,8 +469,12 @@ def main(experiment: Callable[[Run], None]) -> None:
         except Stopped as stopped:
             run.say(str(stopped))
             sys.exit(STOPPED)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
+        except Exception as error:
+            if processes.several():
+                launch.fail(pathlib.Path(_WORKDIR.value), error)
+            if isinstance(error, ValueError | OSError):
+                sys.exit(f"error: {error}")
+            raise
 
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(with_flags)

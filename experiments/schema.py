@@ -373,22 +373,25 @@ def _check_divisible(config, built) -> None:
     """Batches split evenly over the mesh, each micro-batch included."""
     mesh = settings.from_section(MeshConfig, config, "mesh")
     parts, rollout_parts = mesh.parts("batch"), mesh.parts("batch", rollout=True)
-    sizes = {
-        "grpo.loop.prompts_per_step": lambda x: (x.prompts_per_step, built["grpo"].micro_batches),
-        "meta_rm.loop.batch_size": lambda x: (x.batch_size, built["meta_rm"].micro_batches),
-        **{f"{name}.packing.batch_size": lambda x: (x.batch_size, 1)
-           for name in ("base", "cold_start", "rft")},
-    }  # fmt: skip
-    for name, size_of in sizes.items():
-        section = name.rpartition(".")[0]
-        if section in built:
-            size, pieces = size_of(built[section])
-            if size % (parts * pieces):
-                raise ValueError(
-                    f"config.{name}: {size} is not a multiple of {parts * pieces}: config.mesh "
-                    f"splits batches in {parts}"
-                    + (f", and each of {pieces} micro-batches is one" if pieces > 1 else "")
-                )
+    # Fields, their sizes, rows for one of them, micro-batches.
+    batches = [(f"{stage}.packing.batch_size", 1, 1) for stage in ("base", "cold_start", "rft")]
+    if "grpo" in built:
+        grpo = built["grpo"]
+        batches.append(("grpo.loop.prompts_per_step", 1, 1))  # whole groups on a device
+        batches.append(("grpo.loop.prompts_per_step", grpo.group_size, grpo.micro_batches))
+    if "meta_rm" in built:
+        batches.append(("meta_rm.loop.batch_size", 1, built["meta_rm"].micro_batches))
+    for name, rows, pieces in batches:
+        section, _, field = name.rpartition(".")
+        if section not in built:
+            continue
+        size = getattr(built[section], field)
+        if size * rows % (parts * pieces):
+            raise ValueError(
+                f"config.{name}: {size * rows} rows are not a multiple of {parts * pieces}: "
+                f"config.mesh splits batches in {parts}"
+                + (f", and there are {pieces} micro-batches" if pieces > 1 else "")
+            )
     for name, buckets in built.items():
         if name.endswith(".buckets"):
             for bucket in buckets.shapes():

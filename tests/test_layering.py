@@ -273,6 +273,12 @@ def test_text_and_data_import_without_jax():
     assert done.stdout.split() == ["imported", str(len(modules))]
 
 
+def test_benches_of_speed_import_on_a_bare_gpu_machine():
+    optional = ["grain", "ml_collections", "tokamax", "torch", "transformers"]
+    done = import_without(optional, ["tools.bench_sampling", "tools.bench_train"])
+    assert done.returncode == 0, done.stderr
+
+
 def test_import_without_reports_what_is_missing():
     done = import_without(["colorsys"], ["json", "colorsys"])
     assert done.returncode != 0

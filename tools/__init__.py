@@ -12,3 +12,7 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers"):
+            raise
+        sys.exit(f"error: {error}; `make install-parity` installs it")

@@ -5,18 +5,27 @@
 (a) One long prompt with S samples against the same prompt S times with one sample each: the same
     code, with and without the shared prefix.
 (b) S samples of one short prompt, here and by `generate` of transformers on a Gemma-2 of the same
-    shape, end to end. Ours returns two log-probs of each token besides; theirs returns tokens.
+    shape, type and device, end to end. Ours returns two log-probs of each token besides; theirs
+    returns tokens.
 
 Weights are random and nothing stops early, so every sample has the full length. Times are the
 least of --repeats after one warm-up; compilation is not part of them.
 
-The roofline of a decode step is the time to read the weights, the prefix and the filled part of
-the suffix cache once at the bandwidth of the memory. Large batches on few cores are bound by
-arithmetic instead, so a small share of it is no fault there.
+Beside the rates stands what is needed at least, as `grm_jax.models.cost` counts it: the FLOPs of
+prefill and of decode as shares of the peak of the device ("MFU"), and the bytes that decode must
+move (weights once a step, the prefix once for all samples, their own suffixes, what is written) as
+a share of its bandwidth ("of HBM"). Each of S repeated prompts needs a prefix of its own. Large
+batches on few cores are bound by arithmetic, so a small share of the bandwidth is no fault there.
+Where prefill and decode cannot be told apart, the shares are those of both together.
+
+transformers runs in eager mode, as its code stands: `torch.compile` is off on every device.
+
+On a GPU, with weights in bfloat16 as the variant says:
+
+    python -m tools.bench_sampling --variant=gemma2_2b --long_prompt=4096 --threads=16
 """
 
 import argparse
-import concurrent.futures
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,17 +34,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS, ModelConfig
+from grm_jax.models import cost
+from grm_jax.models.config import ModelConfig
 from grm_jax.sampling import sampler
+from tools import peaks, random_model
 
 TARGET_SHARED, TARGET_TRANSFORMERS = 3.0, 2.5
 
 
 class Row(NamedTuple):
-    """One measurement; seconds, and bytes of memory that one decode step must read.
+    """One measurement: seconds, and what it needs at least.
 
     `prefill` is None where it cannot be told from the decode; then `decode` holds both.
+    FLOPs and bytes are those of all prompts, and of all steps.
     """
 
     name: str
@@ -43,7 +54,9 @@ class Row(NamedTuple):
     steps: int
     prefill: float | None
     decode: float
-    step_bytes: int
+    prefill_flops: int
+    decode_flops: int
+    decode_bytes: int
 
     @property
     def total(self) -> float:
@@ -55,47 +68,27 @@ class Row(NamedTuple):
         """Generated tokens per second, end to end."""
         return self.tokens / self.total
 
-    def roofline(self, bandwidth: float) -> float:
-        """Share of the bandwidth (bytes per second) that the decode steps would need."""
-        return self.step_bytes * self.steps / bandwidth / self.decode
-
-
-def measure_bandwidth(threads: int, megabytes: int = 256, repeats: int = 3) -> float:
-    """Bytes per second of copying (read + write) or of reading, whichever is faster."""
-    source = [np.ones(megabytes * 2**20 // threads // 8) for _ in range(threads)]
-    target = [np.zeros_like(part) for part in source]
-    best = 0.0
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for _ in range(repeats):
-            began = time.perf_counter()
-            list(pool.map(np.copyto, target, source))
-            copied = time.perf_counter()
-            list(pool.map(np.max, source))
-            read = time.perf_counter()
-            size = sum(part.nbytes for part in source)
-            best = max(best, 2 * size / (copied - began), size / (read - copied))
-    return best
-
-
-def _nbytes(tree) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _random_params(config: ModelConfig) -> dict:
-    """Parameters of the size that `init` gives them, without compiling it."""
-    rng = np.random.default_rng(0)
-
-    def fill(leaf):
-        scale = config.embed_dim**-0.5 * (len(leaf.shape) > 1)
-        values = scale * rng.standard_normal(leaf.shape, np.float32)
-        return jax.device_put(values.astype(leaf.dtype))
-
-    return jax.tree.map(fill, transformer.abstract_params(config))
-
 
 def _least(repeats: int, measure: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
     """The times of the repeat with the least sum."""
     return min((measure() for _ in range(repeats)), key=sum)
+
+
+def needed(
+    config: ModelConfig, prompt_length: int, num_prompts: int, num_samples: int, new: int
+) -> dict[str, int]:
+    """What a row needs at least, as its fields."""
+    decode = cost.decode_cost(
+        config, prompts=num_prompts, samples=num_samples, prompt_length=prompt_length, new=new
+    )
+    # The last token of a prompt is not prefilled.
+    lengths = [prompt_length - 1] * num_prompts
+    prefill_flops = cost.forward_flops(config, lengths, output_tokens=0)
+    return {
+        "prefill_flops": prefill_flops,
+        "decode_flops": decode.flops,
+        "decode_bytes": decode.bytes,
+    }
 
 
 def ours(
@@ -121,23 +114,35 @@ def ours(
         lengths_PS = jax.device_get(sampler.samples(state).lengths_PS)
         ended = time.perf_counter()
         assert (lengths_PS == limit).all()
-        return (filled - began, ended - filled), _nbytes(prefix), _nbytes(state[-2:])
+        return filled - began, ended - filled
 
-    _, prefix_bytes, suffix_bytes = run(1)
-    prefill, decode = _least(repeats, lambda: run(new)[0])
-    # On average half of the suffix is filled.
-    step_bytes = _nbytes(params) + prefix_bytes + suffix_bytes // 2
-    return Row(name, num_prompts * num_samples * new, new, prefill, decode, step_bytes)
+    run(1)
+    prefill, decode = _least(repeats, lambda: run(new))
+    return Row(
+        name, num_prompts * num_samples * new, new, prefill, decode,
+        **needed(config, prompt_T.size, num_prompts, num_samples, new),
+    )  # fmt: skip
 
 
 def theirs(
     config: ModelConfig, prompt_T: np.ndarray, num_samples: int, new: int, repeats: int,
-    threads: int, step_bytes: int,
+    threads: int,
 ) -> Iterator[Row]:  # fmt: skip
-    """Times `generate` of transformers with a dynamic and a static cache."""
+    """Times `generate` of transformers with a dynamic and a static cache.
+
+    Raises:
+      ImportError: without PyTorch or transformers, or without a PyTorch for the device of jax.
+      ValueError: for a config that is no Gemma-2.
+    """
     import torch
     import transformers
 
+    if config.mla is not None:
+        raise ValueError("transformers rows are of Gemma-2")
+    on_gpu = jax.default_backend() == "gpu"
+    if on_gpu and not torch.cuda.is_available():
+        raise ImportError("this PyTorch sees no GPU, and jax computes on one")
+    device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     shape = transformers.Gemma2Config(
@@ -154,9 +159,11 @@ def theirs(
         final_logit_softcapping=config.final_softcap,
         attn_implementation="eager",
     )
-    model = transformers.Gemma2ForCausalLM(shape).to(torch.float32).eval()
+    with device:
+        model = transformers.Gemma2ForCausalLM(shape)
+    model = model.to(getattr(torch, config.dtype)).eval()
     model.generation_config.eos_token_id = None
-    prompt = torch.from_numpy(prompt_T.astype(np.int64))[None, :]
+    prompt = torch.from_numpy(prompt_T.astype(np.int64))[None, :].to(device)
 
     def run(cache, limit):
         began = time.perf_counter()
@@ -166,6 +173,8 @@ def theirs(
                 top_k=0, top_p=1.0, num_return_sequences=num_samples, max_new_tokens=limit,
                 pad_token_id=0, cache_implementation=cache, disable_compile=True,
             )  # fmt: skip
+        if on_gpu:
+            torch.cuda.synchronize()
         ended = time.perf_counter()
         assert out.shape == (num_samples, prompt_T.size + limit)
         return (ended - began,)
@@ -174,22 +183,33 @@ def theirs(
         run(cache, 2)
         (total,) = _least(repeats, lambda cache=cache: run(cache, new))
         name = f"(b) transformers, {cache} cache"
-        yield Row(name, num_samples * new, new, None, total, step_bytes)
+        yield Row(
+            name, num_samples * new, new, None, total,
+            **needed(config, prompt_T.size, 1, num_samples, new),
+        )  # fmt: skip
+    if on_gpu:  # PyTorch would keep the memory, and jax needs it next
+        del model
+        torch.cuda.empty_cache()
 
 
 HEADER = (
-    f"{'':34}{'prefill s':>10}{'decode s':>10}{'total s':>10}{'tokens/s':>10}"
-    f"{'ms/step':>9}{'MB/step':>9}{'roofline':>10}"
+    f"{'':34}{'prefill s':>10}{'MFU':>7}{'decode s':>10}{'total s':>9}{'tokens/s':>10}"
+    f"{'ms/step':>9}{'MB/step':>9}{'of HBM':>8}{'MFU':>7}"
 )
 
 
-def line(row: Row, bandwidth: float) -> str:
-    """One measurement as a line of the table."""
-    prefill = "-" if row.prefill is None else f"{row.prefill:.2f}"
+def line(row: Row, peak: peaks.Peaks) -> str:
+    """One measurement as a line of the table; "-" is unknown."""
+    prefill, mfu = "-", "-"
+    if row.prefill is not None:
+        prefill = f"{row.prefill:.2f}"
+        mfu = peaks.share(row.prefill_flops / row.prefill, peak.flops)
     return (
-        f"{row.name:34}{prefill:>10}{row.decode:10.2f}{row.total:10.2f}"
+        f"{row.name:34}{prefill:>10}{mfu:>7}{row.decode:10.2f}{row.total:9.2f}"
         f"{row.tokens_per_second:10.1f}{1000 * row.decode / row.steps:9.1f}"
-        f"{row.step_bytes / 1e6:9.1f}{row.roofline(bandwidth):10.1%}"
+        f"{row.decode_bytes / row.steps / 1e6:9.1f}"
+        f"{peaks.share(row.decode_bytes / row.decode, peak.bandwidth):>8}"
+        f"{peaks.share(row.decode_flops / row.decode, peak.flops):>7}"
     )
 
 
@@ -199,17 +219,19 @@ def ratio(title: str, fast: float, slow: float, target: float) -> str:
     return f"{title}: {factor:.2f}x (target {target}x: {'met' if factor >= target else 'missed'})"
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="gemma2_48m", choices=sorted(VARIANTS))
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
+    """Command line; an impossible one ends the program by name."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    random_model.add_flags(parser)
     parser.add_argument("--samples", type=int, default=32, help="S")
     parser.add_argument("--long_prompt", type=int, default=1024, help="tokens of the prompt of (a)")
     parser.add_argument("--short_prompt", type=int, default=256, help="tokens of the prompt of (b)")
     parser.add_argument("--new", type=int, default=128, help="generated tokens of each sample")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="cores that both may use")
-    parser.add_argument("--bandwidth_gbs", type=float, help="GB/s; measured if not given")
+    peaks.add_flags(parser)
     parser.add_argument(
         "--transformers", action=argparse.BooleanOptionalAction, default=True,
         help="compare with transformers in (b)",
@@ -218,23 +240,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("samples", "long_prompt", "short_prompt", "new", "repeats", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    return args
+    return args, random_model.from_flags(parser, args)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measures and prints."""
-    args = parse(argv)
-    if hasattr(os, "sched_getaffinity"):
-        # Before the first use of jax, which sizes its pool of threads by this.
+    args, config = parse(argv)
+    # Both before the first use of jax: it sizes its pool of threads by the former, and would take
+    # most of a GPU's memory for itself without the latter.
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    bandwidth = args.bandwidth_gbs * 1e9 if args.bandwidth_gbs else measure_bandwidth(args.threads)
-    config = VARIANTS[args.variant]
-    params = _random_params(config)
+    if args.transformers:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    device = jax.devices()[0]
+    peak = peaks.of_devices([device], config.dtype, tflops=args.peak_tflops, gbps=args.peak_gbps)
+    params = random_model.random_params(config)
     print(
-        f"{args.variant}, {_nbytes(params) / 1e6:.0f} MB of weights in {config.param_dtype}, "
-        f"{jax.devices()[0].platform}, {args.threads} threads, load {os.getloadavg()[0]:.1f}, "
-        f"{bandwidth / 1e9:.1f} GB/s, S = {args.samples}, {args.new} new tokens"
+        f"{args.variant}, {config.num_layers} layers, {random_model.nbytes(params) / 1e6:.0f} MB of"
+        f" weights in {config.param_dtype}, activations in {config.dtype}, {device.device_kind},"
+        f" {args.threads} threads, load {os.getloadavg()[0]:.1f}, S = {args.samples},"
+        f" {args.new} new tokens"
     )
+    print(peaks.describe(peak))
     rng = np.random.default_rng(0)
     long, short = (
         rng.integers(4, config.vocab_size, size) for size in (args.long_prompt, args.short_prompt)
@@ -245,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
     def add(row):
         rows.append(row)
-        print(line(row, bandwidth), flush=True)
+        print(line(row, peak), flush=True)
         return row
 
     own = add(ours("(b) grm_jax", config, params, short, 1, args.samples, **counts))
@@ -253,12 +280,12 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if args.transformers:
         try:
             for row in theirs(
-                config, short, args.samples, args.new, args.repeats, args.threads, own.step_bytes
+                config, short, args.samples, args.new, args.repeats, args.threads
             ):
                 add(row)
                 title = f"(b) grm_jax over {row.name[4:]}"
                 ratios.append(ratio(title, own.total, row.total, TARGET_TRANSFORMERS))
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             ratios.append(f"(b) not compared: {error}")
     shared = add(ours("(a) shared prefix", config, params, long, 1, args.samples, **counts))
     repeated = add(ours("(a) repeated prompts", config, params, long, args.samples, 1, **counts))

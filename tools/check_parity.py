@@ -10,7 +10,6 @@ difference is beyond max(1e-5, 3 x the largest such gap).
 """
 
 import argparse
-import dataclasses
 import os
 import pathlib
 import sys
@@ -18,12 +17,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from grm_jax.models import heads, hub, transformer
+from grm_jax.models import hub
 from grm_jax.text.chat_templates import load_tokenizer
 from tools import errors_in_one_line
+from tools.outputs import load, outputs
 
 TOLERANCE, GAPS = 1e-5, 3
 TEXT = "The judge compares two answers, states principles, and gives each answer a score."
@@ -57,21 +56,8 @@ def inputs(vocab_size: int, length: int, seed: int, tokenizer) -> dict[str, tupl
     return found
 
 
-def our_outputs(checkpoint: hub.Checkpoint, tokens, real) -> np.ndarray:
-    """Logits [B, T, V], or rewards of every position [B, T, 1]; float32."""
-    config, params, head = checkpoint
-    positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
-    arguments = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, real))
-    hidden, _ = transformer.apply(config, params, *arguments)
-    if head is None:
-        return np.asarray(heads.logits(config, params, hidden))
-    return np.asarray(heads.scalar_apply(head, hidden.reshape(-1, config.embed_dim))).reshape(
-        *tokens.shape, 1
-    )
-
-
 def their_outputs(model, tokens, real) -> np.ndarray:
-    """The same from transformers, in the type of the model."""
+    """What `outputs` gives, from transformers, in the type of the model."""
     import torch
 
     positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
@@ -88,17 +74,14 @@ def compare(folder: pathlib.Path, *, length: int, seed: int, float64_below: floa
     import torch
     import transformers
 
-    checkpoint = hub.load(folder, param_dtype="float32")
-    checkpoint = checkpoint._replace(
-        config=dataclasses.replace(checkpoint.config, dtype="float32")
-    )
+    checkpoint = load(folder, "float32")
     tokenizer = None
     if any(folder.glob("tokenizer*")):
         # Ours: that of transformers may add a piece for which no model has a row.
         tokenizer = load_tokenizer(folder)
         hub.check_vocab(checkpoint.config, tokenizer.vocab_size, folder)
     cases = inputs(checkpoint.config.vocab_size, length, seed, tokenizer)
-    ours = {name: our_outputs(checkpoint, *case) for name, case in cases.items()}
+    ours = {name: outputs(checkpoint, *case) for name, case in cases.items()}
 
     # Its other ways to multiply by experts refuse float64.
     experts = {"experts_implementation": "eager"} if checkpoint.config.moe else {}

@@ -40,10 +40,11 @@ from experiments import grpo, meta_rm, rft, sft
 from experiments import run as runs
 from grm_jax.learning.checkpoints import Checkpoints
 
-# Stages up to GRPO and the meta RM, with many small steps. The weight decay moves the policy away
-# from its reference, so that the KL term has a gradient although nothing is parsed at this length.
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# All stages with a few small steps. The weight decay moves the policy away from its reference, so
+# that the KL term has a gradient although nothing is parsed at this length.
 TINY = (
-    "--config=configs/small_world.py:ci",
+    f"--config={ROOT / 'configs/small_world.py'}:ci",
     "--config.model.embed_dim=16",
     "--config.model.ffn_dim=16",
     "--config.model.head_dim=8",
@@ -78,7 +79,7 @@ def _up_to_rft(run: runs.Run) -> None:
     rft.run_stage(run)
 
 
-# What runs up to each stage, and the progress bars that belong to it: (title, draws or trains).
+# What runs up to each stage, and the progress bars that belong to it.
 EXPERIMENTS = {
     "sft": sft.main, "rft": _up_to_rft, "grpo": grpo.main, "meta_rm": meta_rm.main,
 }  # fmt: skip
@@ -86,6 +87,8 @@ BARS = {
     "base": "sft", "cold_start": "sft", "rft: drawing": "rft", "rft: hinted": "rft", "rft": "rft",
     "grpo": "grpo", "meta_rm: drawing": "meta_rm", "meta_rm": "meta_rm",
 }  # fmt: skip
+
+STAGES = tuple(EXPERIMENTS)
 
 # Moments inside a write: the call of Python that is not reached any more, by event of the audit
 # hook and name of the file.
@@ -311,15 +314,18 @@ def plan(
     return found
 
 
-def _arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a folder of orbax by name, on any machine; keys as words."""
+def read(folder: pathlib.Path):
+    """The arrays of a checkpoint's state or of parameters as they were saved, on one device."""
     with ocp.StandardCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder).item_metadata.tree
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
         )
-        tree = checkpointer.restore(folder, abstract)
+        return checkpointer.restore(folder, abstract)
+
+
+def _by_name(tree) -> dict[str, np.ndarray]:
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -332,7 +338,7 @@ def _same_arrays(a: pathlib.Path, b: pathlib.Path) -> str:
     """"" if two folders hold the same arrays bit for bit, or else the first difference."""
     if not b.is_dir():
         return "is missing"
-    left, right = _arrays(a), _arrays(b)
+    left, right = _by_name(read(a)), _by_name(read(b))
     if left.keys() != right.keys():
         return f"arrays {sorted(left.keys() ^ right.keys())} are only on one side"
     for name, x in left.items():
@@ -362,7 +368,7 @@ def compare(whole: pathlib.Path, killed: pathlib.Path) -> Iterator[tuple[str, st
             if kind == "checkpoints":
                 step = Checkpoints(whole / kind / stage).latest()
                 name = f"{kind}/{stage}/{step}/{item}"
-                for file in ("data/process_0-of-1.json", "meta/metadata"):
+                for file in ("data/metadata", "meta/metadata"):
                     file = f"{kind}/{stage}/{step}/{file}"
                     yield file, _same_bytes(whole / file, killed / file)
             yield name, _same_arrays(whole / name, killed / name)
@@ -393,7 +399,7 @@ def run_killed(runner: Runner, folder: pathlib.Path, kills: Sequence[Kill]) -> l
     for number, kill in enumerate(kills, start=1):
         began = time.monotonic()
         runner.run(folder, kill)
-        deaths.append(read_journal(folder)[-1]["died"])
+        deaths = [record["died"] for record in read_journal(folder) if "died" in record]
         seconds = time.monotonic() - began
         say(f"kill {number} of {len(kills)}, {BARS[kill.bar]}: {deaths[-1]}  ({seconds:.0f} s)")
     began = time.monotonic()
@@ -436,10 +442,11 @@ def environment(cache: pathlib.Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 if everything is bitwise equal, otherwise 1."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--kills", type=int, default=10, help="of each stage")
-    parser.add_argument("--stage", choices=(*EXPERIMENTS, "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--workdir", type=pathlib.Path, help="kept; by default a temporary one")
     args, rest = parser.parse_known_args(argv)
@@ -449,7 +456,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.kills < 1:
         parser.error(f"--kills must be at least 1, got {args.kills}")
     own_config = any(re.match(r"--config(=|$)", arg) for arg in rest)
-    stages = list(EXPERIMENTS) if args.stage == "all" else [args.stage]
+    stages = STAGES if args.stage == "all" else [args.stage]
     folder = (args.workdir or pathlib.Path(tempfile.mkdtemp(prefix="check_resume."))).absolute()
     if args.workdir and folder.exists() and any(folder.iterdir()):
         parser.error(f"--workdir: {folder} is not empty")

@@ -9,7 +9,7 @@ Either way the target is new, and is there whole or not at all. Every weight kee
 An orbax folder holds
 
     params/      the parameters; {"decoder", "head"} for a reward model
-    model.json   the fields of ModelConfig under "model", and whether it is a reward model
+    model.json   the fields of ModelConfig but `rules`, under "model"; whether it is a reward model
     config.json, tokenizer files, chat template, generation_config.json   as they came
 
 so that the way back needs nothing else. A Hugging Face folder has config.json and
@@ -52,7 +52,9 @@ def write_orbax(folder, checkpoint: hub.Checkpoint, source=None) -> None:
         if source is not None:
             hub.copy_small_files(source, partial)
             shutil.copyfile(pathlib.Path(source) / config_file.CONFIG, partial / config_file.CONFIG)
-        record = {"model": dataclasses.asdict(config), "reward": head is not None}
+        fields = dataclasses.asdict(config)
+        del fields["rules"]  # of the mesh it ran on, not of the model
+        record = {"model": fields, "reward": head is not None}
         (partial / MODEL).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

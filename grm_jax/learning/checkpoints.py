@@ -4,7 +4,8 @@ A thin wrapper around the orbax `CheckpointManager`. One checkpoint holds up to 
 
     state   any tree of arrays, typed PRNG keys included (usually a `TrainState`)
     meta    whatever JSON holds: byte offsets of logs, rollouts not yet consumed, fingerprints
-    data    the state of a grain iterator, when one is passed
+    data    the state of a grain iterator, when one is passed. As JSON, which grain's own handler
+            would write once a process: the position is that of all, however many restore it
 
 Saving is asynchronous: `save` returns when nothing that changes later is still to be read, and
 orbax writes into a temporary folder, lists the checksum of every file and renames the folder at the
@@ -27,7 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+
+from grm_jax.parallel import processes
 
 _NEW, _OLD = ".new", ".old"
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -129,7 +131,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def _remove_unfinished(self) -> None:
-        if jax.process_index() == 0:
+        if processes.index() == 0:
             for unfinished in self.folder.glob(f"*{_UNFINISHED}*"):
                 shutil.rmtree(unfinished)
 
@@ -182,9 +184,7 @@ class Checkpoints:
             "meta": ocp.args.JsonSave(copy.deepcopy(meta)),  # read later, in another thread
         }
         if data_iterator is not None:
-            import grain
-
-            items["data"] = grain.checkpoint.CheckpointSave(item=data_iterator)
+            items["data"] = ocp.args.JsonSave(copy.deepcopy(data_iterator.get_state()))
         with self._step_named(step):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._pending = step
@@ -219,9 +219,8 @@ class Checkpoints:
         Of several processes the first one looks and moves, and tells the others.
         """
         steps = self.steps()
-        step = self._put_damaged_aside(steps) if jax.process_index() == 0 else 0
-        if jax.process_count() > 1:
-            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        step = self._put_damaged_aside(steps) if processes.index() == 0 else 0
+        step = processes.from_first(step)
         if step != steps[-1]:
             self._manager.reload()
         return step
@@ -281,10 +280,10 @@ class Checkpoints:
             "meta": ocp.args.JsonRestore(),
         }
         if data_iterator is not None:
-            import grain
-
-            items["data"] = grain.checkpoint.CheckpointRestore(item=data_iterator)
+            items["data"] = ocp.args.JsonRestore()
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        if data_iterator is not None:
+            data_iterator.set_state(restored.data)
         return _uncommit(restored.state, abstract_state), restored.meta
 
     def close(self) -> None:
@@ -309,14 +308,16 @@ def save_params(folder: str | os.PathLike, params) -> None:
     with _writing(f"{path}: the parameters"), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(new, params, force=True)
         checkpointer.wait_until_finished()
-    # A copy under the old name is only stale while the current one exists.
-    if path.exists():
+    if processes.index() == 0:
+        # A copy under the old name is only stale while the current one exists.
+        if path.exists():
+            if old.exists():
+                shutil.rmtree(old)
+            path.rename(old)
+        new.rename(path)
         if old.exists():
             shutil.rmtree(old)
-        path.rename(old)
-    new.rename(path)
-    if old.exists():
-        shutil.rmtree(old)
+    processes.wait(f"{path} has its name")
 
 
 def load_params(folder: str | os.PathLike, abstract):

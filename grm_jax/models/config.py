@@ -9,6 +9,8 @@ from grm_jax.parallel.mesh import RULES, Rules
 SCORINGS = ("softmax", "sigmoid")
 ACTIVATIONS = ("gelu_tanh", "silu")
 EXPERT_PATHS = ("auto", "blocks", "megablox")
+ATTENTION_KERNELS = ("auto", "reference", "splash")
+REMATS = ("none", "products", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +180,10 @@ class ModelConfig:
       param_dtype: type of parameters; adapters are float32 whatever it is.
       attention_chunk: keys per step of the online softmax; bounds memory, never the result.
       expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
-      remat: recompute each group of layers in the backward pass.
+      attention_kernel: how a full pass attends, see `attention_kernels.py`; never changes the
+        result.
+      remat: what the backward pass recomputes of each group of layers: "none"; all but matrix
+        products with weights ("products"); everything ("full").
       rules: which mesh axes split each logical axis, see `parallel.mesh`; without effect where no
         mesh is set, never on the result.
 
@@ -212,7 +217,8 @@ class ModelConfig:
     param_dtype: str = "float32"
     attention_chunk: int = 1024
     expert_path: str = "auto"
-    remat: bool = False
+    attention_kernel: str = "auto"
+    remat: str = "none"
     rules: Rules = RULES
 
     def __post_init__(self):
@@ -239,7 +245,10 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim must be even for RoPE, got {self.head_dim}")
-        for name, known in (("activation", ACTIVATIONS), ("expert_path", EXPERT_PATHS)):
+        for name, known in (
+            ("activation", ACTIVATIONS), ("expert_path", EXPERT_PATHS),
+            ("attention_kernel", ATTENTION_KERNELS), ("remat", REMATS),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"model.{name} must be one of {known}, got {getattr(self, name)!r}"
@@ -329,7 +338,7 @@ def deepseek(
     )  # fmt: skip
 
 
-_RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": True}
+_RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "full"}
 
 def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, query_scalar):
     return ModelConfig(
@@ -431,3 +440,24 @@ VARIANTS: dict[str, ModelConfig] = {
         **_RELEASED,
     ),
 }
+
+# Parameters of the published models, by variant. Of DeepSeek-V3 the main model; the layer that
+# predicts a second token is not part of it.
+PUBLISHED_PARAMETERS: dict[str, int] = {
+    "gemma2_2b": 2_614_341_888,
+    "gemma2_9b": 9_241_705_984,
+    "gemma2_27b": 27_227_128_320,
+    "deepseek_v2_lite_16b": 15_706_484_224,
+    "deepseek_v2_236b": 235_741_434_880,
+    "deepseek_v3_671b": 671_026_419_200,
+}
+
+
+def published_variant(config: ModelConfig) -> str | None:
+    """The published variant of the same main sizes, whatever its other settings; None if none."""
+    sizes = ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim",
+             "ffn_dim")  # fmt: skip
+    for name in PUBLISHED_PARAMETERS:
+        if all(getattr(VARIANTS[name], size) == getattr(config, size) for size in sizes):
+            return name
+    return None

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from grm_jax.models import attention
+from grm_jax.models import attention, attention_kernels
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel import sharding
 
@@ -162,9 +162,10 @@ class Attention(nn.Module):
         q_BTHE = attention.rope(q_BTHE, positions_BT, rotations)
         k_BKTE = jnp.swapaxes(attention.rope(k_BTKE, positions_BT, rotations), 1, 2)
         own = attention.Keys(k_BKTE, v_BKTE, positions_BT, segment_ids_BT)
-        out_BTHE = attention.attend(
+        out_BTHE = attention_kernels.attend(
             q_BTHE, (*past, own), positions_BT, segment_ids_BT,
-            scale=c.query_scale, cap=c.attn_softcap, window=self.window, chunk=c.attention_chunk,
+            kernel=c.attention_kernel, rules=c.rules, scale=c.query_scale, cap=c.attn_softcap,
+            window=self.window, chunk=c.attention_chunk,
         )  # fmt: skip
         with jax.named_scope("attention_out"):
             out_BTD = contract("bthe,hed->btd", out_BTHE, o_HED)

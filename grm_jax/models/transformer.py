@@ -27,6 +27,12 @@ from grm_jax.models.layers import (
 from grm_jax.models.moe import Experts
 from grm_jax.parallel import sharding
 
+# What is kept for the backward pass. Products without a batch axis are those with weights.
+_REMAT_POLICIES = {
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
 
 class KVBlock(NamedTuple):
     """Keys and values of all layers for a run of tokens.
@@ -107,7 +113,9 @@ class Transformer(nn.Module):
         marks = tuple((block.positions_BT, block.segment_ids_BT) for block in past)
         new = []
         for name, dense, first, last in c.stacks:
-            group = nn.remat(LayerGroup, prevent_cse=False) if c.remat else LayerGroup
+            group = LayerGroup
+            if c.remat != "none":
+                group = nn.remat(LayerGroup, prevent_cse=False, policy=_REMAT_POLICIES[c.remat])
             scanned = nn.scan(
                 group,
                 variable_axes={"params": 0},
@@ -142,6 +150,7 @@ def init(config: ModelConfig, key: jax.Array) -> dict:
     return nn.unbox(_boxed_init(config, key))
 
 
+@functools.lru_cache
 def abstract_params(config: ModelConfig) -> dict:
     """Shapes and dtypes of the parameters, without allocating any."""
     return jax.eval_shape(lambda: init(config, jax.random.key(0)))

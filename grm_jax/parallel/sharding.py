@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from grm_jax.parallel import processes
 from grm_jax.parallel.mesh import Rules
 
 
@@ -111,17 +112,22 @@ def constrain(rules: Rules, x: jax.Array, names: Sequence[str | None], array: st
     return jax.lax.with_sharding_constraint(x, spec(mesh.shape, rules, names, x.shape, array))
 
 
-def put(tree, sharding):
+def put(tree, sharding=None):
     """Host arrays to global ones; every process passes the same, and places its own part of it.
 
     Args:
-      tree: arrays of numpy.
-      sharding: one for all leaves, or a tree of them.
+      tree: arrays, of numpy or replicated ones.
+      sharding: one for all leaves, or a tree of them. None is whole on every device of the mesh
+        of `jax.set_mesh`, or the default device without one.
     """
-    if jax.process_count() == 1:
+    if not processes.several():
         return jax.device_put(tree, sharding)
+    if sharding is None:
+        sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
 
     def place(x, sharding):
+        if isinstance(x, jax.Array):
+            return jax.jit(lambda x: x, out_shardings=sharding)(x)
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
@@ -150,7 +156,7 @@ def reshard(tree, shardings):
 
 def fetch(tree):
     """Global arrays to numpy, whole, on every process."""
-    if jax.process_count() > 1:
+    if processes.several():
         tree = jax.tree.map(_replicated, tree)
     return jax.device_get(tree)
 

@@ -242,7 +242,7 @@ class JittedEngine:
                 rows, columns = _survivors(done_PS, smaller)
                 state, prefix, lengths, keys_now = compact(
                     self.config, state, prefix, lengths, keys_now,
-                    jax.device_put(rows), jax.device_put(columns),
+                    put(rows), put(columns),
                 )  # fmt: skip
                 self.programs.add(("compact", bucket, smaller))
                 places_QR = np.take_along_axis(places_QR[rows], columns, axis=1)

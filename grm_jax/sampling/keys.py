@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grm_jax.parallel.sharding import put
+
 
 def stable_words(text: str) -> tuple[int, int]:
     """Two 32-bit words of a hash that is the same in every process and on every machine."""
@@ -42,4 +44,4 @@ def sample_keys(key: jax.Array, uids: Sequence[str], samples_PS: np.ndarray) -> 
       samples_PS: sample indices within each comparison.
     """
     words_P2 = np.asarray([stable_words(uid) for uid in uids], np.uint32)
-    return _fold(key, jax.device_put(words_P2), jax.device_put(samples_PS.astype(np.uint32)))
+    return _fold(key, *put((words_P2, samples_PS.astype(np.uint32))))

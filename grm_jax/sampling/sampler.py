@@ -369,7 +369,7 @@ def sample(
 
 def scalars(limit: int, temperature: float, top_p: float) -> tuple[jax.Array, ...]:
     """The traced scalars of `decode`, put on the device explicitly and strongly typed."""
-    return jax.device_put((np.int32(limit), np.float32(temperature), np.float32(top_p)))
+    return sharding.put((np.int32(limit), np.float32(temperature), np.float32(top_p)))
 
 
 def samples(state: DecodeState) -> Samples:

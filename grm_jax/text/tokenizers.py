@@ -46,6 +46,8 @@ class Tokenizer(Protocol):
 
     def fingerprint(self) -> str: ...
 
+    def fingerprints(self) -> dict[str, str]: ...
+
 
 class _ChatTokenizer:
     """The part that tokenizers share; a subclass supplies the raw model of pieces.
@@ -91,6 +93,11 @@ class _ChatTokenizer:
         Of the table, not of the file that holds it.
         """
         return self._fingerprint
+
+    def fingerprints(self) -> dict[str, str]:
+        """The two parts of `fingerprint` apart: "tokenizer", the pieces, and "chat_template"."""
+        parts = {"tokenizer": self._table_text(), "chat_template": repr(self.chat_format)}
+        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
 
     def _closing_id(self) -> int:
         """What closes an assistant turn: the first control piece after its content, else eos."""

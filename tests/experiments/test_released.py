@@ -1,51 +1,22 @@
 """Released weights: from folders in hub format to a table, and folders that do not fit."""
 
-import json
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
+from tiny_release import COMPARISONS, write_release
 
 from configs import deepseek_grm_16b, deepseek_grm_27b
 from experiments import benchmark, schema
 from experiments import run as runs
 from grm_jax.data.comparison import write_jsonl
-from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
-from grm_jax.models import hub, transformer
-from grm_jax.models.config import VARIANTS
-from grm_jax.text.tokenizers import train_sentencepiece
-
-COMPARISONS = SmallWorld(SmallWorldConfig()).comparisons("development", 3)
-
-
-def write_checkpoint(folder, source, *, reward=False, seed=0):
-    """A tiny random Gemma-2 in hub format, with a tokenizer of its own."""
-    source.mkdir()
-    lines = [text for c in COMPARISONS for text in c.responses] + [str(seed)] * 3
-    tokenizer = train_sentencepiece(lines, source / "tokenizer.model", vocab_size=400 + seed)
-    model = VARIANTS["tiny"]
-    model = type(model)(**{**vars(model), "vocab_size": tokenizer.vocab_size})
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
-        transformer.abstract_params(model),
-    )
-    head = {"kernel": jnp.asarray(rng.normal(size=model.embed_dim), jnp.float32)}
-    (source / "tokenizer_config.json").write_text(json.dumps({
-        "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>",
-    }))  # fmt: skip
-    hub.save(folder, model, params, head=head if reward else None)
-    hub.copy_small_files(source, folder)
-    return params, head
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("released")
-    policy = write_checkpoint(root / "policy", root / "a")
-    judge = write_checkpoint(root / "judge", root / "b", reward=True, seed=7)
+    policy = write_release(root / "policy")
+    judge = write_release(root / "judge", reward=True, seed=7)
     write_jsonl(root / "rows.jsonl", COMPARISONS)
     return root, policy, judge
 

@@ -1,111 +1,160 @@
-"""A run that is killed and started again ends bitwise where an unbroken one does."""
+"""A run that is killed or stopped and started again ends bitwise where an unbroken one does."""
 
-import json
 import os
-import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-# Small enough to be run five times; every stage up to GRPO is walked.
-FAST = [
-    "--config.cold_start.data.demonstrations=60",
-    "--config.cold_start.optimizer.steps=4",
-    "--config.cold_start.data.checkpoint_every=2",
-    "--config.rft.data.comparisons=4",
-    "--config.rft.buckets.samples_per_unit=8",
-    "--config.rft.draw.max_new_tokens=12",
-    "--config.grpo.draw.max_new_tokens=12",
-    "--config.model.embed_dim=16",
-    "--config.model.ffn_dim=16",
-    "--config.model.head_dim=8",
-    "--config.mesh.data=1",
+from experiments import run as runs
+from experiments.metrics import Metrics
+from grm_jax.learning.checkpoints import save_params
+from tools import check_resume
+from tools.check_resume import LATER, RESTORED, ROLLOUT, Kill, Runner
+
+# In the order in which a run comes to them. Stopped by SIGTERM in a step and in a work unit, killed
+# inside writes, between rollout and update, and while it resumes.
+KILLS = [
+    Kill("base", 1, "before the arrays of a checkpoint"),  # the first, and a record was written
+    Kill("rft: drawing", 8, LATER, signal=signal.SIGTERM),
+    Kill("grpo", 1, "before a checkpoint has its name"),
+    Kill("grpo", 4, ROLLOUT),
+    Kill("grpo", 4, RESTORED),  # of step 2 at least: what was killed had waited for it
+    Kill("grpo", 4, LATER, signal=signal.SIGTERM),  # after step 5, where no checkpoint is due
+    Kill("meta_rm", 3, "while an old checkpoint is removed"),
+    Kill("meta_rm", 5, LATER, signal=signal.SIGTERM),
 ]
 
 
-def command(workdir):
-    return [
-        sys.executable, "-m", "experiments.grpo", "--config=configs/small_world.py:ci",
-        f"--workdir={workdir}", *FAST,
-    ]  # fmt: skip
+@pytest.fixture(scope="module")
+def runner():
+    return Runner("meta_rm", check_resume.TINY)
 
 
-def environment(cache):
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
-
-
-def run_to_end(workdir, cache):
-    done = subprocess.run(
-        command(workdir), cwd=ROOT, env=environment(cache), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def run_until(workdir, cache, moment):
-    """Starts the run and kills it with SIGKILL as soon as `moment` holds of the workdir."""
-    log = workdir.with_suffix(".log")
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command(workdir), cwd=ROOT, env=environment(cache), stdout=output, stderr=output
-        )
-    deadline = time.monotonic() + 240
-    while process.poll() is None and not moment(workdir):
-        assert time.monotonic() < deadline, "the moment to kill never came"
-        time.sleep(0.005)
-    assert process.poll() is None, "the run ended before it could be killed: " + log.read_text()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
-def outcome(workdir):
-    """Everything a run leaves that must be equal: metrics without times, logs, parameters."""
-    metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for record in metrics:
-        del record["time"]
-    logs = {path.name: path.read_bytes() for path in (workdir / "trajectories").iterdir()}
-    marks = {path.parent.name: path.read_text() for path in workdir.glob("params/*/DONE")}
-    return metrics, logs, marks
-
-
-def lines(path):
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-MOMENTS = {
-    "inside the cold start": lambda w: (w / "checkpoints/cold_start/2").exists(),
-    "while RFT draws": lambda w: lines(w / "trajectories/rft.jsonl") > 5,
-    "inside GRPO": lambda w: (w / "checkpoints/grpo/1").exists(),
-    "between rollout and update": lambda w: lines(w / "trajectories/grpo.jsonl") > 2 * 18,
-}
+@pytest.fixture(scope="module")
+def whole(runner, tmp_path_factory):
+    """Workdir of an unbroken run."""
+    folder = tmp_path_factory.mktemp("resume") / "whole"
+    before = dict(os.environ)
+    check_resume.environment(folder.with_name("cache"))
+    runner.run(folder, fresh=True)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.slow
-def test_killed_three_times_equals_never_killed(tmp_path):
-    cache = tmp_path / "cache"
-    run_to_end(tmp_path / "whole", cache)
-    expected = outcome(tmp_path / "whole")
-    assert len(expected[0]) >= 5 and set(expected[2]) == {"base", "cold_start", "rft", "grpo"}
-    for moment in MOMENTS.values():
-        run_until(tmp_path / "killed", cache, moment)
-    run_to_end(tmp_path / "killed", cache)
-    actual = outcome(tmp_path / "killed")
-    assert actual[0] == expected[0]
-    assert actual[1] == expected[1]
-    assert actual[2] == expected[2]
+def test_killed_and_stopped_equals_unbroken(runner, whole):
+    killed = whole.with_name("killed")
+    deaths = check_resume.run_killed(runner, killed, KILLS)
+    # Each came where it was meant to, and not at the end of its stage for want of the moment.
+    assert deaths == [str(kill) for kill in KILLS]
+    differences = dict(check_resume.compare(whole, killed))
+    assert {name: text for name, text in differences.items() if text} == {}
+    for name in ("params/meta_rm/params", "checkpoints/grpo/8/state", "trajectories/grpo.jsonl",
+                 "checkpoints/base/8/data/metadata"):  # fmt: skip
+        assert name in differences
+    # A run in which nothing is learnt would be equal to anything.
+    last = [record for record in Metrics(whole).read() if record["stage"] == "grpo"][-1]
+    assert last["kl"] > 1e-3 and last["grad_norm"] > 1e-3
+    # Who stopped it is told what is safe, and that is where it went on.
+    log = killed.with_suffix(".log").read_text().replace("\n", " ")
+    assert "stopped, the last unit of rft is on disk; the same command goes on from there" in log
+    stops = re.findall(r"stopped, step (\d) of (\w+) is on disk", log)
+    assert [stage for _, stage in stops] == ["grpo", "meta_rm"]
+    for step, stage in stops:
+        assert re.search(rf" {stage}: [^:]*, from {step} ", log), (stage, step)
+
+
+def test_a_second_signal_is_not_waited_for():
+    run = object.__new__(runs.Run)
+    run.__dict__.update(_stop_asked=runs.threading.Event())
+    before = signal.signal(signal.SIGTERM, run.ask_to_stop)
+    try:
+        assert not run.stopping
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert run.stopping
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def flip_bit(folder):
+    """Changes the last bit of the last array of a folder of arrays, and says which one it is."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(check_resume.read(folder))
+    floats = [i for i, (_, leaf) in enumerate(leaves) if leaf.dtype == np.float32 and leaf.ndim]
+    arrays = [leaf for _, leaf in leaves]
+    changed = np.array(arrays[floats[-1]])
+    changed.view(np.uint32).flat[-1] ^= 1
+    arrays[floats[-1]] = changed
+    shutil.rmtree(folder)
+    save_params(folder, jax.tree.unflatten(structure, arrays))
+    return jax.tree_util.keystr(leaves[floats[-1]][0])
+
+
+@pytest.mark.slow
+def test_each_difference_is_found(whole, tmp_path):
+    def found():
+        return {name: text for name, text in check_resume.compare(whole, other) if text}
+
+    other = tmp_path / "other"
+    shutil.copytree(whole, other)
+    metrics, log = other / "metrics.jsonl", other / "trajectories/grpo.jsonl"
+    text = re.sub(r'"tokens_per_second": [\d.]+', '"tokens_per_second": 1', metrics.read_text())
+    metrics.write_text(text)
+    assert found() == {}, "a time is no difference"
+
+    bits = {
+        name: f"{flip_bit(other / name)} differs"
+        for name in ("params/rft/params", "checkpoints/meta_rm/8/state")
+    }
+    metrics.write_text(text.replace('"loss": ', '"loss": 1', 1))
+    log.write_bytes(log.read_bytes()[:-10])
+    (other / "checkpoints/grpo/8").rename(other / "checkpoints/grpo/9")
+    differences = found()
+    assert differences.pop("metrics.jsonl without times").startswith("line 1 differs")
+    assert re.match(r"line \d+ differs", differences.pop("trajectories/grpo.jsonl"))
+    assert differences == bits | {
+        f"checkpoints/grpo/8/{item}": "is missing"
+        for item in ("state", "meta/metadata", "data/metadata")
+    }
+
+
+@pytest.mark.slow
+def test_a_workdir_is_not_used_twice(runner, whole, tmp_path):
+    """As two people would start it, from the command line."""
+    folder = tmp_path / "twice"
+    first = runner.start(folder)
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "config.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        before = (folder / "config.json").read_bytes()
+        second = subprocess.run(
+            [sys.executable, "-m", "experiments.grpo", *check_resume.TINY, f"--workdir={folder}"],
+            cwd=check_resume.ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert first.is_alive()
+    finally:
+        first.kill()
+        first.join()
+    assert second.returncode == 1
+    assert second.stderr.strip() == f"error: {folder} is in use by another process"
+    assert (folder / "config.json").read_bytes() == before
 
 
 @pytest.mark.slow
 def test_a_workdir_of_another_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": 5}')
     done = subprocess.run(
-        command(tmp_path), cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-m", "experiments.grpo", *check_resume.TINY, f"--workdir={tmp_path}"],
+        cwd=check_resume.ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert "belongs to another config" in done.stderr and "config.seed: 5 there" in done.stderr

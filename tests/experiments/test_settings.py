@@ -77,6 +77,15 @@ def test_every_variant_is_valid(variant):
         ({"benchmark__ablation_k": 9}, "config.benchmark.ablation_k: 9"),
         ({"mesh__data": 2, "grpo__loop__prompts_per_step": 3},
          "config.grpo.loop.prompts_per_step: 3"),
+        ({"mesh__fsdp": 3}, "config.base.packing.batch_size: 4 rows are not a multiple of 3"),
+        ({"mesh__data": 2, "grpo__micro_batches": 16},
+         "config.grpo.loop.prompts_per_step: 16 rows are not a multiple of 32: config.mesh splits "
+         "batches in 2, and there are 16 micro-batches"),
+        ({"mesh__data": 2, "grpo__buckets__samples_per_unit": 4},
+         "config.grpo.buckets.samples_per_unit: 4 makes units of 1 prompts with 4 samples"),
+        ({"mesh__rules": "embed=fsdpp"}, "config.mesh: rules: 'embed=fsdpp' must read"),
+        ({"mesh__fsdp": 0}, "config.mesh: fsdp must be at least 1"),
+        ({"model__rules": "x"}, "config.model.rules: unknown field"),
         ({"mesh__data": 2, "meta_rm__loop__batch_size": 3}, "config.meta_rm.loop.batch_size: 3"),
     ],
 )  # fmt: skip

@@ -156,8 +156,11 @@ def test_a_save_holds_the_values_of_its_call(tmp_path, held_writes):
     step = jax.jit(step, donate_argnums=0)
     state = step(make_state())
     expected, meta = jax.tree.map(jnp.copy, state), {"offset": 7, "rollouts": [1]}
+    data = pipeline()
+    next(data)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, meta)
+    checkpoints.save(1, state, meta, data)
+    batches = [next(data) for _ in range(3)]
     # Nothing is on disk yet, and everything that was saved moves on.
     for _ in range(3):
         state = step(state)
@@ -166,8 +169,11 @@ def test_a_save_holds_the_values_of_its_call(tmp_path, held_writes):
     meta["rollouts"].append(2)
     assert not list(tmp_path.glob("*/*/*")), "the write did not wait for the test"
     held_writes.set()
-    restored, found = checkpoints.restore(jax.eval_shape(make_state))
+    resumed = pipeline()
+    restored, found = checkpoints.restore(jax.eval_shape(make_state), data_iterator=resumed)
     assert found == {"offset": 7, "rollouts": [1]}
+    for batch in batches:
+        np.testing.assert_array_equal(next(resumed), batch)
     assert_equal(restored, expected)
     assert restored.step == 1 and state.step == 4
 

@@ -122,7 +122,7 @@ def test_remat_changes_no_gradient_and_every_parameter_but_the_bias_has_one():
 
         return jax.jit(jax.grad(value))
 
-    got, want = loss(dataclasses.replace(V3, remat=True))(params), loss(V3)(params)
+    got, want = loss(dataclasses.replace(V3, remat="full"))(params), loss(V3)(params)
     for (path, w), g in zip(jax.tree.leaves_with_path(want), jax.tree.leaves(got), strict=True):
         assert bool(jnp.any(w != 0)) is (path[-1].key != "router_bias"), path
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * float(np.abs(w).max()) + 1e-12)

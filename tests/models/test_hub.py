@@ -1,5 +1,6 @@
 """Checkpoints of transformers: in, out, and back into transformers with every bit in its place."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -95,6 +96,7 @@ def test_round_trip_keeps_every_bit(name, dtype, tmp_path):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == expected
 
     target = tmp_path / "target"
+    config = dataclasses.replace(config, rules=())  # of the mesh, so no matter
     hub.save(target, config, params, source=source, max_shard_bytes=50_000)
     assert_same_bits(model, reloaded(model, target))
     assert len(list(target.glob("model-*.safetensors"))) > 2

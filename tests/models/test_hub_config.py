@@ -7,7 +7,13 @@ import os
 import pytest
 
 from grm_jax.models import hub
-from grm_jax.models.config import VARIANTS, MoEConfig, YarnConfig, mla_query_scale
+from grm_jax.models.config import (
+    VARIANTS,
+    MoEConfig,
+    YarnConfig,
+    mla_query_scale,
+    published_variant,
+)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -71,8 +77,12 @@ def read(folder, raw):
     [(GEMMA2, "gemma2_27b"), (V2_LITE, "deepseek_v2_lite_16b"), (V3, "deepseek_v3_671b")],
 )
 def test_published_configs_of_both_generations(generation, raw, variant, tmp_path):
-    published = dataclasses.replace(VARIANTS[variant], remat=False)
-    assert read(tmp_path, generation(raw)) == published
+    published = dataclasses.replace(VARIANTS[variant], remat="none")
+    found = read(tmp_path, generation(raw))
+    assert found == published
+    assert published_variant(found) == variant
+    assert published_variant(dataclasses.replace(found, rope_theta=5.0)) == variant
+    assert published_variant(dataclasses.replace(found, ffn_dim=5)) is None
 
 
 def test_groups_of_experts_count_only_where_they_limit(tmp_path):
@@ -163,7 +173,7 @@ WRITABLE = [name for name in VARIANTS if name != "tiny_deepseek"]
 @pytest.mark.parametrize("reward", [False, True])
 @pytest.mark.parametrize("name", WRITABLE)
 def test_written_configs_read_back(name, reward, tmp_path):
-    config = dataclasses.replace(VARIANTS[name], remat=False)
+    config = dataclasses.replace(VARIANTS[name], remat="none")
     raw = hub.write_config(config, head=reward, bos_token_id=7)
     assert raw["architectures"][0].endswith("SequenceClassification" if reward else "CausalLM")
     assert raw["bos_token_id"] == 7
@@ -175,7 +185,7 @@ def test_transformers_reads_written_configs(name, tmp_path):
     """Through its own classes and back: nothing that decides the model is lost or changed."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config = dataclasses.replace(VARIANTS[name], remat=False)
+    config = dataclasses.replace(VARIANTS[name], remat="none")
     read(tmp_path, hub.write_config(config, head=True))
     again = transformers.AutoConfig.from_pretrained(tmp_path)
     assert again.num_labels == 1

@@ -207,6 +207,7 @@ def test_a_tied_output_matrix_must_be_the_embedding(folder):
 
     rewrite(folder / SINGLE, add)
     assert_same(hub.load(folder).params, params_of(TINY))
+    assert hub.count_stored(folder) == sum(x.size for x in jax.tree.leaves(params_of(TINY)))
 
     def change(arrays):
         arrays["lm_head.weight"][63, 31] *= -1
@@ -235,6 +236,7 @@ def test_layers_for_further_tokens_are_skipped_by_name(tmp_path, monkeypatch):
     assert_same(loaded.params, params)
     ((message, *arguments),) = said
     assert "skipped 1 tensors of model.layers.3.*" in message % tuple(arguments)
+    assert hub.count_stored(tmp_path / "model") == sum(x.size for x in jax.tree.leaves(params))
     hub.save(tmp_path / "again", *loaded[:2], source=tmp_path / "model")
     copied = json.loads((tmp_path / "again" / "config.json").read_text())
     assert copied == raw | {"num_nextn_predict_layers": 0}

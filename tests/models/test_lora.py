@@ -234,7 +234,7 @@ def loss(config, params):
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "config",
-    [dataclasses.replace(GEMMA, remat=True), dataclasses.replace(V2, moe=None)],
+    [dataclasses.replace(GEMMA, remat="full"), dataclasses.replace(V2, moe=None)],
     ids=["gemma2", "V2 without experts"],
 )
 def test_gradients_follow_from_those_of_the_merged_kernels(config):
@@ -275,7 +275,7 @@ def products(function, *args):
 
 # Sizes that no activation has by chance.
 APART = dataclasses.replace(
-    GEMMA, embed_dim=33, num_heads=5, num_kv_heads=5, head_dim=22, ffn_dim=71, remat=True
+    GEMMA, embed_dim=33, num_heads=5, num_kv_heads=5, head_dim=22, ffn_dim=71, remat="full"
 )
 FROZEN = {(5, 22, 33), (33, 71)}
 

@@ -169,9 +169,9 @@ def test_samples_do_not_depend_on_the_width(base):
 def test_samples_do_not_depend_on_chunks_and_compaction(base, chunk, monkeypatch):
     moved = []
 
-    def compact(state, prefix, lengths, keys_PS, rows, columns):
+    def compact(config, state, prefix, lengths, keys_PS, rows, columns):
         moved.append((keys_PS.shape, columns.shape))
-        return real(state, prefix, lengths, keys_PS, rows, columns)
+        return real(config, state, prefix, lengths, keys_PS, rows, columns)
 
     real = engine_module.compact
     monkeypatch.setattr(engine_module, "compact", compact)
@@ -202,11 +202,8 @@ def test_survivors_move_to_the_smaller_shape_that_fits():
 
 
 def test_survivors_keep_a_whole_number_of_prompts_on_each_device():
-    class Two:
-        num_devices = 2
-
     worker = engine()
-    worker._sharding = Two()
+    worker._shards = 2
     done = np.ones((4, 4), bool)
     done[2, 1] = False
     assert worker._smaller(Bucket(4, 4, 16, 16), done) == Bucket(2, 1, 16, 16)

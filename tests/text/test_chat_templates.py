@@ -415,6 +415,14 @@ def test_fingerprint_covers_the_template(load):
     assert len(set(prints)) == 4 and prints[2] == prints[4]
 
 
+def test_fingerprints_tell_the_pieces_from_the_template(load):
+    one, other = (load("tokenizer.json", t).fingerprints() for t in (V2, V3))
+    assert one["tokenizer"] == other["tokenizer"] != one["chat_template"]
+    assert one["chat_template"] != other["chat_template"]
+    more = load("tokenizer.model", V2).fingerprints()
+    assert more["tokenizer"] != one["tokenizer"] and len(more["tokenizer"]) == 64
+
+
 def test_templated_tokenizers_travel_to_worker_processes(tokenizers):
     for tokenizer in tokenizers.values():
         copy = pickle.loads(pickle.dumps(tokenizer))

@@ -10,13 +10,14 @@ models.
 """
 
 from grm_jax.models.hub.config_file import read_config, write_config
-from grm_jax.models.hub.reading import Checkpoint, check_vocab, load
+from grm_jax.models.hub.reading import Checkpoint, check_vocab, count_stored, load
 from grm_jax.models.hub.writing import copy_small_files, new_folder, save
 
 __all__ = [
     "Checkpoint",
     "check_vocab",
     "copy_small_files",
+    "count_stored",
     "load",
     "new_folder",
     "read_config",

@@ -25,7 +25,7 @@ _YARN_FIELDS = {
 # Counts of layers after the last one, which predict further tokens (V3): no part of the model.
 LATER_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")
 # Fields of ModelConfig that say how to compute and not what.
-HOW = ("dtype", "param_dtype", "attention_chunk", "expert_path", "remat")
+HOW = ("dtype", "param_dtype", "attention_chunk", "attention_kernel", "expert_path", "remat")
 
 
 class _Fields:

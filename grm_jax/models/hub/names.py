@@ -54,6 +54,7 @@ class Leaf(NamedTuple):
 
 HEAD = ("head", "kernel")  # beside the decoder, not a leaf of its tree
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SCORE = "score.weight"
 
 
 def tensors(config: ModelConfig, *, head: bool = False) -> list[Tensor]:
@@ -70,7 +71,7 @@ def tensors(config: ModelConfig, *, head: bool = False) -> list[Tensor]:
         found += _layer(config, layer)
     found.append(_one("model.norm.weight", (config.embed_dim,), ("final_norm", "scale")))
     if head:
-        found.append(_one("score.weight", (1, config.embed_dim), HEAD, view=_row))
+        found.append(_one(SCORE, (1, config.embed_dim), HEAD, view=_row))
     elif not config.tied_embeddings:
         found.append(_one(LM_HEAD, vocabulary, ("lm_head",)))
     return found

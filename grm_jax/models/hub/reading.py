@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file, names, tensor_files
-from grm_jax.models.hub.names import EMBEDDING, HEAD, LM_HEAD, Leaf, Path, Tensor
+from grm_jax.models.hub.names import EMBEDDING, HEAD, LM_HEAD, SCORE, Leaf, Path, Tensor
 from grm_jax.models.hub.tensor_files import INDEX, SINGLE, Stored
 
 
@@ -64,9 +65,7 @@ def load(
     boxes = _boxes(leaves, shardings)
 
     found, astray = _headers(folder)
-    raw = config_file.read_raw(folder)
-    later = max(raw.get(field) or 0 for field in config_file.LATER_LAYERS)
-    _skip_later_layers(found, config.num_layers, later, folder)
+    _skip_later_layers(found, config.num_layers, folder)
     tied = LM_HEAD in found and config.tied_embeddings
     extra = [Tensor(LM_HEAD, (config.vocab_size, config.embed_dim), ())] if tied else []
     narrow = None if param_dtype else dtypes
@@ -92,6 +91,25 @@ def load(
     config = dataclasses.replace(config, param_dtype=dtype)
     head = tree.pop(HEAD[0], None)
     return Checkpoint(config, tree, head)
+
+
+def count_stored(folder: str | os.PathLike) -> int:
+    """Elements of the decoder in the files of a folder; reads headers only.
+
+    Left out are a reward head, an output matrix that is tied to the embedding, and layers that
+    predict further tokens. Names and shapes are not compared with the config: `load` does that.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load`, for missing or damaged files.
+    """
+    folder = pathlib.Path(folder)
+    config = config_file.read_config(folder)
+    found, _ = _headers(folder)
+    _skip_later_layers(found, config.num_layers, folder)
+    found.pop(SCORE, None)
+    if config.tied_embeddings:
+        found.pop(LM_HEAD, None)
+    return sum(math.prod(stored.shape) for places in found.values() for stored in places)
 
 
 def check_vocab(
@@ -144,8 +162,10 @@ def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, s
     return found, astray
 
 
-def _skip_later_layers(found: dict, num_layers: int, count: int, folder: pathlib.Path) -> None:
+def _skip_later_layers(found: dict, num_layers: int, folder: pathlib.Path) -> None:
     """Removes the layers after the last one, which predict further tokens."""
+    raw = config_file.read_raw(folder)
+    count = max(raw.get(field) or 0 for field in config_file.LATER_LAYERS)
     roots = tuple(f"model.layers.{layer}." for layer in range(num_layers, num_layers + count))
     skipped = [name for name in found if name.startswith(roots)]
     for name in skipped:

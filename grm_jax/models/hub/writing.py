@@ -185,7 +185,7 @@ def _config_text(config: ModelConfig, dtype: str, reward: bool, source) -> str:
         config = dataclasses.replace(config, param_dtype=dtype)
         return _dump(config_file.write_config(config, head=reward))
     path = pathlib.Path(source) / config_file.CONFIG
-    how = {field: getattr(config, field) for field in config_file.HOW}
+    how = {field: getattr(config, field) for field in (*config_file.HOW, "rules")}
     theirs = dataclasses.replace(config_file.read_config(source), **how)
     for field in dataclasses.fields(config):
         expected, found = getattr(config, field.name), getattr(theirs, field.name)

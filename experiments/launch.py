@@ -1,4 +1,4 @@
-"""Several processes of one run: starting them, waiting for each other, failing together.
+"""Several processes of one run: starting them, where each keeps its logs, failing together.
 
 Every process does the same work on its part of the arrays and knows all records. Process 0 alone
 writes logs, tables and figures into the workdir, which all must see (a shared file system); the
@@ -6,6 +6,7 @@ others keep theirs in a folder of their own that goes when they end. Checkpoints
 are written by all, each its part.
 """
 
+import atexit
 import os
 import pathlib
 import shutil
@@ -13,11 +14,12 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 import jax
-import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
+
+from grm_jax.parallel.processes import index, wait
 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False,
@@ -45,39 +47,19 @@ def start(workdir: pathlib.Path) -> None:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     if not _PROCESS.value:
-        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier start; all others wait for 0 below
+        (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier start; the others wait below
     jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     threading.Thread(target=_watch, args=(workdir / FAILURE,), daemon=True).start()
 
 
-def several() -> bool:
-    """Whether this is one of several processes. Touches no device."""
-    return jax.distributed.is_initialized()
-
-
-def index() -> int:
-    """Which of the processes this is. Touches no device where there is only one."""
-    return jax.process_index() if several() else 0
-
-
-def wait(name: str) -> None:
-    """Returns when every process is here."""
-    if several():
-        multihost_utils.sync_global_devices(name)
-
-
-def any_of(flag: bool) -> bool:
-    """Whether the flag holds in any process; all have to ask."""
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any()) if several() else flag
-
-
-def fail(workdir: pathlib.Path, reason: str) -> None:
+def fail(workdir: pathlib.Path, error: Exception) -> None:
     """Ends this process, and by its failure file all others, each with the reason.
 
     Without it they would wait in a collective for one that never comes.
     """
-    text = f"process {jax.process_index()} of {jax.process_count()} failed: {reason}\n"
-    partial = workdir / f"{FAILURE}.{jax.process_index()}"
+    traceback.print_exception(error)
+    text = f"process {index()} of {jax.process_count()} failed: {error}\n"
+    partial = workdir / f"{FAILURE}.{index()}"
     partial.write_text(text)
     partial.replace(workdir / FAILURE)
     _end(text)
@@ -106,6 +88,7 @@ def own_logs(workdir: pathlib.Path, names: tuple[str, ...]) -> pathlib.Path:
         wait("logs are copied")
         return workdir
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"grm_jax_process_{index()}_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in names:
         if (workdir / name).is_dir():
             shutil.copytree(workdir / name, folder / name)

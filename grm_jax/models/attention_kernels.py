@@ -1,0 +1,163 @@
+"""Attention of a full pass by a faster kernel: splash attention on TPU. Its reference: `attention`.
+
+"auto" is decided for the platform that a program is lowered for, not for the default backend, so
+that programs compiled ahead of time are right as well. Steps with a past (decode) and latent
+attention, whose heads are 192 wide, always take the reference path.
+
+Precondition of the kernel, which masks by places in a row where the reference masks by positions:
+within a segment, positions count up by one along the row. Packed rows, rollouts, prompts and
+padding on either side are like that.
+
+Letters: B batch, T tokens, H query heads, K key/value heads, E head width.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from grm_jax.models import attention
+from grm_jax.models.attention import Keys
+from grm_jax.parallel import sharding
+from grm_jax.parallel.mesh import RULES, Rules
+
+_LANES = 128
+_BLOCKS = (512, 256, 128)  # rows of queries and of keys in one step of the kernel
+
+
+def attend(
+    q_BTHE: jax.Array,
+    blocks: tuple[Keys, ...],
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    kernel: str,
+    rules: Rules,
+    scale: float,
+    cap: float | None,
+    window: int | None,
+    chunk: int,
+) -> jax.Array:
+    """`attention.attend`, by splash attention where `kernel` and the shapes allow it.
+
+    Args:
+      q_BTHE, blocks, positions_BT, segment_ids_BT, scale, cap, window, chunk: see
+        `attention.attend`.
+      kernel: "reference", "splash", or "auto": splash on TPU if it can, else the reference.
+      rules: of logical axes; a kernel runs on each device of the mesh by itself.
+
+    Raises:
+      ValueError: if "splash" is asked for and cannot compute these shapes.
+    """
+    options = {"scale": scale, "cap": cap, "window": window}
+    reference = functools.partial(attention.attend, chunk=chunk, **options)
+    whole = (q_BTHE, blocks, positions_BT, segment_ids_BT)
+    if kernel == "reference" or len(blocks) > 1:
+        return reference(*whole)
+    problem = _problem(q_BTHE, blocks[0], rules)
+    if kernel == "splash":
+        if problem:
+            raise ValueError(f"model.attention_kernel 'splash': {problem}; use 'auto'")
+        return splash(*whole, rules=rules, **options)
+    if problem or q_BTHE.shape[1] < _LANES:  # short rows would be padding for the most part
+        return reference(*whole)
+    fast = functools.partial(splash, rules=rules, **options)
+    return jax.lax.platform_dependent(*whole, tpu=fast, default=reference)
+
+
+def _problem(q_BTHE, own: Keys, rules: Rules) -> str:
+    """Why splash attention cannot compute these shapes; empty if it can."""
+    widths = {"queries": q_BTHE.shape[-1], "values": own.v_BKSE.shape[-1]}
+    for name, width in widths.items():
+        if width % _LANES:
+            return f"heads of {name} are {width} wide, and it needs multiples of {_LANES}"
+    mesh = sharding.current_mesh()
+    if mesh is not None:
+        heads, kv_heads = (sharding.mesh_axes(mesh.shape, rules, name)
+                           for name in ("heads", "kv_heads"))  # fmt: skip
+        if heads != kv_heads:
+            return f"mesh axes {heads} split query heads and {kv_heads} key and value heads"
+    return ""
+
+
+def splash(
+    q_BTHE: jax.Array,
+    blocks: tuple[Keys, ...],
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    scale: float,
+    cap: float | None,
+    window: int | None,
+    rules: Rules = RULES,
+    interpret: bool = False,
+) -> jax.Array:
+    """Causal attention of a single block to itself by the Pallas kernel of jax for TPU.
+
+    Args:
+      q_BTHE: rotated queries.
+      blocks: the own keys and values.
+      positions_BT: not read; see the head of this file.
+      segment_ids_BT: int32; 0 marks padding, whose output is zero.
+      scale: factor on q.k, before the cap.
+      cap: soft cap on the scaled logits, or None.
+      window: width of the sliding window, or None.
+      rules: of logical axes.
+      interpret: compute with plain operations, on any platform.
+
+    Returns:
+      [B, T, H, E] in the dtype of the values.
+    """
+    del positions_BT
+    (own,) = blocks
+    length = q_BTHE.shape[1]
+    padding = -length % _LANES
+    rows = ((0, 0), (0, padding))
+    # The kernel has no scale of its own; in float32, as the reference scales logits.
+    q_BHTE = jnp.swapaxes((q_BTHE.astype(jnp.float32) * scale).astype(q_BTHE.dtype), 1, 2)
+    q_BHTE, k_BKTE, v_BKTE = (
+        jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
+        for x in (q_BHTE, own.k_BKSE, own.v_BKSE)
+    )
+    segments_BT = jnp.pad(segment_ids_BT, rows)
+
+    def on_device(q_BHTE, k_BKTE, v_BKTE, segments_BT):
+        kernel, segment_ids = _kernel(q_BHTE.shape[1], q_BHTE.shape[2], cap, window, interpret)
+        return jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=segment_ids(s, s)))(
+            q_BHTE, k_BKTE, v_BKTE, segments_BT
+        )
+
+    mesh = sharding.current_mesh()
+    if mesh is not None:
+        def split(x, *names):
+            return sharding.spec(mesh.shape, rules, names, x.shape, "attention: activation")
+
+        q_spec = split(q_BHTE, "batch", "heads", None, None)
+        specs = (q_spec, split(k_BKTE, "batch", "kv_heads", None, None),
+                 split(v_BKTE, "batch", "kv_heads", None, None), split(segments_BT, "batch", None))
+        on_device = jax.shard_map(on_device, in_specs=specs, out_specs=q_spec, check_vma=False)
+    out_BHTE = on_device(q_BHTE, k_BKTE, v_BKTE, segments_BT)
+    out_BTHE = jnp.swapaxes(out_BHTE, 1, 2)[:, :length]
+    # Padding sees padding in the kernel.
+    return jnp.where((segment_ids_BT > 0)[:, :, None, None], out_BTHE, 0).astype(own.v_BKSE.dtype)
+
+
+def _kernel(num_heads: int, length: int, cap: float | None, window: int | None, interpret: bool):
+    """The kernel for rows of one length, and the type of its segment ids."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    shape = (length, length)
+    mask = masks.CausalMask(shape) if window is None else (
+        masks.LocalMask(shape, window_size=(window - 1, 0), offset=0)
+    )  # fmt: skip
+    block = next(size for size in _BLOCKS if length % size == 0)
+    sizes = kernels.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block,
+        block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
+    )  # fmt: skip
+    kernel = kernels.make_splash_mha(
+        masks.MultiHeadMask([mask] * num_heads), block_sizes=sizes, head_shards=1, q_seq_shards=1,
+        attn_logits_soft_cap=cap, interpret=interpret,
+    )  # fmt: skip
+    return kernel, kernels.SegmentIds

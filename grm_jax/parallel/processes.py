@@ -1,0 +1,31 @@
+"""Several processes of one run: which one this is, and waiting for each other."""
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def several() -> bool:
+    """Whether this is one of several processes. Touches no device."""
+    return jax.distributed.is_initialized()
+
+
+def index() -> int:
+    """Which of the processes this is. Touches no device where there is only one."""
+    return jax.process_index() if several() else 0
+
+
+def wait(name: str) -> None:
+    """Returns when every process is here."""
+    if several():
+        multihost_utils.sync_global_devices(name)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag holds in any process; all have to ask."""
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any()) if several() else flag
+
+
+def from_first(number: int) -> int:
+    """The number that process 0 has; all have to ask."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number

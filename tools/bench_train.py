@@ -16,6 +16,12 @@ devices, and "roofline" is that time as a share of the median step. "plan" is wh
 reserves on one device; "peak" what the backend says was ever in use by the process, so that the
 second program of a run may show the first one's.
 
+With --lora_rank=R the weights are frozen, and adapters beside them are trained; the reference of GRPO
+is then the same weights without them. 27B on one GPU:
+
+    python -m tools.bench_train --variant=gemma2_27b --lora_rank=16 --batch=2 --length=4096 \\
+        --micro_batches=2 --remat=full --group_size=2
+
 With --trace=DIR two further steps are written for the profiler (xprof, TensorBoard or Perfetto).
 """
 
@@ -33,7 +39,7 @@ import numpy as np
 
 from grm_jax.learning import grpo, sft
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
-from grm_jax.models import cost
+from grm_jax.models import cost, lora
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
@@ -142,19 +148,22 @@ class Work(NamedTuple):
     bytes: int
 
 
-def sft_work(config: ModelConfig, args: argparse.Namespace, optimizer, place) -> Work:
-    """The SFT step; `place` puts a batch on the devices."""
+def sft_work(config: ModelConfig, args: argparse.Namespace, optimizer, place, base) -> Work:
+    """The SFT step; `place` puts a batch on the devices, `base` is what stays frozen."""
     lengths = document_lengths(args.length, args.documents) * args.batch
+    frozen = config.lora is not None
+    batch = sft_batch(config, args.batch, args.length, args.documents)
     return Work(
         step=sft.make_train_step(config, optimizer, micro_batches=args.micro_batches),
-        inputs=(place(sft_batch(config, args.batch, args.length, args.documents)),),
-        flops=cost.train_flops(config, lengths),
-        bytes=cost.train_bytes(config, sum(lengths), args.micro_batches),
+        inputs=(base, place(batch)),
+        flops=cost.train_flops(config, lengths, frozen=frozen),
+        bytes=cost.train_bytes(config, sum(lengths), args.micro_batches, frozen=frozen),
     )
 
 
 def grpo_work(config: ModelConfig, args: argparse.Namespace, optimizer, place, params) -> Work:
     """The GRPO update with `params` as reference, whose forward pass is part of the cost."""
+    frozen = config.lora is not None
     lengths, outputs = [args.length] * args.batch, args.batch * args.completion
     objective = grpo.GRPOConfig(group_size=args.group_size, micro_batches=args.micro_batches)
     batch = grpo_batch(config, args.batch, args.length, args.completion, args.group_size)
@@ -164,9 +173,10 @@ def grpo_work(config: ModelConfig, args: argparse.Namespace, optimizer, place, p
     return Work(
         step=grpo.make_update_step(config, objective, optimizer),
         inputs=(params, place(batch)),
-        flops=cost.train_flops(config, lengths, output_tokens=outputs)
+        flops=cost.train_flops(config, lengths, output_tokens=outputs, frozen=frozen)
         + cost.forward_flops(config, lengths, output_tokens=outputs),
-        bytes=cost.train_bytes(config, sum(lengths), args.micro_batches) + reference_bytes,
+        bytes=cost.train_bytes(config, sum(lengths), args.micro_batches, frozen=frozen)
+        + reference_bytes,
     )
 
 
@@ -179,13 +189,14 @@ def measure(
 ) -> Row:
     """Compiles and times one program; `say` takes lines about progress."""
     say(f"{program}: random weights")
-    params = random_model.random_params(config, mesh)
+    params = random_model.random_params(lora.strip(config), mesh)
+    base, trained = lora.start(config, params, jax.random.key(1), mesh)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-5, steps=1000))
-    state = start_state(params, optimizer, sharding.put(jax.random.key(0)))
+    state = start_state(trained, optimizer, sharding.put(jax.random.key(0)))
     rows = jax.NamedSharding(mesh, jax.P(("data", "fsdp", "expert")))
     common = (config, args, optimizer, lambda batch: sharding.put(batch, rows))
-    work = sft_work(*common) if program == "sft" else grpo_work(*common, params)
-    del params  # SFT needs no other copy than that of the state
+    work = sft_work(*common, base) if program == "sft" else grpo_work(*common, params)
+    del params, base, trained  # SFT of all parameters needs no other copy than that of the state
 
     say(f"{program}: compiling")
     began = time.perf_counter()
@@ -267,6 +278,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
     )
     random_model.add_flags(parser)
     parser.add_argument("--remat", choices=REMATS, help="what the backward pass computes again")
+    parser.add_argument("--lora_rank", type=int, help="train adapters of this rank only")
     parser.add_argument("--program", choices=(*PROGRAMS, "both"), default="both")
     parser.add_argument("--batch", type=int, default=4, help="rows of a step")
     parser.add_argument("--length", type=int, default=256, help="tokens of a row")

@@ -222,19 +222,24 @@ def optimizer_traffic_bytes(config: ModelConfig) -> int:
     return 7 * num_params(config) * dtype_bytes(config.param_dtype)
 
 
-def train_bytes(config: ModelConfig, tokens: int, micro_batches: int = 1) -> int:
+def train_bytes(
+    config: ModelConfig, tokens: int, micro_batches: int = 1, *, frozen: bool = False
+) -> int:
     """Bytes of weights, gradients and moments that a training step must move.
 
     Each micro-batch reads the weights forward and backward and writes a gradient; from the second
     on it reads the sum so far as well. Then comes the optimizer.
 
     Args:
-      config: shape of the model, all of it trained.
+      config: shape of the model.
       tokens: of the whole step.
       micro_batches: pieces of equal size.
+      frozen: as in `train_flops`: the weights are only read.
     """
     gradient = num_params(config) * dtype_bytes(config.param_dtype)
     reads = 2 * micro_batches * weight_bytes(config, tokens // micro_batches)
+    if frozen:
+        return reads
     return reads + (2 * micro_batches - 1) * gradient + optimizer_traffic_bytes(config)
 
 

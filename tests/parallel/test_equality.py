@@ -112,7 +112,7 @@ def on_one_device(model):
     sft_step = sft.make_train_step(config, ASCENT)
     grpo_step = grpo.make_update_step(config, GRPO, ASCENT)
     return (
-        gradient(sft_step, jax.tree.map(jnp.copy, own), sft_batch())[:2],
+        gradient(sft_step, jax.tree.map(jnp.copy, own), {}, sft_batch())[:2],
         gradient(grpo_step, jax.tree.map(jnp.copy, own), reference, grpo_batch())[:2],
         completions(model, own, None, moves=False),
     )
@@ -155,7 +155,7 @@ def test_loss_gradient_and_tokens_equal_those_of_one_device(model, mesh):
         reference = placed(model, mesh, jax.tree.map(lambda x: 0.9 * x, params_of(model)))
         sft_step = sft.make_train_step(config, ASCENT)
         loss, grads, after = gradient(
-            sft_step, placed(model, mesh, params_of(model)), split(mesh, sft_batch())
+            sft_step, placed(model, mesh, params_of(model)), {}, split(mesh, sft_batch())
         )
         assert_close((loss, grads), expected_sft)
         assert jax.tree.map(lambda x: x.sharding, after) == shardings

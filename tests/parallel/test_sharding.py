@@ -94,7 +94,7 @@ def lowered_update(config, mesh):
             ("tokens", "int32"), ("targets", "int32"), ("weights", "float32"),
             ("positions", "int32"), ("segment_ids", "int32"),
         )}  # fmt: skip
-        return sft.make_train_step(config, optimizer).lower(first, batch).as_text()
+        return sft.make_train_step(config, optimizer).lower(first, {}, batch).as_text()
 
 
 # For each of the two layers of a scanned group: q, k, v, output of attention, hidden and output of
@@ -148,6 +148,6 @@ def test_a_state_is_split_as_its_parameters_and_shares_no_buffer_with_them():
         assert before.params == shardings
         moments = before.opt_state[0][1]
         assert moments.mu == shardings and moments.nu == shardings
-        after, _ = sft.make_train_step(TINY, optimizer)(first, batch)
+        after, _ = sft.make_train_step(TINY, optimizer)(first, {}, batch)
     assert jax.tree.map(lambda x: x.sharding, after) == before
     np.asarray(params["embedding"])  # the donated state took no buffer of the parameters along

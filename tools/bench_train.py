@@ -34,13 +34,12 @@ import numpy as np
 from grm_jax.learning import grpo, sft
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import cost
-from grm_jax.models.config import ModelConfig
+from grm_jax.models.config import REMATS, ModelConfig
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from tools import peaks, random_model
 
 PROGRAMS = ("sft", "grpo")
-REMATS = ("none", "full")
 TRACED_STEPS = 2
 
 
@@ -255,11 +254,6 @@ def line(row: Row, peak: peaks.Peaks) -> str:
     )
 
 
-def remat_field(name: str) -> dict:
-    """The field of `ModelConfig` that this policy is."""
-    return {"remat": name == "full"}
-
-
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
     """Command line; an impossible one ends the program by name."""
     parser = argparse.ArgumentParser(
@@ -297,7 +291,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
         parser.error("--micro_batches must divide --batch")
     if args.program != "sft" and (args.group_size < 2 or args.batch % args.group_size):
         parser.error("--group_size must be at least 2 and divide --batch for GRPO")
-    fields = {} if args.remat is None else remat_field(args.remat)
+    fields = {} if args.remat is None else {"remat": args.remat}
     return args, random_model.from_flags(parser, args, **fields)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grm_jax.models import cost, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.config import REMATS, VARIANTS
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from tools import bench_train, random_model
 from tools.bench_train import Row
@@ -108,13 +108,12 @@ def test_rollouts_fill_their_rows_and_carry_a_signal():
 def test_flags_change_the_variant():
     config = VARIANTS["tiny"]
     assert bench_train.parse(SMALL)[1] == config
-    for policy in bench_train.REMATS:
+    for policy in REMATS:
         args, changed = bench_train.parse(
             [*SMALL, f"--remat={policy}", "--layers=4", "--param_dtype=bfloat16"]
         )
-        fields = bench_train.remat_field(policy)
         assert changed == dataclasses.replace(
-            config, num_layers=4, param_dtype="bfloat16", **fields
+            config, num_layers=4, param_dtype="bfloat16", remat=policy
         )
         assert args.completion == 6  # half of a row
 

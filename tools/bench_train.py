@@ -16,8 +16,8 @@ devices, and "roofline" is that time as a share of the median step. "plan" is wh
 reserves on one device; "peak" what the backend says was ever in use by the process, so that the
 second program of a run may show the first one's.
 
-With --lora_rank=R the weights are frozen, and adapters beside them are trained; the reference of GRPO
-is then the same weights without them. 27B on one GPU:
+With --lora_rank=R the weights are frozen and adapters beside them are trained; the reference of
+GRPO is then the same weights without them. 27B on one GPU:
 
     python -m tools.bench_train --variant=gemma2_27b --lora_rank=16 --batch=2 --length=4096 \\
         --micro_batches=2 --remat=full --group_size=2
@@ -40,13 +40,12 @@ import numpy as np
 from grm_jax.learning import grpo, sft
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import cost, lora
-from grm_jax.models.config import ModelConfig
+from grm_jax.models.config import REMATS, LoRAConfig, ModelConfig
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from tools import peaks, random_model
 
 PROGRAMS = ("sft", "grpo")
-REMATS = ("none", "full")
 TRACED_STEPS = 2
 
 
@@ -266,11 +265,6 @@ def line(row: Row, peak: peaks.Peaks) -> str:
     )
 
 
-def remat_field(name: str) -> dict:
-    """The field of `ModelConfig` that this policy is."""
-    return {"remat": name == "full"}
-
-
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
     """Command line; an impossible one ends the program by name."""
     parser = argparse.ArgumentParser(
@@ -309,7 +303,11 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
         parser.error("--micro_batches must divide --batch")
     if args.program != "sft" and (args.group_size < 2 or args.batch % args.group_size):
         parser.error("--group_size must be at least 2 and divide --batch for GRPO")
-    fields = {} if args.remat is None else remat_field(args.remat)
+    fields = {} if args.remat is None else {"remat": args.remat}
+    if args.lora_rank is not None:
+        if args.lora_rank < 1:
+            parser.error("--lora_rank must be at least 1")
+        fields["lora"] = LoRAConfig(args.lora_rank, alpha=2.0 * args.lora_rank)
     return args, random_model.from_flags(parser, args, **fields)
 
 
@@ -322,12 +320,15 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     devices = jax.devices()[: sizes.size]
     mesh = make_mesh(sizes, devices)
     peak = peaks.of_devices(devices, config.dtype, tflops=args.peak_tflops, gbps=args.peak_gbps)
+    second = f"{cost.optimizer_state_bytes(config) / 1e9:.2f} GB of moments"
+    if config.lora:
+        second = f"frozen beside adapters of rank {config.lora.rank}"
     head = [
         f"{args.variant}, {config.num_layers} layers, {cost.num_params(config) / 1e6:.0f}M "
         f"parameters ({cost.num_active_params(config) / 1e6:.0f}M active) in {config.param_dtype},"
         f" activations in {config.dtype}, remat {config.remat}",
         f"{cost.num_params(config) * cost.dtype_bytes(config.param_dtype) / 1e9:.2f} GB of weights,"
-        f" {cost.optimizer_state_bytes(config) / 1e9:.2f} GB of moments",
+        f" {second}",
         f"{args.batch} rows of {args.length} tokens, {args.micro_batches} micro-batches, "
         f"{args.documents} documents a row (SFT), {args.completion} trained tokens a row (GRPO)",
         f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}; mesh "

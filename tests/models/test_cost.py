@@ -192,6 +192,7 @@ def test_training_moves_weights_gradients_and_moments():
     assert cost.train_bytes(TINY, 64) == (2 + 1 + 7) * weights
     # Three micro-batches: each reads twice and writes a gradient, two of them read the sum.
     assert cost.train_bytes(TINY, 96, 3) == (6 + 3 + 2 + 7) * weights
+    assert cost.train_bytes(TINY, 96, 3, frozen=True) == 6 * weights
 
 
 def test_cache_bytes_are_those_that_the_sampler_keeps():

@@ -11,8 +11,8 @@ import pytest
 
 from grm_jax.learning import grpo, sft, state
 from grm_jax.learning.rollouts import Rollout, make_batch
-from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models import lora, transformer
+from grm_jax.models.config import VARIANTS, LoRAConfig
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling.engine import JittedEngine
@@ -172,3 +172,27 @@ def test_loss_gradient_and_tokens_equal_those_of_one_device(model, mesh):
     for one, other in zip(drawn, expected_drawn, strict=True):
         assert one.token_ids == other.token_ids
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-5)
+
+
+def test_adapters_get_the_gradient_of_one_device():
+    config = dataclasses.replace(MODELS["gemma2"], lora=LoRAConfig(rank=4, alpha=8.0))
+    rng = np.random.default_rng(4)
+    base = params_of("gemma2")
+    adapters = jax.tree.map(
+        lambda x: SCALE * rng.normal(size=x.shape).astype(np.float32),
+        lora.split(transformer.abstract_params(config))[1],
+    )
+    step = grpo.make_update_step(config, GRPO, ASCENT)
+    expected = gradient(
+        step, jax.tree.map(jnp.asarray, adapters), jax.tree.map(jnp.asarray, base), grpo_batch()
+    )
+    mesh = make_mesh(MESHES["fsdp x tensor"])
+    with jax.set_mesh(mesh):
+        shardings = lora.split(transformer.param_shardings(config, mesh))
+        loss, grads, after = gradient(
+            step, sharding.put(adapters, shardings[1]), sharding.put(base, shardings[0]),
+            split(mesh, grpo_batch()),
+        )  # fmt: skip
+    assert_close((loss, grads), expected[:2])
+    assert max(np.abs(x).max() for x in jax.tree.leaves(grads)) > 1e-2
+    assert jax.tree.map(lambda x: x.sharding, after) == shardings[1]

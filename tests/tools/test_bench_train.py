@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grm_jax.models import cost, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.config import REMATS, VARIANTS
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from tools import bench_train, random_model
 from tools.bench_train import Row
@@ -71,6 +71,19 @@ def test_a_mesh_with_micro_batches_remat_and_bfloat16(capsys):
     assert "4 TFLOP/s, 20 GB/s" in printed  # of two devices
 
 
+def test_adapters_beside_frozen_weights(capsys):
+    rows = bench_train.main([*SMALL, "--lora_rank=2", "--param_dtype=bfloat16"])
+    config, lengths = VARIANTS["tiny"], [12] * 4
+    config = dataclasses.replace(config, param_dtype="bfloat16")
+    assert rows[0].flops == cost.train_flops(config, lengths, frozen=True)
+    assert rows[0].bytes == 2 * cost.weight_bytes(config, 48)
+    assert rows[1].bytes - rows[0].bytes == cost.weight_bytes(config, 48)
+    assert "frozen beside adapters of rank 2" in capsys.readouterr().out
+    # Two moments are gone, at the least.
+    (full,) = bench_train.main([*SMALL, "--program=sft", "--param_dtype=bfloat16"])
+    assert rows[0].plan_bytes < full.plan_bytes - 2 * 2 * cost.num_params(config)
+
+
 def test_rows_compute_rates():
     row = Row("sft", 100, 7.0, [4.0, 1.0, 2.0], 1000, 600, 3_000_000_000, None)
     assert (row.median_s, row.rate) == (2.0, 500.0)
@@ -108,13 +121,12 @@ def test_rollouts_fill_their_rows_and_carry_a_signal():
 def test_flags_change_the_variant():
     config = VARIANTS["tiny"]
     assert bench_train.parse(SMALL)[1] == config
-    for policy in bench_train.REMATS:
+    for policy in REMATS:
         args, changed = bench_train.parse(
             [*SMALL, f"--remat={policy}", "--layers=4", "--param_dtype=bfloat16"]
         )
-        fields = bench_train.remat_field(policy)
         assert changed == dataclasses.replace(
-            config, num_layers=4, param_dtype="bfloat16", **fields
+            config, num_layers=4, param_dtype="bfloat16", remat=policy
         )
         assert args.completion == 6  # half of a row
 
@@ -129,6 +141,7 @@ def test_flags_change_the_variant():
         (["--micro_batches=3"], "--micro_batches must divide --batch"),
         (["--group_size=3"], "--group_size must be at least 2 and divide --batch"),
         (["--layers=3"], "model.num_layers must be even"),
+        (["--lora_rank=0"], "--lora_rank must be at least 1"),
     ],
 )
 def test_impossible_flags_end_by_name(flags, message, capsys):

@@ -79,9 +79,6 @@ def test_adapters_beside_frozen_weights(capsys):
     assert rows[0].bytes == 2 * cost.weight_bytes(config, 48)
     assert rows[1].bytes - rows[0].bytes == cost.weight_bytes(config, 48)
     assert "frozen beside adapters of rank 2" in capsys.readouterr().out
-    # Two moments are gone, at the least.
-    (full,) = bench_train.main([*SMALL, "--program=sft", "--param_dtype=bfloat16"])
-    assert rows[0].plan_bytes < full.plan_bytes - 2 * 2 * cost.num_params(config)
 
 
 def test_rows_compute_rates():

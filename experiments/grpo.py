@@ -9,12 +9,14 @@ ends bitwise where an unbroken one does.
 """
 
 import time
+from pathlib import Path
 
 import jax
 
 from experiments import rft, schema, settings, sft
 from experiments import run as runs
 from grm_jax.data import pipeline
+from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
 from grm_jax.learning import grpo
 from grm_jax.learning.checkpoints import Checkpoints
@@ -22,6 +24,30 @@ from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora
 from grm_jax.parallel.sharding import put
 from grm_jax.sampling import draw
+
+
+def unsolved(run: runs.Run, comparisons: list[Comparison], by: str) -> list[Comparison]:
+    """Comparisons but those of which all stored, non-hinted trajectories of `by` are correct.
+
+    Args:
+      run: whose "rft" stage `by` may mean.
+      comparisons: what to choose from; one without trajectories stays.
+      by: "rft", or a file of trajectories.
+
+    Raises:
+      ValueError: if there is no such file.
+    """
+    path = run.path("trajectories", f"{run.stage('rft')}.jsonl") if by == "rft" else Path(by)
+    if not path.is_file():
+        raise ValueError(f"config.grpo.loop.solved_by: {by!r}: no file {path}")
+    right: dict[str, bool] = {}
+    with TrajectoryStore(path, read_only=True) as store:
+        for one in store.iterate():
+            if not one.hinted:
+                right[one.uid] = right.get(one.uid, True) and bool(one.correct)
+    left = [comparison for comparison in comparisons if not right.get(comparison.uid)]
+    run.say(f"{run.stage('grpo')}: {len(comparisons) - len(left)} comparisons left out, solved")
+    return left
 
 
 def run_stage(run: runs.Run) -> None:
@@ -38,6 +64,8 @@ def run_stage(run: runs.Run) -> None:
     model = run.trained_model("grpo")
     engine = run.engine("grpo", model.lora)
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
+    if loop.solved_by:
+        comparisons = unsolved(run, comparisons, loop.solved_by)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
 
     # State, data, reference.

@@ -228,7 +228,7 @@ def run_stage(run: runs.Run) -> None:
     scorer = Scorer(run, own_judge(run)._replace(model=model), loop.row_length, loop.batch_size)
 
     frozen, trained = lora.start(
-        model, run.load_params("base"), run.adapter_key(stage), run.mesh
+        model, run.load_start("base"), run.adapter_key(stage), run.mesh
     )
     base = {"decoder": frozen}
     places = {"decoder": jax.tree.map(lambda x: x.sharding, trained),
@@ -283,7 +283,7 @@ def run_stage(run: runs.Run) -> None:
                 checkpoints.close()
                 run.stop(f"step {step + 1} of {stage}")
     checkpoints.close()
-    run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)))
+    run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)), reward=True)
 
 
 def main(run: runs.Run) -> None:

@@ -69,7 +69,7 @@ def run_stage(run: runs.Run) -> None:
     )
     comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
-    params = run.load_params(run.stage("cold_start"))
+    params = run.load_start("cold_start")
     digest = runs.params_digest(params)
     engine = run.engine("rft")
 
@@ -88,7 +88,7 @@ def run_stage(run: runs.Run) -> None:
 
     examples = kept_examples(run, rejection, by_uid, config)
     examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)
-    sft.train(run, stage, "rft", params, examples, data.checkpoint_every)
+    sft.train(run, stage, "rft", params, examples, data)
 
 
 if __name__ == "__main__":

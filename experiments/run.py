@@ -35,13 +35,15 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import launch, schema, settings
+from experiments.corpus import Corpus, DataConfig
 from experiments.metrics import Metrics
-from grm_jax.data.comparison import Comparison, read_jsonl
+from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import LoRAConfig, ModelConfig
+from grm_jax.models.hub import record
 from grm_jax.parallel import processes, sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling import keys
@@ -50,6 +52,7 @@ from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.prompts import Message
 from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
@@ -166,10 +169,23 @@ class Run:
         return SmallWorld(settings.from_section(SmallWorldConfig, self.config, "small_world"))
 
     def comparisons(self, split: str, count: int, *, seed: int = 0) -> list[Comparison]:
-        """Comparisons of a split: of the small world, or from `data.<split>` (JSONL)."""
-        if self.world is not None:
-            return self.world.comparisons(split, count, seed=seed)
-        return read_jsonl(self.config.data[split])[:count]
+        """Comparisons of a split: of the small world, or of the sets in `data.<split>`."""
+        source = self.corpus if self.world is None else self.world
+        return source.comparisons(split, count, seed=seed)
+
+    def general(self, count: int, *, seed: int) -> Iterable[tuple[Sequence[Message], str]]:
+        """General instruction data: conversations and their answers."""
+        source = self.corpus if self.world is None else self.world
+        return source.general(count, seed=seed)
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """Training data from files."""
+        benchmark = self.config.get("benchmark", {})
+        return Corpus(
+            settings.from_section(DataConfig, self.config, "data"),
+            benchmark.get("suites", ""), benchmark.get("data_dir", ""), self.say,
+        )  # fmt: skip
 
     # Tokenizer, model, device.
 
@@ -258,11 +274,17 @@ class Run:
         """Whether a stage is finished."""
         return self.path("params", stage, "DONE").exists()
 
-    def save_params(self, stage: str, params: dict) -> None:
-        """Writes the final parameters of a stage and marks it finished."""
-        checkpoints.save_params(self.path("params", stage, "params"), params)
+    def save_params(self, stage: str, params: dict, *, reward: bool = False) -> None:
+        """Writes the final parameters of a stage and marks it finished.
+
+        The folder params/<stage> is one that `tools.convert` exports. `reward`: a decoder and a
+        scalar head.
+        """
+        checkpoints.save_params(self.path("params", stage, record.PARAMS), params)
         digest = params_digest(params)
         if self.writes:
+            source = self.config.released.model if "released" in self.config else None
+            record.write(self.path("params", stage), self.model, reward=reward, source=source)
             write_json(self.path("params", stage, "DONE"), {"fingerprint": digest})
         processes.wait(f"parameters of {stage}")
         if self.stopping:
@@ -285,6 +307,17 @@ class Run:
                 transformer.abstract_params(self.model), self.param_shardings
             )
         return checkpoints.load_params(self.path("params", stage, "params"), abstract)
+
+    def load_start(self, name: str) -> dict:
+        """Parameters of "base" or "cold_start", or what stands for a stage without a section.
+
+        Released weights are a base that needs no training, and a model that follows instructions
+        is a cold start as it is; nothing is written for either.
+        """
+        for stage in ("cold_start", "base")[("cold_start", "base").index(name) :]:
+            if stage in self.config:
+                return self.load_params(self.stage(stage))
+        return self.init_params()
 
     def init_params(self) -> dict:
         """What a run starts from, split over the mesh: released weights, or random parameters."""

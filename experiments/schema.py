@@ -9,6 +9,7 @@ import dataclasses
 import ml_collections
 
 from experiments import settings
+from experiments.corpus import DataConfig
 from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.pipeline import PackingConfig
 from grm_jax.data.small_world import SmallWorldConfig
@@ -73,11 +74,13 @@ class SFTData:
     Attributes:
       demonstrations: comparisons with one demonstrated trajectory each.
       general: pieces of general instruction data.
+      micro_batches: pieces of a batch whose gradients are summed.
       checkpoint_every: steps between checkpoints.
     """
 
     demonstrations: int
     general: int
+    micro_batches: int = 1
     checkpoint_every: int = 100
 
 
@@ -88,11 +91,13 @@ class RFTData:
     Attributes:
       comparisons: comparisons of which trajectories are drawn.
       general: pieces of general instruction data mixed in.
+      micro_batches: as in `SFTData`.
       checkpoint_every: steps between checkpoints.
     """
 
     comparisons: int
     general: int
+    micro_batches: int = 1
     checkpoint_every: int = 100
 
 
@@ -104,11 +109,15 @@ class GRPOLoop:
       comparisons: comparisons to draw prompts from.
       prompts_per_step: P, groups of one iteration.
       checkpoint_every: iterations between checkpoints.
+      solved_by: whose trajectories say which comparisons are too easy to learn from, and left
+        out: "rft", the non-hinted ones that rejective sampling drew; a file of trajectories; or
+        "" to use all. Too easy is a comparison whose stored trajectories are all correct.
     """
 
     comparisons: int
     prompts_per_step: int
     checkpoint_every: int = 10
+    solved_by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +228,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     settings.from_section(MeshConfig, config, "mesh")
     if "small_world" in config:
         settings.from_section(SmallWorldConfig, config, "small_world")
+    if "data" in config:
+        settings.from_section(DataConfig, config, "data")
     built = {}
     for name, own in _SECTIONS.items():
         if name not in config:
@@ -366,7 +377,25 @@ def _check_together(config, built) -> None:
                 f"config.benchmark.ablation_k: {built['benchmark'].ablation_k} exceeds "
                 f"config.benchmark.draw.k = {k}"
             )
+    _check_data(config, built)
     _check_divisible(config, built)
+
+
+def _check_data(config, built) -> None:
+    """Whoever has no small world needs files for all that its stages read."""
+    if "small_world" in config:
+        return
+    named = config.get("data", {})
+    for name, data in built.items():
+        if not name.endswith((".data", ".loop")):
+            continue
+        if getattr(data, "demonstrations", 0):
+            raise ValueError(f"config.{name}.demonstrations: only config.small_world makes any")
+        for field, split in (("comparisons", "train"), ("general", "general")):
+            if getattr(data, field, 0) and not named.get(split):
+                raise ValueError(
+                    f"config.{name}.{field}: needs config.data.{split}, or config.small_world"
+                )
 
 
 def _check_divisible(config, built) -> None:
@@ -374,7 +403,10 @@ def _check_divisible(config, built) -> None:
     mesh = settings.from_section(MeshConfig, config, "mesh")
     parts, rollout_parts = mesh.parts("batch"), mesh.parts("batch", rollout=True)
     # Fields, their sizes, rows for one of them, micro-batches.
-    batches = [(f"{stage}.packing.batch_size", 1, 1) for stage in ("base", "cold_start", "rft")]
+    batches = [
+        (f"{stage}.packing.batch_size", 1, built[f"{stage}.data"].micro_batches)
+        for stage in ("base", "cold_start", "rft") if f"{stage}.data" in built
+    ]
     if "grpo" in built:
         grpo = built["grpo"]
         batches.append(("grpo.loop.prompts_per_step", 1, 1))  # whole groups on a device

@@ -30,7 +30,7 @@ def example(run: runs.Run, messages: Sequence[Message], answer: str) -> pipeline
 
 def general_examples(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Example]:
     """General instruction data."""
-    return [example(run, *pair) for pair in run.world.general(count, seed=seed)]
+    return [example(run, *pair) for pair in run.general(count, seed=seed)]
 
 
 def demonstrations(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Example]:
@@ -63,7 +63,7 @@ def train(
     section: str,
     params: dict,
     examples: list[pipeline.Example],
-    checkpoint_every: int,
+    data: schema.SFTData | schema.RFTData,
 ) -> None:
     """Trains one stage to its end, from its latest checkpoint if there is one.
 
@@ -80,7 +80,7 @@ def train(
     batches = pipeline.packed_batches(examples, packing, seed=run.config.seed)
     optimizer = make_optimizer(config)
     model = run.trained_model(section)
-    step_fn = sft.make_train_step(model, optimizer)
+    step_fn = sft.make_train_step(model, optimizer, micro_batches=data.micro_batches)
     base, trained = lora.start(model, params, run.adapter_key(stage), run.mesh)
     state = start_state(trained, optimizer, run.base_key)
 
@@ -108,7 +108,7 @@ def train(
                 note = _log(run, stage, *pending)
             pending = (step, metrics, began, packing.batch_size * packing.row_length)
             stopping = run.stopping
-            if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps or stopping:
+            if (step + 1) % data.checkpoint_every == 0 or step + 1 == config.steps or stopping:
                 _log(run, stage, *pending)
                 pending = None
                 checkpoints.save(step + 1, state, {}, batches)
@@ -129,9 +129,9 @@ def _log(run, stage, step, metrics, began, tokens) -> str:
 
 
 def run_stage(run: runs.Run, name: str) -> None:
-    """Runs "base" or "cold_start" unless it is finished."""
+    """Runs "base" or "cold_start", unless it is finished or the config has no section for it."""
     stage = run.stage(name)
-    if run.has_params(stage):
+    if name not in run.config or run.has_params(stage):
         return
     data = settings.from_section(schema.SFTData, run.config, f"{name}.data")
     seed = run.config.seed
@@ -140,8 +140,8 @@ def run_stage(run: runs.Run, name: str) -> None:
         params = run.init_params()
     else:
         examples += demonstrations(run, data.demonstrations, seed=seed)
-        params = run.load_params("base")
-    train(run, stage, name, params, examples, data.checkpoint_every)
+        params = run.load_start("base")
+    train(run, stage, name, params, examples, data)
 
 
 def main(run: runs.Run) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import jax
 import pytest
 
@@ -22,6 +23,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 # A silently broadcast [B] against [B, T] is the commonest shape mistake; here it is an error.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A busy machine takes its time; what is slow here is compilation, which happens once.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"

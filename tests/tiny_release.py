@@ -14,12 +14,15 @@ from grm_jax.text.tokenizers import train_sentencepiece
 COMPARISONS = SmallWorld(SmallWorldConfig()).comparisons("development", 3)
 
 
-def write_release(folder, variant="tiny", *, reward=False, seed=0):
-    """Writes `folder`; the parameters and the head, which is only saved for a reward model."""
+def write_release(folder, variant="tiny", *, reward=False, seed=0, lines=(), vocab_size=400):
+    """Writes `folder`; the parameters and the head, which is only saved for a reward model.
+
+    `lines` are further texts that the tokenizer is trained on.
+    """
     source = folder.with_name(f"{folder.name}_tokenizer")
     source.mkdir(parents=True)
-    lines = [text for c in COMPARISONS for text in c.responses] + [str(seed)] * 3
-    tokenizer = train_sentencepiece(lines, source / "tokenizer.model", vocab_size=400 + seed)
+    lines = [*lines, *(text for c in COMPARISONS for text in c.responses), *[str(seed)] * 3]
+    tokenizer = train_sentencepiece(lines, source / "tokenizer.model", vocab_size=vocab_size + seed)
     model = VARIANTS[variant]
     model = type(model)(**{**vars(model), "vocab_size": tokenizer.vocab_size})
     rng = np.random.default_rng(seed)

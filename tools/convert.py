@@ -2,6 +2,7 @@
 
     python -m tools.convert --to=orbax --source=gemma-2-2b-it --target=checkpoints/gemma
     python -m tools.convert --to=hf --source=checkpoints/gemma --target=gemma-2-2b-it-tuned
+    python -m tools.convert --to=hf --source=WORKDIR/params/grpo --target=gemma-2-2b-grm
 
 Either way the target is new, and is there whole or not at all. Every weight keeps its bits, unless
 --param_dtype asks for another type.
@@ -18,10 +19,7 @@ and DeepSeek-V3, as ForCausalLM or as ForSequenceClassification with one label.
 """
 
 import argparse
-import dataclasses
-import json
 import pathlib
-import shutil
 from collections.abc import Sequence
 
 import jax
@@ -29,12 +27,8 @@ import jax.numpy as jnp
 
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub
-from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
-from grm_jax.models.hub import config_file, names
+from grm_jax.models.hub import config_file, names, record
 from tools import errors_in_one_line
-
-PARAMS, MODEL = "params", "model.json"
-_SECTIONS = {"mla": MLAConfig, "moe": MoEConfig, "yarn": YarnConfig}
 
 
 def write_orbax(folder, checkpoint: hub.Checkpoint, source=None) -> None:
@@ -48,36 +42,19 @@ def write_orbax(folder, checkpoint: hub.Checkpoint, source=None) -> None:
     config, params, head = checkpoint
     with hub.new_folder(folder) as partial:
         tree = params if head is None else {"decoder": params, "head": head}
-        checkpoints.save_params(partial / PARAMS, tree)
-        if source is not None:
-            hub.copy_small_files(source, partial)
-            shutil.copyfile(pathlib.Path(source) / config_file.CONFIG, partial / config_file.CONFIG)
-        fields = dataclasses.asdict(config)
-        del fields["rules"]  # of the mesh it ran on, not of the model
-        record = {"model": fields, "reward": head is not None}
-        (partial / MODEL).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        checkpoints.save_params(partial / record.PARAMS, tree)
+        record.write(partial, config, reward=head is not None, source=source)
 
 
 def read_orbax(folder) -> hub.Checkpoint:
-    """Reads an orbax folder.
+    """Reads an orbax folder, written by this tool or as a finished stage (WORKDIR/params/STAGE).
 
     Raises:
       FileNotFoundError: for a folder without model.json or parameters.
       ValueError: for fields that `ModelConfig` does not have or allow, or other parameters.
     """
     folder = pathlib.Path(folder)
-    path = folder / MODEL
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: expected what --to=orbax wrote, found no such file")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    try:
-        fields = {
-            name: _SECTIONS[name](**value) if name in _SECTIONS and value else value
-            for name, value in record["model"].items()
-        }
-        config, reward = ModelConfig(**fields), record["reward"]
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: no ModelConfig: {error}") from error
+    config, reward = record.read(folder)
     abstract: dict = {}
     for leaf_path, leaf in names.leaves(names.tensors(config, head=reward)).items():
         inside = ("decoder", *leaf_path) if reward and leaf_path != names.HEAD else leaf_path
@@ -86,7 +63,7 @@ def read_orbax(folder) -> hub.Checkpoint:
             node = node.setdefault(key, {})
         dtype = jnp.dtype(leaf.dtype or config.param_dtype)
         node[inside[-1]] = jax.ShapeDtypeStruct(leaf.shape, dtype)
-    tree = checkpoints.load_params(folder / PARAMS, abstract)
+    tree = checkpoints.load_params(folder / record.PARAMS, abstract)
     if reward:
         return hub.Checkpoint(config, tree["decoder"], tree["head"])
     return hub.Checkpoint(config, tree, None)

@@ -7,11 +7,13 @@ and the rest of the code. Bad input raises `FieldError`, a ValueError that says 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
 import os
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +49,8 @@ class Comparison:
       rewards: [N] finite gold values. N >= 2: the maximum is unique (the winner of paper Eq. 10).
         N == 1: 0.0 or 1.0.
       subset: the category that tables report apart.
-      meta: string keys; whatever later scoring needs, never shown to a model.
+      meta: string keys; whatever later scoring needs. No model is shown any of it, except that
+        "hint_note" is a further line of the hint of hinted sampling.
 
     Raises:
       FieldError: a field breaks one of these rules; the message names the uid and the field.
@@ -204,12 +207,14 @@ def _parse(where: str, raw: bytes) -> Any:
 def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file, each with the place that error messages name.
 
-    A ``.json`` file holds one array (places ``path[row]``, from 0); any other holds one object a
-    line (places ``path:line``, from 1; blank lines hold none).
+    A ``.json`` file holds one array and a ``.parquet`` file rows of columns (places ``path[row]``,
+    from 0); any other holds one object a line (places ``path:line``, from 1; blank lines hold
+    none), packed if its name ends in ``.gz``.
 
     Raises:
       ValueError: no such file, no object in it, text that is not UTF-8, broken JSON, something
-        other than objects, a field given twice.
+        other than objects, a field given twice, no valid Parquet or gzip file.
+      ImportError: for Parquet without pyarrow, which the extra `data` installs.
     """
     path = Path(path)
     if not path.is_file():
@@ -219,6 +224,8 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
         if not isinstance(array, list):
             raise ValueError(f"{path}: expected a JSON array, got {type(array).__name__}")
         places = ((f"{path}[{i}]", row) for i, row in enumerate(array))
+    elif path.suffix == ".parquet":
+        places = _read_parquet(path)
     else:
         places = _read_lines(path)
     empty = True
@@ -232,15 +239,35 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:  # bytes: only \n ends a line, never U+2028 inside a text
-        for number, raw in enumerate(file, start=1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            if raw.strip():
-                where = f"{path}:{number}"
-                yield where, _parse(where, raw)
+    unpacked = gzip.open if path.suffix == ".gz" else open
+    try:
+        with unpacked(path, "rb") as file:  # bytes: only \n ends a line, never U+2028 in a text
+            for number, raw in enumerate(file, start=1):
+                raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                if raw.strip():
+                    where = f"{path}:{number}"
+                    yield where, _parse(where, raw)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: no whole gzip file: {error}") from None
 
 
-def _from_row(where: str, row: dict[str, Any]) -> Comparison:
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError(f"{path}: Parquet needs pyarrow: pip install 'grm_jax[data]'") from None
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: no Parquet file: {error}") from None
+    with file:
+        rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            yield f"{path}[{number}]", row
+
+
+def from_row(where: str, row: dict[str, Any]) -> Comparison:
+    """The comparison of a row in our own format, which `read_jsonl` describes."""
     unknown = sorted(row.keys() - set(FIELDS))
     if unknown:
         raise FieldError(where, unknown[0], f"unknown field; the known ones are {FIELDS}")
@@ -341,7 +368,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
     else:
         raise ValueError(f"{path}: no such file or folder")
     rows = (place for file in files for place in read_objects(file))
-    return collect((where, _from_row(where, row)) for where, row in rows)
+    return collect((where, from_row(where, row)) for where, row in rows)
 
 
 def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> None:

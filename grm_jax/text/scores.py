@@ -45,6 +45,12 @@ def _boxes(text: str) -> list[str | None]:
     return found
 
 
+def last_box(text: str) -> str | None:
+    r"""What the last `\boxed{...}` holds; None without a box, or if it never closes."""
+    boxes = _boxes(text)
+    return boxes[-1] if boxes else None
+
+
 def _split(content: str, separator: str = ",") -> list[str]:
     return re.split(separator, content) if content.strip() else []
 

@@ -131,6 +131,15 @@ def test_hinted_prompts_name_the_shown_place_of_the_best(tokenizer):
     assert "correct score is: 1" in text
 
 
+def test_the_strength_of_a_preference_is_part_of_the_hint_only(tokenizer):
+    noted = dataclasses.replace(COMPARISONS[0], meta={"hint_note": "It is much better."})
+    for hinted in (True, False):
+        ids = prompt_ids(noted, (0, 1, 2), CONFIG, tokenizer, hinted=hinted)
+        text = tokenizer.decode(ids)
+        assert ("It is much better." in text) is hinted
+    assert ids == prompt_ids(COMPARISONS[0], (0, 1, 2), CONFIG, tokenizer)
+
+
 def test_singles_are_binary_only_if_asked(tokenizer):
     single = comparison("s", (1.0,))
     many = dataclasses.replace(CONFIG, binary_singles=False)

@@ -1,0 +1,42 @@
+"""DeepSeek-GRM-236B from DeepSeek-V2.5: rejective fine-tuning only, as in the paper.
+
+Claim (arXiv 2504.02495, Figure 4, RewardBench):
+
+    RFT, greedy 85.3
+
+Hardware: 256 TPU v5p chips or more, by plan; the paper's is not published.
+Wall time: not measured; tools.plan estimates it.
+
+    python -m experiments.rft --config=configs/deepseek_v2_236b.py --workdir=runs/grm_236b \
+        --config.released.model=DIR --config.benchmark.data_dir=DATA
+
+DIR is the folder of deepseek-ai/DeepSeek-V2.5.
+Folders of training data, filled by tools.download, are named by --config.data.train and
+--config.data.general. The paper's own sets are not public, so rows may differ from the claim.
+
+Variants:
+    (none)         every parameter trained
+    runlocal       every stage in minutes on a laptop, over a tiny random checkpoint:
+                   python -m tools.make_checkpoint --kind=deepseek_v2 --out=runs/tiny/deepseek_v2
+                   python -m tools.make_training_data --out=runs/tiny/data
+                   python -m experiments.rft --config=configs/deepseek_v2_236b.py:runlocal \
+                       --workdir=runs/local
+"""
+
+from ml_collections import ConfigDict
+
+from configs import recipes
+
+VARIANTS = ("", "runlocal")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of one variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
+    c = recipes.recipe("checkpoints/DeepSeek-V2.5")
+    recipes.rft_only(c)
+    c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 32, 1, 8
+    if variant == "runlocal":
+        recipes.run_locally(c, "deepseek_v2")
+    return c

@@ -1,0 +1,170 @@
+"""What the configs of the paper's runs share: stages, hyper-parameters, choices where it is silent.
+
+Each number is the paper's (arXiv 2504.02495, section 4 and appendix C) unless its comment says
+"choice". The paper's own data are not public: the sets below are the public ones among those it
+names, and HelpSteer3, which came later.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.deepseek_grm_27b import released_benchmark
+
+# Sizes are in BUILD_NOTES.md; weights by size, no share is published. choice
+TRAIN = (
+    "ultrafeedback:data/ultrafeedback,offsetbias:data/offsetbias,skywork:data/skywork,"
+    "helpsteer2:data/helpsteer2,helpsteer3:data/helpsteer3,math:data/math"
+)
+
+
+def recipe(model: str, *, kl_coef: float = 0.08) -> ConfigDict:
+    """RFT, GRPO and meta RM of a model that follows instructions, every parameter trained.
+
+    Args:
+      model: folder of its weights, as downloaded.
+      kl_coef: beta of GRPO.
+    """
+    c = released_benchmark(model, meta_rm="")
+    c.mesh.fsdp, c.mesh.tensor = 16, 4
+    c.lora = ConfigDict({"stages": "", "rank": 64, "alpha": 128.0})
+    c.data = ConfigDict(
+        {"train": TRAIN, "development": "", "test": "", "general": "data/general",
+         "overlap": "drop"}
+    )  # fmt: skip
+    c.model.param_dtype = "float32"  # so that an update of 4e-7 is not rounded away; choice
+    c.model.remat = "full"
+    # Betas, weight decay, clipping, schedules and warm-up are not published; choice.
+    optimizer = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip_norm": 1.0}
+
+    # 1,256K examples, 1,070K of them general; batches of 1,024. Examples have 1,000 tokens or so,
+    # so 256 packed rows hold about as many; choice. The teacher is the model itself, not
+    # DeepSeek-V2.5, whose weights few can run; choice.
+    c.rft = ConfigDict({"num_samples": 3, "num_hinted": 1, "drop_too_easy": True})
+    c.rft.data = ConfigDict(
+        {"comparisons": 100_000, "general": 1_070_000, "micro_batches": 4,
+         "checkpoint_every": 100}
+    )  # fmt: skip
+    c.rft.draw = ConfigDict(
+        {"temperature": 1.0, "max_new_tokens": 1024, "max_truncated": 0.05}  # choice
+    )
+    c.rft.buckets = _buckets(samples="1", samples_per_unit=256)
+    c.rft.packing = ConfigDict({"row_length": 4096, "batch_size": 256})
+    c.rft.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 5e-6, "steps": 900, "schedule": "cosine",
+         "warmup_steps": 27}
+    )  # fmt: skip
+
+    # "Batch size 512" is read as trajectories, 128 groups of 4: the time of a step favours that.
+    c.grpo = ConfigDict({"group_size": 4, "kl_coef": kl_coef, "micro_batches": 8})
+    c.grpo.loop = ConfigDict(
+        {"comparisons": 237_000, "prompts_per_step": 128, "checkpoint_every": 20,
+         "solved_by": "rft"}
+    )  # fmt: skip
+    c.grpo.draw = ConfigDict(
+        {"temperature": 1.0, "max_new_tokens": 1024, "max_truncated": 0.05}  # choice
+    )
+    c.grpo.buckets = _buckets(samples="4", samples_per_unit=512)
+    c.grpo.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 4e-7, "steps": 900, "schedule": "constant",
+         "warmup_steps": 10}
+    )  # fmt: skip
+
+    # Steps, samples and balance of the meta RM are not published; choice.
+    c.meta_rm = ConfigDict({"balance": "comparison", "only_mixed": True, "micro_batches": 8})
+    c.meta_rm.loop = ConfigDict(
+        {"comparisons": 40_000, "batch_size": 512, "row_length": 4096, "checkpoint_every": 50}
+    )
+    c.meta_rm.draw = ConfigDict(
+        {"k": 8, "order_policy": "random", "temperature": 0.5, "max_new_tokens": 1024,
+         "max_truncated": 0.05}
+    )  # fmt: skip
+    c.meta_rm.buckets = _buckets(samples="8", samples_per_unit=512)
+    c.meta_rm.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 1e-5, "steps": 600, "schedule": "cosine",
+         "warmup_steps": 20}
+    )  # fmt: skip
+
+    c.benchmark.greedy_stages = "released,rft,grpo"
+    c.benchmark.sampled_stages = "rft,grpo"
+    c.benchmark.draw.max_new_tokens = 1024
+    c.benchmark.buckets.output_lengths = "1024"
+    c.benchmark.buckets.samples = "1,8"
+    c.benchmark.buckets.samples_per_unit = 512
+    return c
+
+
+def _buckets(*, samples: str, samples_per_unit: int) -> ConfigDict:
+    return ConfigDict(
+        {
+            "prompt_lengths": "1024,2048,4096",
+            "output_lengths": "1024",
+            "samples": samples,
+            "samples_per_unit": samples_per_unit,
+        }
+    )
+
+
+def rft_only(c: ConfigDict) -> None:
+    """Models above 27B: no RL, no meta RM, and 50K rejective-sampled examples (appendix C.1)."""
+    del c.grpo
+    del c.meta_rm
+    c.rft.data.comparisons, c.rft.data.micro_batches = 27_000, 1
+    c.benchmark.greedy_stages = "released,rft"
+    c.benchmark.sampled_stages = "rft"
+    c.benchmark.buckets.samples_per_unit = 2048  # 256 prompts of 8, one a device
+    c.benchmark.meta_rm = False
+
+
+def adapters(c: ConfigDict, *, devices: int) -> None:
+    """Adapters beside frozen bfloat16 weights, on one host. Not in the paper; rates are choices."""
+    c.lora.stages = ",".join(name for name in ("rft", "grpo", "meta_rm") if name in c)
+    c.model.param_dtype = "bfloat16"
+    c.mesh.fsdp, c.mesh.tensor = devices, 1
+    for name in c.lora.stages.split(","):
+        c[name].optimizer.learning_rate *= 20
+    c.rft.packing.batch_size, c.rft.data.micro_batches = 64, 64 // devices
+    if "grpo" in c:
+        c.grpo.loop.prompts_per_step, c.grpo.micro_batches = 32, 128 // devices
+        c.grpo.buckets.samples_per_unit = 128
+        c.meta_rm.loop.batch_size, c.meta_rm.micro_batches = 64, 64 // devices
+        c.meta_rm.buckets.samples_per_unit = 128
+    c.rft.buckets.samples_per_unit = 32
+    c.benchmark.buckets.samples_per_unit = 128
+
+
+def run_locally(c: ConfigDict, kind: str) -> None:
+    """Every stage on a tiny random checkpoint and a few made-up rows, in minutes on two cores."""
+    c.released.model = f"runs/tiny/{kind}"
+    c.mesh.fsdp = c.mesh.tensor = c.mesh.expert = 1
+    c.model.dtype = "float32"
+    if not c.lora.stages:
+        c.model.param_dtype = "float32"
+    c.template.form = "compact"
+    c.sampling.chunk = 8
+    sets = ("ultrafeedback", "offsetbias", "skywork", "helpsteer2", "helpsteer3", "math")
+    c.data.train = ",".join(f"{name}:runs/tiny/data/{name}" for name in sets)
+    c.data.general = "runs/tiny/data/general"
+    for name in ("rft", "grpo", "meta_rm"):
+        if name not in c:
+            continue
+        c[name].draw.max_new_tokens = 16
+        c[name].draw.max_truncated = 1.0
+        c[name].buckets.prompt_lengths, c[name].buckets.output_lengths = "512", "16"
+        c[name].optimizer.steps, c[name].optimizer.warmup_steps = 2, 1
+    c.rft.data.comparisons, c.rft.data.general, c.rft.data.micro_batches = 8, 16, 2
+    c.rft.buckets.samples_per_unit = 8
+    c.rft.packing.row_length, c.rft.packing.batch_size = 544, 4
+    if "grpo" in c:
+        c.grpo.loop.comparisons, c.grpo.loop.prompts_per_step = 8, 2
+        c.grpo.loop.checkpoint_every, c.grpo.micro_batches = 1, 2
+        c.grpo.buckets.samples_per_unit = 8
+        c.meta_rm.loop.comparisons, c.meta_rm.loop.batch_size = 8, 4
+        c.meta_rm.loop.row_length, c.meta_rm.micro_batches = 544, 2
+        c.meta_rm.only_mixed, c.meta_rm.draw.k = False, 2
+        c.meta_rm.buckets.samples, c.meta_rm.buckets.samples_per_unit = "2", 8
+    c.data.test = "helpsteer2:runs/tiny/data/helpsteer2"
+    c.benchmark.suites, c.benchmark.split, c.benchmark.limit = "data", "test", 4
+    c.benchmark.ks, c.benchmark.num_subsets = "1,2", 4
+    c.benchmark.draw.k, c.benchmark.draw.max_new_tokens = 2, 16
+    c.benchmark.draw.max_truncated = 1.0
+    c.benchmark.buckets.prompt_lengths, c.benchmark.buckets.output_lengths = "512", "16"
+    c.benchmark.buckets.samples, c.benchmark.buckets.samples_per_unit = "1,2", 8

@@ -1,0 +1,58 @@
+"""What an orbax folder says about its model, so that the way to the hub's format needs no config.
+
+    params/      the parameters; {"decoder", "head"} for a reward model
+    model.json   the fields of ModelConfig but `rules`, under "model"; whether it is a reward model
+    config.json, tokenizer files, chat template, ...   as they came from the hub, if they did
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
+from grm_jax.models.hub import config_file
+from grm_jax.models.hub.writing import copy_small_files
+
+PARAMS, MODEL = "params", "model.json"
+_SECTIONS = {"mla": MLAConfig, "moe": MoEConfig, "yarn": YarnConfig}
+
+
+def write(
+    folder: str | os.PathLike,
+    config: ModelConfig,
+    *,
+    reward: bool,
+    source: str | os.PathLike | None = None,
+) -> None:
+    """Writes model.json, and what belongs to the model in a folder of the hub that it came from."""
+    folder = pathlib.Path(folder)
+    if source is not None:
+        copy_small_files(source, folder)
+        shutil.copyfile(pathlib.Path(source) / config_file.CONFIG, folder / config_file.CONFIG)
+    fields = dataclasses.asdict(config)
+    del fields["rules"]  # of the mesh it ran on, not of the model
+    text = json.dumps({"model": fields, "reward": reward}, indent=2) + "\n"
+    (folder / MODEL).write_text(text, encoding="utf-8")
+
+
+def read(folder: str | os.PathLike) -> tuple[ModelConfig, bool]:
+    """The config, and whether it is a reward model.
+
+    Raises:
+      FileNotFoundError: for a folder without model.json.
+      ValueError: for fields that `ModelConfig` does not have or allow.
+    """
+    path = pathlib.Path(folder) / MODEL
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file, so this is no folder of parameters")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        fields = {
+            name: _SECTIONS[name](**value) if name in _SECTIONS and value else value
+            for name, value in record["model"].items()
+        }
+        return ModelConfig(**fields), record["reward"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: no ModelConfig: {error}") from error

@@ -259,7 +259,8 @@ def to_trajectory(
         strict = scores.Parsed(None, "unfinished")
     lenient = scores.parse_lenient(text, comparison.n, low, high)
     correct = None
-    if comparison.n > 1 or config.binary(comparison):
+    told = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
+    if told:
         shown = [comparison.rewards[i] for i in completion.order]
         correct = strict.scores is not None and scores.is_correct(strict.scores, shown)
     return Trajectory(

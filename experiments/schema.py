@@ -25,7 +25,7 @@ from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
-from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
+from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
 UNTRAINED_STAGES = ("random_weights", "released")  # what a run starts from
 TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm")
@@ -150,8 +150,12 @@ class BenchmarkConfig:
       ks: values of k for voting.
       k_meta: samples that guided voting keeps, one number for each of `ks`; "" is k // 2.
       num_subsets: random k-subsets of the drawn samples.
+      aggregation: see `voting`.
       tie_policy: see `voting`.
       parse_policy: see `voting`.
+      parse: whose scores count, those of the "strict" or of the "lenient" parser.
+      max_unparsed: share of samples without strict scores above which the run ends with an error.
+      max_cut: the same for samples that met the length limit.
       ablation_k: samples of the arm without principles; 0 leaves the arm out.
       meta_rm: measure guided voting.
       split: "development" or "test".
@@ -165,14 +169,21 @@ class BenchmarkConfig:
     ks: str
     k_meta: str = ""
     num_subsets: int = 64
+    aggregation: str = "sum"
     tie_policy: str = "uniform"
     parse_policy: str = "chance"
+    parse: str = "strict"
+    max_unparsed: float = 0.2
+    max_cut: float = 0.2
     ablation_k: int = 0
     meta_rm: bool = True
     split: str = "development"
 
     def __post_init__(self):
-        for name, known in (("tie_policy", TIE_POLICIES), ("parse_policy", PARSE_POLICIES)):
+        for name, known in (
+            ("aggregation", AGGREGATIONS), ("tie_policy", TIE_POLICIES),
+            ("parse_policy", PARSE_POLICIES), ("parse", ("strict", "lenient")),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         for name, known in (

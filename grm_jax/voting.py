@@ -155,6 +155,24 @@ def select_guided(ballots: Ballots, keep_CS: Array, k_meta: int) -> jax.Array:
     return jax.vmap(row)(ballots.meta_CS, keep_CS, ballots.parsed_CS)
 
 
+@functools.partial(jax.jit, static_argnames=("tie_policy", "parse_policy"))
+def credits(
+    ballots: Ballots, verdicts: Verdicts, gold_CN: Array, key: Array, *, tie_policy: str,
+    parse_policy: str,
+) -> jax.Array:  # fmt: skip
+    """float32 [C]: what the verdicts of `totals` earn; arguments as `accuracy_curve`.
+
+    Equal to what `accuracy_curve` gives for the k that takes all drawn samples. No NaN here: where
+    none or all of the responses are right, the number means nothing.
+    """
+
+    def row(tops_N, gold_N, n, ident):
+        _, lots_N = _draws(key, ident, 0, ballots.drawn_CS.shape[1], tops_N.shape[0])
+        return _credit(tops_N, gold_N, lots_N, n, tie_policy, parse_policy)
+
+    return jax.vmap(row)(verdicts.tops_CN, gold_CN, ballots.num_responses_C, ballots.ids_C)
+
+
 def accuracy_curve(
     ballots: Ballots,
     gold_CN: Array,

@@ -91,7 +91,9 @@ class Metric:
     """How a suite is scored.
 
     Attributes:
-        columns: its numbers; the last one is the headline.
+        columns: its numbers.
+        headline: the name of the one that is the benchmark's score; "" where that is the mean over
+            comparisons, which every suite has.
         parts: values of the items from an outcome; empty where the outcome does not tell.
         members: the comparisons of each item.
         needs: fields of `Outcome` beside `credits_C` that `parts` reads.
@@ -99,6 +101,7 @@ class Metric:
     """
 
     columns: tuple[Column, ...] = ()
+    headline: str = ""
     parts: Callable[[Sequence[Comparison], Outcome], Values] = _credits
     members: Callable[[Sequence[Comparison]], list[list[int]]] = _each
     needs: tuple[str, ...] = ()
@@ -123,7 +126,7 @@ def measure(
     """
     keys = [(line, part) for line, values in enumerate(lines) for part in values]
     found: dict[str, dict[int, Resampled]] = {column.name: {} for column in columns}
-    if not keys:
+    if not keys or not columns:
         return found
     strata = {}
     for i, subset in enumerate(sorted(set(items.subsets))):
@@ -299,38 +302,38 @@ _JUDGEBENCH_NOTE = (
 
 def _judgebench(rows: Mapping[str, int]) -> Metric:
     columns = (*(Column(s, {s: 1.0}) for s in rows), Column("both orders", dict(rows)))
-    return Metric(columns, _both_orders, needs=("games",), note=_JUDGEBENCH_NOTE)
+    return Metric(columns, "both orders", _both_orders, needs=("games",), note=_JUDGEBENCH_NOTE)
 
 
 METRICS: Mapping[str, Metric] = {
     "rewardbench": Metric(
-        _sections(REWARDBENCH, "RewardBench"),
+        _sections(REWARDBENCH, "RewardBench"), "RewardBench",
         note="RewardBench: mean of four sections, without prior sets; math-prm counts as 984 rows",
     ),
-    "ppe_correctness": Metric(_DOMAINS, note="mean: of the five domains"),
+    "ppe_correctness": Metric(_DOMAINS, "mean", note="mean: of the five domains"),
     "ppe_best_of_k": Metric(
-        _DOMAINS, note="one list of 32: right if the response at the top is right"
+        _DOMAINS, "mean", note="one list of 32: right if the response at the top is right"
     ),
-    "rmb_pairwise": Metric(_RMB),
-    "rmb_bon": Metric(_RMB, note="the best of the list, all responses in one prompt"),
+    "rmb_pairwise": Metric(_RMB, "mean"),
+    "rmb_bon": Metric(_RMB, "mean", note="the best of the list, all responses in one prompt"),
     "rmb_pairs": Metric(
-        _RMB, _whole_rows, _by_row,
+        _RMB, "mean", _whole_rows, _by_row,
         note="a list is right if the best is above every loser in n - 1 pairs; not comparable to "
         "rmb_bon, its floor is lower",
     ),
     "judgebench": _judgebench(judgebench.ROWS),
     "judgebench_claude": _judgebench(judgebench.CLAUDE_ROWS),
     "rmbench": Metric(
-        _RMBENCH, _styles, _by_row,
+        _RMBENCH, "RM-Bench", _styles, _by_row,
         note="nine pairs a row; hard: plain chosen against fancy rejected, easy: the other way",
     ),
     "rmbench_list": Metric(
-        _RMBENCH, _styles_of_lists, needs=("totals_MCN",),
+        _RMBENCH, "RM-Bench", _styles_of_lists, needs=("totals_MCN",),
         note="six responses in one prompt, each chosen one strictly above each rejected one; the "
         "benchmark compares pairs",
     ),
     "rewardbench2": Metric(
-        _sections(_alone(rewardbench2.ROWS), "mean"), _best_of_four, _by_row,
+        _sections(_alone(rewardbench2.ROWS), "mean"), "mean", _best_of_four, _by_row,
         needs=("totals_MCN",),
         note="one list; Ties: by scores of both halves of a prompt; mean: of the six subsets",
     ),
@@ -338,14 +341,14 @@ METRICS: Mapping[str, Metric] = {
     "autoj": Metric(
         (Column("consistency", {"": 1.0}, "consistency"),
          Column("agreement", {"": 1.0}, "agreement")),
-        _agreement, needs=("games",),
+        "agreement", _agreement, needs=("games",),
         note=f"agreement: right in both orders, a tie being a verdict to find; {_GAMES}"
         "accuracy is over the rows without a tie of people",
     ),
     "pandalm": Metric(
         (_class_column("three classes", "accuracy"), _class_column("precision", "precision"),
          _class_column("recall", "recall"), _class_column("F1", "f1")),
-        _classes, needs=("totals_MCN",),
+        "F1", _classes, needs=("totals_MCN",),
         note="first, second or tie against the majority of three people; precision, recall and F1 "
         "are means over the three classes; accuracy is over the rows without a tie of people",
     ),

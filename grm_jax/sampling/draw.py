@@ -23,7 +23,8 @@ class DrawConfig:
 
     Attributes:
       k: samples of each comparison.
-      order_policy: "random", "balanced", "identity", or "group" (one order for all k samples).
+      order_policy: "random", "balanced", "both", "identity" (see `orders.orders_for`), or "group"
+        (one order for all k samples).
       max_orders: most permutations under "balanced".
       temperature: 0 is greedy.
       top_p: nucleus mass; 1 keeps everything.

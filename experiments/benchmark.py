@@ -15,14 +15,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments import biases, counting, meta_rm, protocols, report, rft, schema, settings
+from experiments import biases, costs, counting, meta_rm, protocols, report, rft, schema, settings
 from experiments import run as runs
 from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax import voting
 from grm_jax.data.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.draw import DrawConfig, prompt_ids
 from grm_jax.text import prompts
 
 META_BATCHES_PER_UNIT = 8
@@ -116,7 +116,14 @@ class Measurement:
         for suite, comparisons in self.comparisons.items():
             trajectories = self._draw_suite(suite, name, config, comparisons, greedy=k is None)
             groups = counting.group(comparisons, trajectories)
-            found[suite] = Drawn(stage, run.principles, k is None, groups)
+            limit = self.engine.buckets.prompt_lengths[-1]
+            lengths = [
+                min(limit, len(prompt_ids(c, own[0].order, config, run.tokenizer)))
+                for c, own in zip(comparisons, groups, strict=True)
+            ]
+            found[suite] = Drawn(
+                stage, run.principles, k is None, groups, prompt_tokens=lengths, model=run.model
+            )
         return found
 
     def _draw_suite(
@@ -141,7 +148,8 @@ class Measurement:
         digest = runs.params_digest(judge.params)
         return {
             suite: one._replace(
-                meta=meta_scores(self.run, judge, digest, self.comparisons[suite], one.groups)
+                meta=meta_scores(self.run, judge, digest, self.comparisons[suite], one.groups),
+                meta_model=judge.model,
             )
             for suite, one in drawn.items()
         }
@@ -278,6 +286,8 @@ def write_report(
     report.show(run, report.differences_table(suites, rules, lines), "differences")
     report.show(run, protocols.table(suites, rules, notes), "protocols")
     report.show(run, biases.table(suites, rules, notes), "bias")
+    report.show(run, costs.table(suites, rules, lines), "cost")
+    costs.figure(run.path("figures", "cost.png"), suites, rules, lines)
     report.show(run, report.main_table(suites, lines, notes), "main")
     for text in report.failure_lines(suites, lines):
         run.say(text)

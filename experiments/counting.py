@@ -20,6 +20,7 @@ from grm_jax.evaluation import official, rules, statistics
 from grm_jax.evaluation.ballots import from_trajectories
 from grm_jax.evaluation.official import Items, Metric, Outcome
 from grm_jax.evaluation.statistics import Resampled
+from grm_jax.models.config import ModelConfig
 from grm_jax.voting import Ballots
 
 STAGE_NAMES = {
@@ -73,6 +74,9 @@ class Drawn(NamedTuple):
       greedy: one greedy trajectory of each comparison, or k samples.
       groups: by comparison, in the order of the suite, sorted by sample.
       meta: meta scores in the same places, or None.
+      prompt_tokens: of the prompt of each comparison, in the order of its first sample.
+      model: shape of the policy.
+      meta_model: shape of the meta RM, or None.
     """
 
     stage: str
@@ -80,6 +84,9 @@ class Drawn(NamedTuple):
     greedy: bool
     groups: list[list[Trajectory]]
     meta: list[list[float]] | None = None
+    prompt_tokens: Sequence[int] = ()
+    model: ModelConfig | None = None
+    meta_model: ModelConfig | None = None
 
     @property
     def section(self) -> str:
@@ -194,12 +201,15 @@ def group(
 def lines(suite: Suite, config: CountingRules) -> list[Line]:
     """All lines of a suite: blind baselines, then whatever was drawn."""
     found = blind(suite, config)
-    # Of each arm, the votes of its last stage are the plain "Voting@k".
-    last = {drawn.principles: drawn.stage for drawn in suite.drawn if not drawn.greedy}
     for drawn in suite.drawn:
-        prefix = "" if drawn.stage == last.get(drawn.principles) else STAGE_NAMES[drawn.stage]
-        found += _count(suite, drawn, config, prefix)
+        found += _count(suite, drawn, config, prefix(suite, drawn))
     return _measured(suite, found)
+
+
+def prefix(suite: Suite, drawn: Drawn) -> str:
+    """The stage, for labels of votes: "" for the last of each arm, whose votes are "Voting@k"."""
+    last = {one.principles: one.stage for one in suite.drawn if not one.greedy}
+    return "" if drawn.stage == last.get(drawn.principles) else STAGE_NAMES[drawn.stage]
 
 
 def _measured(suite: Suite, found: list[Line]) -> list[Line]:
@@ -288,7 +298,7 @@ def ballots_of(suite: Suite, drawn: Drawn, config: CountingRules) -> Ballots:
     )  # fmt: skip
 
 
-def _count(suite: Suite, drawn: Drawn, config: CountingRules, prefix: str) -> list[Line]:
+def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> list[Line]:
     ballots = ballots_of(suite, drawn, config)
     choice_C, single_C = suite.choice_C, suite.single_C
     common = {
@@ -323,7 +333,7 @@ def _count(suite: Suite, drawn: Drawn, config: CountingRules, prefix: str) -> li
                 continue
             # Rounded, so that means of equal credits in float32 do not differ by 1e-8.
             credits_C = np.round(np.asarray(credits_KC, np.float64)[i], 6)
-            line = Line(drawn.section, _label(drawn, k, kind, prefix), None)
+            line = Line(drawn.section, label(drawn, k, kind, stage), None)
             if choice_C.any():
                 line = line._replace(credits_C=credits_C[choice_C])
             totals_MCN = None
@@ -361,7 +371,8 @@ def _games(suite, ballots: Ballots, config: CountingRules, common: dict, guide: 
     return {key: (first, second) for key, (first, second) in found.items()}
 
 
-def _label(drawn: Drawn, k: int, kind: str, prefix: str) -> str:
+def label(drawn: Drawn, k: int, kind: str, prefix: str) -> str:
+    """Label of the row of a vote; kind is "voting" or "guided"."""
     if drawn.greedy:
         return greedy(drawn.stage)
     if k == 1:

@@ -107,18 +107,23 @@ def main() -> None:
 
     loaded = benchmark.load_comparisons(run, config)
     lap("read suites")
-    tokens = sum(
-        len(draw.prompt_ids(c, range(c.n), run.draw_config("benchmark"), run.tokenizer))
-        for comparisons in loaded.comparisons.values()
-        for c in comparisons
-    )
-    lap(f"build prompts, {tokens} tokens")
+    lengths = {
+        suite: [
+            len(draw.prompt_ids(c, range(c.n), run.draw_config("benchmark"), run.tokenizer))
+            for c in comparisons
+        ]
+        for suite, comparisons in loaded.comparisons.items()
+    }
+    lap(f"build prompts, {sum(map(sum, lengths.values()))} tokens")
     drawn = {}
     with TrajectoryStore(store_path) as store:
         for suite, comparisons in loaded.comparisons.items():
             own = list(store.iterate(fingerprint="0" * 16, stage=f"stub_{suite}"))
             groups = group(comparisons, own)
-            drawn[suite] = Drawn("random_weights", "self", False, groups)
+            drawn[suite] = Drawn(
+                "random_weights", "self", False, groups, prompt_tokens=lengths[suite],
+                model=run.model,
+            )  # fmt: skip
     lap("read trajectories")
     rules = benchmark.counting_rules(run, config)
     lines = benchmark.write_report(run, benchmark.to_suites(loaded, [drawn]), rules)

@@ -263,8 +263,11 @@ def blind(suite: Suite, config: CountingRules) -> list[Line]:
         credits_C[choice_C] = credits[name]
         games = None
         if "games" in suite.metric.needs:
-            # What is shown first is the other response in the other order.
+            # What is shown first is the other response in the other order. Coins are thrown anew:
+            # two games on the same draws would agree too often.
             shares_C4 = rules.shares(rules.verdicts(totals_MCN[..., :2]))
+            if name == "random":
+                shares_C4 = np.broadcast_to([0.5, 0.5, 0.0, 0.0], shares_C4.shape)
             other_C4 = shares_C4[:, [1, 0, 2, 3]] if name == "first" else shares_C4
             games = (shares_C4, other_C4)
         found.append(_valued(suite, line, Outcome(credits_C, totals_MCN, games)))

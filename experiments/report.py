@@ -111,7 +111,8 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
         if tied := int((~suite.choice_C & ~suite.single_C).sum()):
             text += f", {tied} that people call a tie, which accuracy leaves out"
         if suite.coverage:
-            text += f"; {suite.coverage} of the benchmark"
+            whole = " of the benchmark" if " of " in suite.coverage else ""
+            text += f"; {suite.coverage}{whole}"
         cut = {t.uid for d in suite.drawn for own in d.groups for t in own if t.truncated}
         if cut:
             text += f"; texts of {len(cut)} comparisons shortened to fit the prompt"

@@ -142,9 +142,10 @@ class BenchmarkConfig:
     """What is measured, and how it is counted.
 
     Attributes:
-      suites: comma-separated names; "small_world" is the held-out split.
+      suites: comma-separated names of `grm_jax.data.benchmarks.SUITES`, "small_world" (the held-out
+        split) or "data".
       data_dir: folder of the real suites.
-      limit: comparisons of each suite.
+      limit: rows of each suite, evenly spread; a row may be several comparisons.
       greedy_stages: stages measured greedily.
       sampled_stages: stages of which k samples are drawn; the votes of the last are the paper's.
       ks: values of k for voting.

@@ -116,7 +116,7 @@ class Metric:
 
 
 def measure(
-    columns: Sequence[Column], items: Items, lines: Sequence[Values]
+    columns: Sequence[Column], items: Items, lines: Sequence[Values], *, num_resamples: int = 10_000
 ) -> dict[str, dict[int, Resampled]]:
     """Every column of every line that has the values for it, all on the same resamples.
 
@@ -132,7 +132,9 @@ def measure(
     for i, subset in enumerate(sorted(set(items.subsets))):
         at_I = items.subsets == subset
         values = [lines[line][part][at_I] for line, part in keys]
-        strata[subset] = resample(values, clusters=items.clusters[at_I], rng_seed=(0, i))
+        strata[subset] = resample(
+            values, clusters=items.clusters[at_I], num_resamples=num_resamples, rng_seed=(0, i)
+        )
     for column in columns:
         if not column.weights.keys() <= strata.keys():
             continue

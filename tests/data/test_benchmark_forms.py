@@ -232,6 +232,7 @@ def test_realmistake_is_read_from_the_archive_and_never_quoted(tmp_path):
         with pytest.raises(FieldError) as caught:
             load_suite("realmistake", tmp_path)
         assert str(caught.value).startswith(f"{path}/data/{first}.jsonl:1: field ")
+        assert "SECRET" not in str(caught.value)
     lock(path, dict(list(subsets.items())[1:]))
     with pytest.raises(ValueError, match="expected the file data/math_word"):
         load_suite("realmistake", tmp_path)

@@ -39,7 +39,8 @@ def values_of(suite, comparisons, outcome):
     """Every column of a suite for one line, as numbers."""
     metric = official.metric_of(suite)
     items = metric.items(comparisons)
-    found = official.measure(metric.columns, items, [metric.parts(comparisons, outcome)])
+    lines = [metric.parts(comparisons, outcome)]
+    found = official.measure(metric.columns, items, lines, num_resamples=1)
     return {name: float(by_line[0].values_L[0]) for name, by_line in found.items() if by_line}
 
 
@@ -293,13 +294,27 @@ def test_items_of_one_query_are_resampled_together():
     assert len(METRICS["rmb_pairs"].items(rows).subsets) == 3
 
 
+def test_one_query_is_one_piece_of_evidence():
+    # 40 queries with 5 equal pairs each: an interval over 200 items would be too narrow.
+    query = [(Message("user", f"q{i // 5}"),) for i in range(200)]
+    comparisons = [pair(f"a{i}", "Helpfulness", messages=query[i]) for i in range(200)]
+    comparisons += [pair(f"b{i}", "Harmlessness") for i in range(3)]
+    credits = np.append(np.repeat(np.random.default_rng(8).integers(0, 2, 40), 5), [1, 1, 1.0])
+    metric = METRICS["rmb_pairwise"]
+    items = metric.items(comparisons)
+    found = official.measure(metric.columns, items, [metric.parts(comparisons, Outcome(credits))])
+    width = found["Helpfulness"][0].interval(0).half_width
+    assert width == pytest.approx(1.96 * credits[:200:5].std() / 40**0.5, rel=0.05)
+
+
 def test_columns_of_several_lines_are_paired():
     rng = np.random.default_rng(7)
     comparisons = rows_by_subset({"Helpfulness": 50, "Harmlessness": 30})
     a = rng.random(80)
     metric = METRICS["rmb_bon"]
     lines = [metric.parts(comparisons, Outcome(x)) for x in (a, a - 0.1)]
-    found = official.measure(metric.columns, metric.items(comparisons), [lines[0], {}, lines[1]])
+    lines.insert(1, {})
+    found = official.measure(metric.columns, metric.items(comparisons), lines, num_resamples=50)
     assert found["mean"].keys() == {0, 2}
     draws = found["mean"][0].draws_BL - found["mean"][2].draws_BL
     assert np.allclose(draws, 0.1)

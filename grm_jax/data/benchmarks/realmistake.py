@@ -13,8 +13,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 
-from grm_jax.data.benchmarks.files import find_file, one_of
-from grm_jax.data.comparison import Comparison, collect, located, parse_lines, require
+from grm_jax.data.benchmarks.files import find_file
+from grm_jax.data.comparison import (
+    Comparison,
+    FieldError,
+    collect,
+    located,
+    parse_lines,
+    require,
+)
 from grm_jax.text.prompts import Message
 
 PASSWORD = b"open-realmistake"  # from the README of the repository: against crawlers, no secret
@@ -56,7 +63,9 @@ def _rows(
         for number, (where, row) in enumerate(parse_lines(f"{path}/{inner}", file)):
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
-            label = one_of(where, row, "error_label", LABELS)
+            label = require(where, row, "error_label", str)
+            if label not in LABELS:
+                raise FieldError(where, "error_label", f"is not one of {LABELS}")
             yield where, located(
                 where,
                 f"realmistake/{subset}/{number}",

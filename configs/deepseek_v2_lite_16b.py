@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/DeepSeek-V2-Lite-Chat", kl_coef=0.002)
+    c = recipes.recipe("checkpoints/DeepSeek-V2-Lite-Chat", "deepseek_v2_lite_16b", kl_coef=0.002)
     c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 8, 1, 8
     if variant == "runlocal":
         recipes.run_locally(c, "deepseek_v2")

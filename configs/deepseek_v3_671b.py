@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/DeepSeek-V3")
+    c = recipes.recipe("checkpoints/DeepSeek-V3", "deepseek_v3_671b")
     recipes.rft_only(c)
     c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 32, 2, 8
     if variant == "runlocal":

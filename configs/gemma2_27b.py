@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/gemma-2-27b-it")
+    c = recipes.recipe("checkpoints/gemma-2-27b-it", "gemma2_27b")
     if variant == "lora":
         recipes.adapters(c, devices=8)
     if variant == "runlocal":

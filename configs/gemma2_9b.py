@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/gemma-2-9b-it")
+    c = recipes.recipe("checkpoints/gemma-2-9b-it", "gemma2_9b")
     c.mesh.fsdp, c.mesh.tensor = 8, 1
     if variant != "full":
         recipes.adapters(c, devices=1)

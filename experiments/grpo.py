@@ -21,8 +21,8 @@ from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
 from grm_jax.learning import grpo
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
-from grm_jax.models import lora
-from grm_jax.parallel.sharding import put
+from grm_jax.models import lora, transformer
+from grm_jax.parallel.sharding import put, reshard
 from grm_jax.sampling import draw
 
 
@@ -76,6 +76,9 @@ def run_stage(run: runs.Run) -> None:
     # With adapters, the reference is also the base of the policy.
     base, trained = lora.start(model, reference, run.adapter_key(stage), run.mesh)
     state = start_state(trained, optimizer, run.base_key)
+    if not base:
+        del trained  # the same arrays
+        reference = reshard(reference, run.param_shardings, transformer.frozen_dtypes(model))
     batches = pipeline.shuffled_batches(
         comparisons, loop.prompts_per_step, seed=run.config.seed
     )

@@ -45,7 +45,7 @@ from grm_jax.models import hub, transformer
 from grm_jax.models.config import LoRAConfig, ModelConfig
 from grm_jax.models.hub import record
 from grm_jax.parallel import processes, sharding
-from grm_jax.parallel.mesh import MeshConfig, make_mesh
+from grm_jax.parallel.mesh import MeshConfig, Rules, make_mesh
 from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
@@ -229,7 +229,10 @@ class Run:
     @property
     def split_over_devices(self) -> jax.NamedSharding:
         """Leading axis over the batch axes of the mesh."""
-        axes = sharding.mesh_axes(self.mesh.shape, self.model.rules, "batch")
+        return self._split(self.model.rules)
+
+    def _split(self, rules: Rules) -> jax.NamedSharding:
+        axes = sharding.mesh_axes(self.mesh.shape, rules, "batch")
         return jax.NamedSharding(self.mesh, jax.P(axes))
 
     @property
@@ -243,10 +246,10 @@ class Run:
         return transformer.param_shardings(self.model, self.mesh)
 
     def for_rollout(self, params: dict, adapters: LoRAConfig | None = None) -> dict:
-        """Parameters of the decoder, split as they are sampled from."""
+        """Parameters of the decoder, split and typed as they are sampled from."""
         model = dataclasses.replace(self.rollout_model, lora=adapters)
         shardings = transformer.param_shardings(model, self.mesh)
-        return sharding.reshard(params, shardings)
+        return sharding.reshard(params, shardings, transformer.frozen_dtypes(model))
 
     def engine(self, name: str, adapters: LoRAConfig | None = None) -> JittedEngine:
         """The jitted engine with the buckets of section `<name>.buckets`."""
@@ -256,7 +259,7 @@ class Run:
             stop_ids=self.tokenizer.stop_ids,
             pad_id=self.tokenizer.pad_id,
             chunk=self.config.sampling.chunk,
-            sharding=self.split_over_devices,
+            sharding=self._split(self.rollout_model.rules),
         )
         self.engines.append(engine)
         return engine

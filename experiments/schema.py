@@ -41,10 +41,17 @@ class Released:
       model: the policy; its config.json takes the place of section `model`, whose fields may still
         change what does not belong to the weights, such as `dtype` and `remat`.
       meta_rm: a sequence classifier with one label, of any architecture; "" for none.
+      variant: published shape that the weights of `model` must have, see `models.config.VARIANTS`;
+        tools.plan needs no more than that. "" for any.
     """
 
     model: str
     meta_rm: str = ""
+    variant: str = ""
+
+    def __post_init__(self):
+        if self.variant and self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {sorted(VARIANTS)}, got {self.variant!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,6 +271,14 @@ def _check_released(config) -> None:
             hub.check_vocab(shape, load_tokenizer(folder).vocab_size, folder)
         except (ValueError, OSError) as error:
             raise ValueError(f"config.released.{field}: {error}") from error
+    if released.variant:
+        same = {name: getattr(VARIANTS[released.variant], name) for name in config_file.HOW}
+        found = dataclasses.replace(hub.read_config(released.model), **same)
+        if found != VARIANTS[released.variant]:
+            raise ValueError(
+                f"config.released.model: {released.model} has another shape than "
+                f"config.released.variant, {released.variant!r}"
+            )
     fixed = sorted(set(config.model) - set(config_file.HOW))
     if fixed:
         raise ValueError(

@@ -141,7 +141,7 @@ def seconds(record: dict, topology: topologies.Topology, mfu: float, share: floa
 
 def table(records: dict[str, dict], topology: topologies.Topology, mfu: float, share: float):
     """Memory and time of each stage."""
-    view = rich.table.Table("stage", rich.table.Column("verdict", no_wrap=True))
+    view = rich.table.Table(*(rich.table.Column(x, no_wrap=True) for x in ("stage", "verdict")))
     for name in ("peak", "arguments", "scratch", "bound", "ideal", "est", "hours", "compiled in"):
         view.add_column(name, justify="right", no_wrap=True)
     for name, record in records.items():

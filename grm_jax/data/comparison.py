@@ -1,4 +1,4 @@
-"""The comparison: a query, one or more responses and the gold, with strict JSONL reading.
+"""The comparison: a query, one or more responses and the gold, with strict reading of files.
 
 Every reader of the project ends in `Comparison`, whose validation is the only gate between files
 and the rest of the code. Bad input raises `FieldError`, a ValueError that says where it was found
@@ -7,11 +7,13 @@ and the rest of the code. Bad input raises `FieldError`, a ValueError that says 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
 import os
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,10 @@ from typing import Any
 from grm_jax.text.prompts import Message
 
 ROLES = ("system", "user", "assistant")
-FIELDS = ("uid", "prompt", "messages", "responses", "best", "rewards", "label", "subset", "meta")
+FIELDS = (
+    "uid", "prompt", "messages", "responses", "best", "rewards", "label", "subset", "meta",
+    "hint_note",
+)  # fmt: skip
 GOLD_FIELDS = ("best", "rewards", "label")
 
 
@@ -48,6 +53,8 @@ class Comparison:
         N == 1: 0.0 or 1.0.
       subset: the category that tables report apart.
       meta: string keys; whatever later scoring needs, never shown to a model.
+      hint_note: a further line of the hint of hinted sampling, such as how strong the preference
+        is. It must not name a position: the order of the responses is drawn later.
 
     Raises:
       FieldError: a field breaks one of these rules; the message names the uid and the field.
@@ -59,6 +66,7 @@ class Comparison:
     rewards: tuple[float, ...]
     subset: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    hint_note: str = ""
 
     def __post_init__(self) -> None:
         where = f"comparison {self.uid!r}"
@@ -70,6 +78,7 @@ class Comparison:
         put(self, "responses", _checked_responses(where, self.responses))
         put(self, "rewards", _checked_rewards(where, self.rewards, len(self.responses)))
         _check_text(where, "subset", self.subset)
+        _check_text(where, "hint_note", self.hint_note)
         if not isinstance(self.meta, Mapping) or not all(isinstance(k, str) for k in self.meta):
             raise FieldError(where, "meta", "expected a mapping with string keys")
         put(self, "meta", dict(self.meta))
@@ -204,12 +213,14 @@ def _parse(where: str, raw: bytes) -> Any:
 def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file, each with the place that error messages name.
 
-    A ``.json`` file holds one array (places ``path[row]``, from 0); any other holds one object a
-    line (places ``path:line``, from 1; blank lines hold none).
+    A ``.json`` file holds one array and a ``.parquet`` file one table (places ``path[row]``, from
+    0); any other holds one object a line (places ``path:line``, from 1; blank lines hold none),
+    compressed if its name ends in ``.gz``. Of lines and tables one part at a time is in memory.
 
     Raises:
       ValueError: no such file, no object in it, text that is not UTF-8, broken JSON, something
-        other than objects, a field given twice.
+        other than objects, a field given twice, a damaged archive or table, or a table without
+        pyarrow, which is the extra `data`.
     """
     path = Path(path)
     if not path.is_file():
@@ -219,6 +230,8 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
         if not isinstance(array, list):
             raise ValueError(f"{path}: expected a JSON array, got {type(array).__name__}")
         places = ((f"{path}[{i}]", row) for i, row in enumerate(array))
+    elif path.suffix == ".parquet":
+        places = ((f"{path}[{i}]", row) for i, row in enumerate(_read_table(path)))
     else:
         places = _read_lines(path)
     empty = True
@@ -232,15 +245,34 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:  # bytes: only \n ends a line, never U+2028 inside a text
-        for number, raw in enumerate(file, start=1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            if raw.strip():
-                where = f"{path}:{number}"
-                yield where, _parse(where, raw)
+    number = 0
+    # bytes: only \n ends a line, never U+2028 inside a text
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        try:
+            for number, raw in enumerate(file, start=1):
+                raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                if raw.strip():
+                    where = f"{path}:{number}"
+                    yield where, _parse(where, raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: damaged archive after line {number}: {error}") from None
 
 
-def _from_row(where: str, row: dict[str, Any]) -> Comparison:
+def _read_table(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError:
+        raise ValueError(f"{path}: Parquet needs pyarrow: pip install 'grm_jax[data]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+    except ArrowException as error:
+        raise ValueError(f"{path}: damaged Parquet file: {error}") from None
+
+
+def from_row(where: str, row: dict[str, Any]) -> Comparison:
+    """The comparison of one line of our own format, see `read_jsonl`; else FieldError."""
     unknown = sorted(row.keys() - set(FIELDS))
     if unknown:
         raise FieldError(where, unknown[0], f"unknown field; the known ones are {FIELDS}")
@@ -273,8 +305,9 @@ def _from_row(where: str, row: dict[str, Any]) -> Comparison:
         rewards = [label]
     subset = require(where, row, "subset", str) if "subset" in row else ""
     meta = require(where, row, "meta", dict) if "meta" in row else {}
+    note = require(where, row, "hint_note", str) if "hint_note" in row else ""
     uid = require(where, row, "uid", str)
-    return located(where, uid, messages, responses, rewards, subset, meta, query=query)
+    return located(where, uid, messages, responses, rewards, subset, meta, note, query=query)
 
 
 def read_messages(
@@ -325,7 +358,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
 
     Fields of a line: ``uid``; ``prompt`` (one user turn) or ``messages`` ([{role, content}]);
     ``responses``; one of ``best`` (index, N >= 2), ``rewards`` ([N]) and ``label`` (0 or 1,
-    N == 1); optionally ``subset`` and ``meta``.
+    N == 1); optionally ``subset``, ``meta`` and ``hint_note``.
 
     Raises:
       ValueError: nothing to read, or a bad line: ``path:line: field 'x': ...``. Nothing is
@@ -341,7 +374,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
     else:
         raise ValueError(f"{path}: no such file or folder")
     rows = (place for file in files for place in read_objects(file))
-    return collect((where, _from_row(where, row)) for where, row in rows)
+    return collect((where, from_row(where, row)) for where, row in rows)
 
 
 def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> None:
@@ -363,6 +396,8 @@ def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> N
             row["subset"] = comparison.subset
         if comparison.meta:
             row["meta"] = comparison.meta
+        if comparison.hint_note:
+            row["hint_note"] = comparison.hint_note
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
             lines.append(line.encode())

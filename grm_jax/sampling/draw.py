@@ -94,6 +94,7 @@ def _prompt_ids(comparison, messages, responses, order, config, tokenizer, hinte
         principles=config.principles,
         binary=binary,
         hint=hint,
+        hint_note=comparison.hint_note if hinted else "",
     )
     return tuple(tokenizer.chat([Message("user", text)]))
 

@@ -1,6 +1,7 @@
 """What every experiment shares: flags, the workdir, the model, the tokenizer, the data.
 
     workdir/config.json        the config; another config is refused
+            data.json          what the check of the training files found
             fingerprint.json   versions, devices, commit: whatever must not be in a table
             tokenizer.model    the tokenizer, if it was trained here
             metrics.jsonl      one line a record; wall-clock figures under "time"
@@ -36,7 +37,8 @@ from ml_collections import config_flags
 
 from experiments import launch, schema, settings
 from experiments.metrics import Metrics
-from grm_jax.data.comparison import Comparison, read_jsonl
+from experiments.training_data import TrainingData
+from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
@@ -90,6 +92,7 @@ class Run:
         if self.writes:
             self._lock = _claim(self.workdir)
         self._check_config()
+        self.data = TrainingData(self.config, self.workdir) if "data" in self.config else None
         self.mesh = _set_up_devices(settings.from_section(MeshConfig, self.config, "mesh"))
         self._logs = launch.own_logs(self.workdir, _LOGS)
         self.console.quiet = not self.writes
@@ -99,6 +102,11 @@ class Run:
         self.metrics = Metrics(self._logs)
         if self.writes:
             write_json(self.workdir / "fingerprint.json", _environment())
+        if self.data is not None and self.data.fresh:
+            for line in self.data.lines():
+                self.say(line)
+            if self.writes:
+                write_json(self.workdir / "data.json", self.data.report)
 
     def _check_config(self) -> None:
         path = self.workdir / "config.json"
@@ -166,10 +174,16 @@ class Run:
         return SmallWorld(settings.from_section(SmallWorldConfig, self.config, "small_world"))
 
     def comparisons(self, split: str, count: int, *, seed: int = 0) -> list[Comparison]:
-        """Comparisons of a split: of the small world, or from `data.<split>` (JSONL)."""
+        """Comparisons of a split: of the small world, or from `data.<split>`, in one order for all.
+
+        Raises:
+          ValueError: the config has no such data, or bad files.
+        """
         if self.world is not None:
             return self.world.comparisons(split, count, seed=seed)
-        return read_jsonl(self.config.data[split])[:count]
+        if self.data is None:
+            raise ValueError(f"config.data.{split}: section is missing")
+        return self.data.take(split, count)
 
     # Tokenizer, model, device.
 

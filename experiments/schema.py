@@ -9,6 +9,7 @@ import dataclasses
 import ml_collections
 
 from experiments import settings
+from grm_jax.data import mixture
 from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.pipeline import PackingConfig
 from grm_jax.data.small_world import SmallWorldConfig
@@ -64,6 +65,53 @@ class LoRA:
         if not set(given) <= set(TRAINED_STAGES):
             raise ValueError(f"stages must name some of {TRAINED_STAGES}, got {self.stages!r}")
         LoRAConfig(self.rank, self.alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Files that a config without a small world works with; see `grm_jax.data.mixture`.
+
+    Attributes:
+      train: mixture of comparisons to train on.
+      development, test: mixtures of comparisons to measure on, the suite "data".
+      general: mixture of general instruction data.
+      benchmark_dir: folder of the benchmarks that what is trained on is compared with.
+      against: comma-separated names of these benchmarks.
+      overlap: what happens to rows of `train` and `general` whose prompt is in a benchmark:
+        "refuse" ends the run, "drop" leaves them out, "allow" does not look for them.
+    """
+
+    train: str = ""
+    development: str = ""
+    test: str = ""
+    general: str = ""
+    benchmark_dir: str = ""
+    against: str = ",".join(SUITES)
+    overlap: str = "refuse"
+
+    def __post_init__(self):
+        for name in ("train", "development", "test", "general"):
+            try:
+                self.sources(name)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if self.overlap not in ("refuse", "drop", "allow"):
+            raise ValueError(f"overlap must be refuse, drop or allow, got {self.overlap!r}")
+        if self.overlap == "allow" or not (self.train or self.general):
+            return
+        if not self.benchmark_dir:
+            raise ValueError(
+                "benchmark_dir: name the folder of the benchmarks, so that training data can be "
+                "compared with them, or set overlap=allow"
+            )
+        unknown = set(settings.names(self.against, "against")) - set(SUITES)
+        if unknown or not self.against:
+            raise ValueError(f"against must name some of {[*SUITES]}, got {self.against!r}")
+
+    def sources(self, split: str) -> tuple[mixture.Source, ...]:
+        """The mixture of a split."""
+        kind = "instructions" if split == "general" else "comparisons"
+        return mixture.parse(getattr(self, split), kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +267,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     settings.from_section(MeshConfig, config, "mesh")
     if "small_world" in config:
         settings.from_section(SmallWorldConfig, config, "small_world")
+    if "data" in config:
+        settings.from_section(DataConfig, config, "data")
+    _check_origin(config)
     built = {}
     for name, own in _SECTIONS.items():
         if name not in config:
@@ -263,6 +314,32 @@ def _check_released(config) -> None:
         raise ValueError(
             "config.meta_rm.optimizer: the meta RM is config.released.meta_rm and is not trained"
         )
+
+
+def _check_origin(config) -> None:
+    """Every stage has its data: from the small world, or from files, never from both."""
+    if "small_world" in config:
+        if "data" in config:
+            raise ValueError("config.data: config.small_world brings its own data; give one only")
+        return
+    data = config.get("data", {})
+    for dotted, split in (
+        ("base.data.general", "general"),
+        ("cold_start.data.general", "general"),
+        ("cold_start.data.demonstrations", ""),
+        ("base.data.demonstrations", ""),
+        ("rft.data.general", "general"),
+        ("rft.data.comparisons", "train"),
+        ("grpo.loop.comparisons", "train"),
+        ("meta_rm.loop.comparisons", "train"),
+    ):
+        section, part, field = dotted.split(".")
+        if not config.get(section, {}).get(part, {}).get(field, 0):
+            continue
+        if not split:
+            raise ValueError(f"config.{dotted}: must be 0, only a small world demonstrates")
+        if not data.get(split):
+            raise ValueError(f"config.data.{split}: is not given, and config.{dotted} needs it")
 
 
 def _check_lora(config) -> None:

@@ -8,6 +8,7 @@ train state, the position in the data, and the size of the log; a killed run tha
 ends bitwise where an unbroken one does.
 """
 
+import pathlib
 import time
 
 import jax
@@ -15,13 +16,45 @@ import jax
 from experiments import rft, schema, settings, sft
 from experiments import run as runs
 from grm_jax.data import pipeline
+from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
-from grm_jax.learning import grpo
+from grm_jax.learning import grpo, rejection
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora
 from grm_jax.parallel.sharding import put
 from grm_jax.sampling import draw
+
+
+def without_easy(
+    run: runs.Run, comparisons: list[Comparison], loop: schema.GRPOLoop
+) -> list[Comparison]:
+    """The comparisons that the trajectories of `loop.easy_for` do not get right every time.
+
+    Raises:
+      ValueError: no such trajectories, of several models, or of none of these comparisons.
+    """
+    name = loop.easy_for
+    path = run.path("trajectories", f"{run.stage(name)}.jsonl")
+    if name not in schema.TRAINED_STAGES:
+        path = pathlib.Path(name)
+    uids = {comparison.uid for comparison in comparisons}
+    try:
+        with TrajectoryStore(path, read_only=True) as store:
+            own = (t for t in store.iterate() if t.uid in uids)
+            easy, judged = rejection.easy_comparisons(own, loop.easy_samples)
+        if not judged:
+            raise ValueError(
+                f"{path}: no {loop.easy_samples} trajectories of any of {len(uids)} comparisons"
+            )
+    except ValueError as error:
+        raise ValueError(f"config.grpo.loop.easy_for: {error}") from error
+    kept = [comparison for comparison in comparisons if comparison.uid not in easy]
+    run.say(
+        f"{run.stage('grpo')}: {len(easy)} of {judged} comparisons that {name} judged are too "
+        f"easy; {len(kept)} of {len(comparisons)} are left"
+    )
+    return kept
 
 
 def run_stage(run: runs.Run) -> None:
@@ -38,6 +71,8 @@ def run_stage(run: runs.Run) -> None:
     model = run.trained_model("grpo")
     engine = run.engine("grpo", model.lora)
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
+    if loop.easy_for:
+        comparisons = without_easy(run, comparisons, loop)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
 
     # State, data, reference.

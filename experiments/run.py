@@ -49,6 +49,7 @@ from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
+from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
@@ -246,11 +247,15 @@ class Run:
         shardings = transformer.param_shardings(model, self.mesh)
         return sharding.reshard(params, shardings)
 
-    def engine(self, name: str, adapters: LoRAConfig | None = None) -> JittedEngine:
-        """The jitted engine with the buckets of section `<name>.buckets`."""
+    def engine(self, name: str, adapters: LoRAConfig | None = None) -> JittedEngine | RemoteEngine:
+        """The engine that section `name` chooses, with the buckets of `<name>.buckets`."""
+        buckets = settings.from_section(Buckets, self.config, f"{name}.buckets")
+        server = schema.engine_config(self.config, name).server()
+        if server is not None:
+            return RemoteEngine(buckets, server)
         engine = JittedEngine(
             dataclasses.replace(self.rollout_model, lora=adapters),
-            settings.from_section(Buckets, self.config, f"{name}.buckets"),
+            buckets,
             stop_ids=self.tokenizer.stop_ids,
             pad_id=self.tokenizer.pad_id,
             chunk=self.config.sampling.chunk,

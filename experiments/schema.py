@@ -22,12 +22,14 @@ from grm_jax.models.config import VARIANTS, LoRAConfig, ModelConfig
 from grm_jax.models.hub import config_file
 from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.remote import Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
-UNTRAINED_STAGES = ("random_weights", "released")  # what a run starts from
+# What a run starts from, and the model behind a remote engine.
+UNTRAINED_STAGES = ("random_weights", "released", "remote")
 TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm")
 MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
@@ -115,6 +117,46 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """What draws the trajectories of a section: fields of `rft` and of `benchmark` themselves.
+
+    Attributes:
+      engine: "jitted", on the devices of the mesh, or "openai", an OpenAI-compatible server.
+      engine_url, engine_model, engine_parallel, engine_rate, engine_timeout, engine_tries: of the
+        server; see `sampling.remote.Server`. Its key is in the environment (OPENAI_API_KEY).
+    """
+
+    engine: str = "jitted"
+    engine_url: str = ""
+    engine_model: str = ""
+    engine_parallel: int = 16
+    engine_rate: float = 0.0
+    engine_timeout: float = 600.0
+    engine_tries: int = 8
+
+    def __post_init__(self):
+        if self.engine not in ("jitted", "openai"):
+            raise ValueError(f"engine must be jitted or openai, got {self.engine!r}")
+        try:
+            self.server()
+        except ValueError as error:
+            raise ValueError(f"engine_{error}") from None
+
+    def server(self) -> Server | None:
+        """The server, or None for the jitted engine."""
+        if self.engine == "jitted":
+            return None
+        names = ("url", "model", "parallel", "rate", "timeout", "tries")
+        return Server(**{name: getattr(self, f"engine_{name}") for name in names})
+
+
+def engine_config(config: ml_collections.ConfigDict, section: str) -> EngineConfig:
+    """The engine fields of a section; every other field there belongs to others."""
+    others = tuple(set(config[section]) - set(_ENGINE_FIELDS))
+    return settings.from_section(EngineConfig, config, section, sections=others)
+
+
+@dataclasses.dataclass(frozen=True)
 class SFTData:
     """Data of a supervised stage.
 
@@ -152,11 +194,21 @@ class GRPOLoop:
       comparisons: comparisons to draw prompts from.
       prompts_per_step: P, groups of one iteration.
       checkpoint_every: iterations between checkpoints.
+      easy_for: a stage of this workdir, such as "rft", or a trajectories file of any run: the
+        comparisons that its non-hinted trajectories get right `easy_samples` times of as many are
+        left out, as the paper does with those of DeepSeek-V2-Lite-Chat. "" leaves out none.
+      easy_samples: fewest trajectories that make a comparison too easy, if all are right.
     """
 
     comparisons: int
     prompts_per_step: int
     checkpoint_every: int = 10
+    easy_for: str = ""
+    easy_samples: int = 3
+
+    def __post_init__(self):
+        if self.easy_samples < 1:
+            raise ValueError(f"easy_samples must be at least 1, got {self.easy_samples}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +298,9 @@ _SECTIONS = {
     "meta_rm": {"": MetaRMConfig, "loop": MetaRMLoop},
     "benchmark": {"": BenchmarkConfig},
 }
-INNER_NAMES = (*_INNER, "data", "loop")
+_ENGINE_FIELDS = tuple(field.name for field in dataclasses.fields(EngineConfig))
+_ENGINE_SECTIONS = ("rft", "benchmark")
+INNER_NAMES = (*_INNER, "data", "loop", *_ENGINE_FIELDS)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -274,6 +328,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, own in _SECTIONS.items():
         if name not in config:
             continue
+        if name in _ENGINE_SECTIONS:
+            built[f"{name}.engine"] = engine_config(config, name)
+        elif misplaced := sorted(set(config[name]) & set(_ENGINE_FIELDS)):
+            raise ValueError(
+                f"config.{name}.{misplaced[0]}: engines are chosen in {_ENGINE_SECTIONS} only"
+            )
         for part, cls in own.items():
             dotted = f"{name}.{part}" if part else name
             built[dotted] = settings.from_section(cls, config, dotted, sections=INNER_NAMES)
@@ -420,6 +480,12 @@ def _check_together(config, built) -> None:
     if "benchmark" in built:
         for field in ("greedy_stages", "sampled_stages"):
             stages = settings.names(config.benchmark[field], f"config.benchmark.{field}")
+            remote = built["benchmark.engine"].engine == "openai"
+            if remote != ("remote" in stages) or (remote and len(stages) > 1):
+                raise ValueError(
+                    f"config.benchmark.{field}: {config.benchmark[field]!r}, but the stage "
+                    "'remote' is what config.benchmark.engine=openai draws from, and all of it"
+                )
             impossible = "random_weights" if "released" in config else "released"
             if impossible in stages:
                 raise ValueError(

@@ -212,13 +212,14 @@ def test_truncation_shortens_the_conversation_last(tokenizer):
 
 
 def test_only_orders_whose_prompt_was_cut_are_flagged(tokenizer, monkeypatch):
-    real = draw_module.prompt_ids
+    real = draw_module._prompt
 
-    def longer_in_one_order(c, order, *args, **kwargs):
-        ids = real(c, order, *args, **kwargs)
-        return ids + (5,) * 400 if order == (0, 1) else ids
+    def longer_in_one_order(c, messages, responses, order, *args):
+        text = real(c, messages, responses, order, *args)
+        cut = messages is not c.messages
+        return text if cut or order != (0, 1) else text + " word" * 400
 
-    monkeypatch.setattr(draw_module, "prompt_ids", longer_in_one_order)
+    monkeypatch.setattr(draw_module, "_prompt", longer_in_one_order)
     config = dataclasses.replace(CONFIG, order_policy="balanced", max_truncated=1.0, k=2)
     pairs = [comparison(f"p{i}", (0.0, 1.0)) for i in range(6)]
     drawn = requests_of(planned(tokenizer, pairs, config))

@@ -160,34 +160,39 @@ class RemoteEngine:
     def _ask_all(self, wanted, settings) -> list[tuple[str, bool]]:
         self._ending.clear()
         with concurrent.futures.ThreadPoolExecutor(self._server.parallel) as pool:
-            futures = [
-                pool.submit(self._ask, request, sample, {**settings, "seed": seed[1] & 0x7FFFFFFF})
-                for request, sample, seed in wanted
-            ]
             try:
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
-            except BaseException:
-                self._ending.set()  # those that wait give up
-                for future in futures:
-                    future.cancel()
-                raise
-            return [future.result() for future in futures]
+                futures = [
+                    pool.submit(
+                        self._ask, request, sample, {**settings, "seed": seed[1] & 0x7FFFFFFF}
+                    )
+                    for request, sample, seed in wanted
+                ]
+                concurrent.futures.wait(futures)
+            finally:
+                self._ending.set()  # an interrupt need not wait for all of them
+        for future in futures:
+            if isinstance(future.exception(), RemoteError):
+                raise future.exception()
+        return [future.result() for future in futures]
 
     def _ask(self, request: Request, sample: int, settings: dict) -> tuple[str, bool]:
         """Text of one sample and whether it ended by itself, after as many calls as it takes."""
         where = f"comparison {request.uid!r} sample {sample}"
-        problem, wait = "", 0.0
+        wait = 0.0
         for attempt in range(self._server.tries):
-            if attempt and self._ending.wait(wait):
-                break
+            if self._ending.wait(wait):
+                raise _Failed("another sample has failed the unit")
             self._wait_for_turn()
             try:
                 return self._call(where, request.text, settings)
+            except RemoteError:
+                self._ending.set()
+                raise
             except _Failed as error:
                 problem = str(error)
                 wait = self._server.pause * 2**attempt * (1 + random.random())  # not all at once
                 wait = min(max(error.wait, wait), _LONGEST_WAIT)
+        self._ending.set()
         raise RemoteError(
             f"{self._server.url}: {where}: no answer in {self._server.tries} calls; the last one: "
             f"{problem}"

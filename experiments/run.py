@@ -93,21 +93,20 @@ class Run:
         if self.writes:
             self._lock = _claim(self.workdir)
         self._check_config()
-        self.data = TrainingData(self.config, self.workdir) if "data" in self.config else None
+        self.console.quiet = not self.writes
+        self.data = None
+        if "data" in self.config:
+            self.data = TrainingData(self.config, self.workdir, self.say)
+            if self.writes and self.data.fresh:
+                write_json(self.workdir / "data.json", self.data.report)
         self.mesh = _set_up_devices(settings.from_section(MeshConfig, self.config, "mesh"))
         self._logs = launch.own_logs(self.workdir, _LOGS)
-        self.console.quiet = not self.writes
         # Made here and not on first use, which may be inside a trace.
         with jax.set_mesh(self.mesh):
             self.base_key = jax.random.key(self.config.seed)
         self.metrics = Metrics(self._logs)
         if self.writes:
             write_json(self.workdir / "fingerprint.json", _environment())
-        if self.data is not None and self.data.fresh:
-            for line in self.data.lines():
-                self.say(line)
-            if self.writes:
-                write_json(self.workdir / "data.json", self.data.report)
 
     def _check_config(self) -> None:
         path = self.workdir / "config.json"

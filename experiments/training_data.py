@@ -11,6 +11,7 @@ import hashlib
 import json
 import pathlib
 from collections import Counter
+from collections.abc import Callable
 
 import ml_collections
 
@@ -27,12 +28,23 @@ class TrainingData:
     """The files of section `data`.
 
     Attributes:
-      report: JSON of the check: "sources", by split and source, and "overlaps", a list of
-        {split, place, uid, suite, row, rule}.
+      report: JSON of the check: "sources", by split and source, "compared", and "overlaps", a list
+        of {split, place, uid, suite, row, rule}.
+      fresh: the check was made now.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        say: Callable[[str], None] = lambda text: None,
+    ):
         """Checks the data, or finds that it has been checked.
+
+        Args:
+          config: the whole config.
+          workdir: where data.json is, if a check has been made.
+          say: what shows a line to people.
 
         Raises:
           ValueError: naming file, line and field of a bad row; or place and benchmark row of a row
@@ -44,7 +56,13 @@ class TrainingData:
         key = self._key()
         known = json.loads(path.read_text()) if path.exists() else {}
         self.fresh = known.get("key") != key
-        self.report = {"key": key, **self._check()} if self.fresh else known
+        if self.fresh:
+            say("data: reading all of it, and comparing it with the benchmarks")
+            self.report = {"key": key, **self._check()}
+            for line in self._lines():
+                say(line)
+        else:
+            self.report = known
         overlaps = self.report["overlaps"]
         if overlaps and self._config.overlap == "refuse":
             first = "; ".join(
@@ -65,8 +83,7 @@ class TrainingData:
             raise ValueError(f"config.data.{split}: no training set is named")
         return mixture.take(sources, count, seed=self._seed, without=without)
 
-    def lines(self) -> list[str]:
-        """What the check found, for people."""
+    def _lines(self) -> list[str]:
         found = []
         for split, sources in self.report["sources"].items():
             for source, counts in sources.items():

@@ -73,13 +73,15 @@ def data(folder, **changes):
     return ConfigDict(fields | changes)
 
 
-def checked(folder, workdir, **changes):
-    return TrainingData(ConfigDict({"seed": 0, "data": data(folder, **changes)}), workdir)
+def checked(folder, workdir, said=None, **changes):
+    c = ConfigDict({"seed": 0, "data": data(folder, **changes)})
+    return TrainingData(c, workdir, ([] if said is None else said).append)
 
 
 def test_the_check_counts_and_is_not_repeated(files, tmp_path, monkeypatch):
-    found = checked(files, tmp_path)
-    assert found.fresh and found.lines() == [
+    said = []
+    found = checked(files, tmp_path, said)
+    assert found.fresh and said[1:] == [
         f"data.train: comparisons:{files}/own.jsonl: 8 records in 8 rows",
         f"data.train: helpsteer2:{files}/hs2: 8 records in 9 rows; "
         "left out: 1 no single best response",
@@ -88,8 +90,8 @@ def test_the_check_counts_and_is_not_repeated(files, tmp_path, monkeypatch):
     ]
     runs.write_json(tmp_path / "data.json", found.report)
     monkeypatch.setattr(TrainingData, "_check", None)  # to call it would fail
-    again = checked(files, tmp_path)
-    assert not again.fresh and again.report == found.report
+    again = checked(files, tmp_path, said)
+    assert not again.fresh and again.report == found.report and len(said) == 5
     assert again.take("train", 5) == found.take("train", 5)
     os.utime(files / "own.jsonl", ns=(1, 1))
     with pytest.raises(TypeError):
@@ -120,15 +122,16 @@ def test_rows_of_a_benchmark_are_refused_or_dropped(files, tmp_path, where, prom
     row = "judgebench/j0" if "!" in prompt else "judgebench/j1"
     with pytest.raises(ValueError, match=f"1 rows.*{place}.*'{row}' of judgebench"):
         checked(files, tmp_path)
-    found = checked(files, tmp_path, overlap="drop")
-    assert found.lines()[-1] == "data: compared with judgebench (2 rows): 1 with judgebench"
+    said = []
+    found = checked(files, tmp_path, said, overlap="drop")
+    assert said[-1] == "data: compared with judgebench (2 rows): 1 with judgebench"
     uids = {one.uid for one in found.take(where, 100)}
     assert dropped not in uids and len(uids) == len(
         checked(files, tmp_path, overlap="allow").take(where, 100)
     ) - 1
-    allowed = checked(files, tmp_path, overlap="allow", benchmark_dir="")
+    allowed = checked(files, tmp_path, said, overlap="allow", benchmark_dir="")
     assert dropped in {one.uid for one in allowed.take(where, 100)}
-    assert "not compared" in allowed.lines()[-1]
+    assert "not compared" in said[-1]
 
 
 def test_a_bad_row_is_found_before_the_run(files, tmp_path):

@@ -9,7 +9,8 @@ Hardware: 64 TPU v5e chips or more, by plan; the paper's is not published.
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/deepseek_v2_lite_16b.py --workdir=runs/grm_16b \
-        --config.released.model=DIR --config.benchmark.data_dir=DATA
+        --config.released.model=DIR --config.benchmark.data_dir=DATA \
+        --config.data.benchmark_dir=DATA
 
 DIR is the folder of deepseek-ai/DeepSeek-V2-Lite-Chat.
 Folders of training data, filled by tools.download, are named by --config.data.train and

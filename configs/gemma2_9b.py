@@ -8,7 +8,8 @@ Hardware: one GPU of 80 GB or one TPU chip as large, by plan; for `full` eight o
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/gemma2_9b.py --workdir=runs/gemma2_9b \
-        --config.released.model=DIR --config.benchmark.data_dir=DATA
+        --config.released.model=DIR --config.benchmark.data_dir=DATA \
+        --config.data.benchmark_dir=DATA
 
 DIR is the folder of google/gemma-2-9b-it.
 Folders of training data, filled by tools.download, are named by --config.data.train and

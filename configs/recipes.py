@@ -31,8 +31,8 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     c.mesh.fsdp, c.mesh.tensor, c.mesh.rollout_rules = 32, 2, "embed="
     c.lora = ConfigDict({"stages": "", "rank": 64, "alpha": 128.0})
     c.data = ConfigDict(
-        {"train": TRAIN, "development": "", "test": "", "general": "data/general",
-         "overlap": "drop"}
+        {"train": TRAIN, "development": "", "test": "", "general": "messages:data/general",
+         "benchmark_dir": c.benchmark.data_dir, "overlap": "drop"}
     )  # fmt: skip
     c.model.param_dtype = "float32"  # so that an update of 4e-7 is not rounded away; choice
     c.model.remat = "full"
@@ -61,7 +61,7 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     c.grpo = ConfigDict({"group_size": 4, "kl_coef": kl_coef, "micro_batches": 2})
     c.grpo.loop = ConfigDict(
         {"comparisons": 237_000, "prompts_per_step": 128, "checkpoint_every": 20,
-         "solved_by": "rft"}
+         "easy_for": "rft"}
     )  # fmt: skip
     c.grpo.draw = ConfigDict(
         {"temperature": 1.0, "max_new_tokens": 1024, "max_truncated": 0.05}  # choice
@@ -151,7 +151,7 @@ def run_locally(c: ConfigDict, kind: str) -> None:
     c.sampling.chunk = 8
     sets = ("ultrafeedback", "offsetbias", "skywork", "helpsteer2", "helpsteer3", "math")
     c.data.train = ",".join(f"{name}:runs/tiny/data/{name}" for name in sets)
-    c.data.general = "runs/tiny/data/general"
+    c.data.general, c.data.overlap = "messages:runs/tiny/data/general", "allow"
     for name in ("rft", "grpo", "meta_rm"):
         if name not in c:
             continue

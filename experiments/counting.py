@@ -19,6 +19,7 @@ from grm_jax.evaluation.ballots import from_trajectories
 STAGE_NAMES = {
     "random_weights": "random weights",
     "released": "released",
+    "remote": "remote",
     "base": "base",
     "cold_start": "cold start",
     "rft": "RFT",

@@ -41,21 +41,6 @@ from tools import errors_in_one_line
 from tools.planning import hlo, programs, topologies
 from tools.planning.topologies import GIB
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:AxBxC, such as v5p:4x4x4.")
-_SLICES = flags.DEFINE_integer("slices", 1, "Equal slices, over config.mesh.data.")
-_STAGES = flags.DEFINE_string("stages", "", f"Some of {programs.STAGES}; all if empty.")
-_EFFORT = flags.DEFINE_float("effort", 0.0, "Of the compiler: 0, or -1 for quick answers.")
-_MFU = flags.DEFINE_float("mfu", 0.4, "Share of peak FLOPs that hours are estimated at.")
-_BANDWIDTH = flags.DEFINE_float("bandwidth", 0.6, "Share of peak bandwidth, likewise.")
-_CACHE = flags.DEFINE_string("cache", "runs/plans", "Folder of results and figures.")
-# Without it, the products of a split width become chains of permutes, which the compiler itself
-# rates at 1.7 times the time.
-_XLA = flags.DEFINE_string(
-    "xla", "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
-    "NAME=VALUE of options of the TPU compiler; give them to the run by LIBTPU_INIT_ARGS.",
-)  # fmt: skip
-
 
 def planned(config: ConfigDict) -> ConfigDict:
     """The config with the shape of its weights in place of the weights, and without benchmark.
@@ -197,33 +182,53 @@ def draw(records: dict[str, dict], topology: topologies.Topology, title: str, pa
     plt.close(figure)
 
 
+def define_flags() -> None:
+    """Flags of the command line; the experiments have one called "config" too."""
+    config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
+    flags.DEFINE_string("topology", None, "KIND:AxBxC, such as v5p:4x4x4.")
+    flags.DEFINE_integer("slices", 1, "Equal slices, over config.mesh.data.")
+    flags.DEFINE_string("stages", "", f"Some of {programs.STAGES}; all if empty.")
+    flags.DEFINE_float("effort", 0.0, "Of the compiler: 0, or -1 for quick answers.")
+    flags.DEFINE_float("mfu", 0.4, "Share of peak FLOPs that hours are estimated at.")
+    flags.DEFINE_float("bandwidth", 0.6, "Share of peak bandwidth, likewise.")
+    flags.DEFINE_string("cache", "runs/plans", "Folder of results and figures.")
+    # Without it, the products of a split width become chains of permutes, which the compiler
+    # itself rates at 1.7 times the time.
+    flags.DEFINE_string(
+        "xla", "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
+        "NAME=VALUE of options of the TPU compiler; give them to the run by LIBTPU_INIT_ARGS.",
+    )  # fmt: skip
+    flags.mark_flags_as_required(["config", "topology"])
+
+
 def main(argv) -> None:
     """Plans and prints."""
     del argv
-    topology = topologies.parse(_TOPOLOGY.value, _SLICES.value)
-    wanted = settings.names(_STAGES.value, "--stages")
+    given = flags.FLAGS
+    topology = topologies.parse(given.topology, given.slices)
+    wanted = settings.names(given.stages, "--stages")
     unknown = set(wanted) - set(programs.STAGES)
     if unknown:
         raise ValueError(f"--stages: {sorted(unknown)[0]!r} is none of {programs.STAGES}")
-    config = planned(_CONFIG.value)
+    config = planned(given.config)
     schema.check(config)
     platform = topologies.compiler(topology)
     topologies.prepare()
-    jax.config.update("jax_exec_time_optimization_effort", _EFFORT.value)
+    jax.config.update("jax_exec_time_optimization_effort", given.effort)
     options = {}
     if platform == "tpu":
-        options = dict(part.split("=", 1) for part in settings.names(_XLA.value, "--xla"))
+        options = dict(part.split("=", 1) for part in settings.names(given.xla, "--xla"))
     mesh = topologies.mesh(topology, settings.from_section(MeshConfig, config, "mesh"), platform)
     model = schema.model_config(config, vocab_size=config.tokenizer.get("vocab_size", 1))
 
-    console = rich.console.Console(width=None if sys.stdout.isatty() else 110)
-    folder = pathlib.Path(_CACHE.value)
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 140)
+    folder = pathlib.Path(given.cache)
     folder.mkdir(parents=True, exist_ok=True)
     records = {}
     for program in programs.programs(config, model, mesh):
         if wanted and program.name not in wanted:
             continue
-        name = key(config, topology, platform, program.name, _EFFORT.value, options)
+        name = key(config, topology, platform, program.name, given.effort, options)
         path = folder / f"{name}.json"
         if not path.exists():
             console.print(f"{program.name}: compiling {program.shape}")
@@ -238,17 +243,17 @@ def main(argv) -> None:
         f"{cost.num_params(model) / 1e9:.2f}B parameters in {model.param_dtype}"
     )
     console.print(title, markup=False, highlight=False)
-    console.print(table(records, topology, _MFU.value, _BANDWIDTH.value))
+    console.print(table(records, topology, given.mfu, given.bandwidth))
     console.print(traffic_table(records))
     hours = sum(
-        seconds(record, topology, _MFU.value, _BANDWIDTH.value)[1] * record["runs"] / 3600
+        seconds(record, topology, given.mfu, given.bandwidth)[1] * record["runs"] / 3600
         for record in records.values()
     )
     console.print(
-        f"{hours:.1f} hours for these stages at {_MFU.value:.0%} of peak FLOPs or "
-        f"{_BANDWIDTH.value:.0%} of peak bandwidth, host work and communication not counted. "
+        f"{hours:.1f} hours for these stages at {given.mfu:.0%} of peak FLOPs or "
+        f"{given.bandwidth:.0%} of peak bandwidth, host work and communication not counted. "
         "GiB are of one device; of collectives, results on one device in one run. est: the "
-        f"compiler's estimate at effort {_EFFORT.value:g}, for ranking only.",
+        f"compiler's estimate at effort {given.effort:g}, for ranking only.",
         markup=False, highlight=False,
     )  # fmt: skip
     if platform == "cpu":
@@ -264,7 +269,7 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "topology"])
+    define_flags()
 
     def run() -> None:
         """In one line, whatever is wrong."""

@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
     c = recipes.recipe("checkpoints/DeepSeek-V3", "deepseek_v3_671b")
     recipes.rft_only(c)
-    c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 32, 2, 8
+    c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 16, 2, 16
     if variant == "runlocal":
         recipes.run_locally(c, "deepseek_v3")
     return c

@@ -138,6 +138,8 @@ def table(records: dict[str, dict], topology: topologies.Topology, mfu: float, s
         ]
         clock = topology.chip.clock
         estimate = record.get("cycles", 0) / clock if clock else 0
+        if estimate > 1e4 * ideal:  # what it says of megablox
+            estimate = 0
         view.add_row(
             name, verdict(record, topology.chip), *memory, bound, _time(ideal),
             _time(estimate) if estimate else "-", f"{hours:.1f}", f"{record['compile_s']:.0f} s",

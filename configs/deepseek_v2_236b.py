@@ -8,7 +8,8 @@ Hardware: 256 TPU v5p chips or more, by plan; the paper's is not published.
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.rft --config=configs/deepseek_v2_236b.py --workdir=runs/grm_236b \
-        --config.released.model=DIR --config.benchmark.data_dir=DATA
+        --config.released.model=DIR --config.benchmark.data_dir=DATA \
+        --config.data.benchmark_dir=DATA
 
 DIR is the folder of deepseek-ai/DeepSeek-V2.5.
 Folders of training data, filled by tools.download, are named by --config.data.train and
@@ -34,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/DeepSeek-V2.5")
+    c = recipes.recipe("checkpoints/DeepSeek-V2.5", "deepseek_v2_236b")
     recipes.rft_only(c)
     c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 32, 1, 8
     if variant == "runlocal":

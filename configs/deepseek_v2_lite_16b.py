@@ -9,7 +9,8 @@ Hardware: 64 TPU v5e chips or more, by plan; the paper's is not published.
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/deepseek_v2_lite_16b.py --workdir=runs/grm_16b \
-        --config.released.model=DIR --config.benchmark.data_dir=DATA
+        --config.released.model=DIR --config.benchmark.data_dir=DATA \
+        --config.data.benchmark_dir=DATA
 
 DIR is the folder of deepseek-ai/DeepSeek-V2-Lite-Chat.
 Folders of training data, filled by tools.download, are named by --config.data.train and
@@ -35,8 +36,10 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/DeepSeek-V2-Lite-Chat", kl_coef=0.002)
+    c = recipes.recipe("checkpoints/DeepSeek-V2-Lite-Chat", "deepseek_v2_lite_16b", kl_coef=0.002)
     c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 8, 1, 8
+    # One row a device at a time: 16 GB do not hold more.
+    c.rft.data.micro_batches, c.grpo.micro_batches, c.meta_rm.micro_batches = 4, 8, 8
     if variant == "runlocal":
         recipes.run_locally(c, "deepseek_v2")
     return c

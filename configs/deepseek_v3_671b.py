@@ -8,7 +8,8 @@ Hardware: 512 TPU v5p chips or more, by plan; the paper's is not published.
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.rft --config=configs/deepseek_v3_671b.py --workdir=runs/grm_671b \
-        --config.released.model=DIR --config.benchmark.data_dir=DATA
+        --config.released.model=DIR --config.benchmark.data_dir=DATA \
+        --config.data.benchmark_dir=DATA
 
 DIR is the folder of deepseek-ai/DeepSeek-V3, converted to bfloat16.
 Folders of training data, filled by tools.download, are named by --config.data.train and
@@ -34,9 +35,9 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/DeepSeek-V3")
+    c = recipes.recipe("checkpoints/DeepSeek-V3", "deepseek_v3_671b")
     recipes.rft_only(c)
-    c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 32, 2, 8
+    c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 16, 2, 16
     if variant == "runlocal":
         recipes.run_locally(c, "deepseek_v3")
     return c

@@ -9,7 +9,8 @@ Hardware: 64 TPU v5p chips or as many H100, by plan; the paper had 128 A100 (RFT
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/gemma2_27b.py --workdir=runs/gemma2_27b \
-        --config.released.model=DIR --config.benchmark.data_dir=DATA
+        --config.released.model=DIR --config.benchmark.data_dir=DATA \
+        --config.data.benchmark_dir=DATA
 
 DIR is the folder of google/gemma-2-27b-it.
 Folders of training data, filled by tools.download, are named by --config.data.train and
@@ -36,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/gemma-2-27b-it")
+    c = recipes.recipe("checkpoints/gemma-2-27b-it", "gemma2_27b")
     if variant == "lora":
         recipes.adapters(c, devices=8)
     if variant == "runlocal":

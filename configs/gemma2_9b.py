@@ -8,7 +8,8 @@ Hardware: one GPU of 80 GB or one TPU chip as large, by plan; for `full` eight o
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/gemma2_9b.py --workdir=runs/gemma2_9b \
-        --config.released.model=DIR --config.benchmark.data_dir=DATA
+        --config.released.model=DIR --config.benchmark.data_dir=DATA \
+        --config.data.benchmark_dir=DATA
 
 DIR is the folder of google/gemma-2-9b-it.
 Folders of training data, filled by tools.download, are named by --config.data.train and
@@ -35,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/gemma-2-9b-it")
+    c = recipes.recipe("checkpoints/gemma-2-9b-it", "gemma2_9b")
     c.mesh.fsdp, c.mesh.tensor = 8, 1
     if variant != "full":
         recipes.adapters(c, devices=1)

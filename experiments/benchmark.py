@@ -23,6 +23,7 @@ from grm_jax.data.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
 from grm_jax.sampling.draw import DrawConfig, prompt_ids
+from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
 
 META_BATCHES_PER_UNIT = 8
@@ -88,7 +89,7 @@ class Measurement:
         self.run, self.comparisons = run, comparisons
         self.draw_config = dataclasses.replace(run.draw_config("benchmark"), max_dropped=0.0)
         self.engine = run.engine("benchmark")
-        self._params: tuple[str, dict, str] | None = None  # stage, parameters, digest
+        self._params: tuple[str, dict | None, str] | None = None  # stage, parameters, digest
 
     def draw(self, run: runs.Run, stage: str, *, k: int | None) -> dict[str, Drawn]:
         """k samples, or for None the greedy one (an order), of one stage on every suite.
@@ -110,8 +111,9 @@ class Measurement:
         name = stage if untrained else run.stage(stage)
         if self._params is None or self._params[0] != name:
             self._params = None  # before the next ones are read: there may be room for one only
-            params = run.init_params() if untrained else run.load_params(name)
-            self._params = (name, params, runs.params_digest(params))
+            params = self._load(run, name, untrained)
+            digest = "" if params is None else runs.params_digest(params)
+            self._params = (name, params, digest)
         found = {}
         for suite, comparisons in self.comparisons.items():
             trajectories = self._draw_suite(suite, name, config, comparisons, greedy=k is None)
@@ -121,10 +123,17 @@ class Measurement:
                 min(limit, len(prompt_ids(c, own[0].order, config, run.tokenizer)))
                 for c, own in zip(comparisons, groups, strict=True)
             ]
+            # What a server runs is not known here.
+            model = None if isinstance(self.engine, RemoteEngine) else run.model
             found[suite] = Drawn(
-                stage, run.principles, k is None, groups, prompt_tokens=lengths, model=run.model
+                stage, run.principles, k is None, groups, prompt_tokens=lengths, model=model
             )
         return found
+
+    def _load(self, run: runs.Run, name: str, untrained: bool) -> dict | None:
+        if isinstance(self.engine, RemoteEngine):
+            return None
+        return run.init_params() if untrained else run.load_params(name)
 
     def _draw_suite(
         self, suite: str, stage: str, config: DrawConfig, comparisons, *, greedy: bool

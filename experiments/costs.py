@@ -78,9 +78,11 @@ class Point(NamedTuple):
 
 
 def points(suite: Suite, config: CountingRules) -> list[Point]:
-    """Everything that was drawn on a suite."""
+    """Everything that was drawn on a suite by a model of known shape."""
     found = []
     for drawn in suite.drawn:
+        if drawn.model is None:
+            continue
         most = 1 if drawn.greedy else min(map(len, drawn.groups))
         prefix = counting.prefix(suite, drawn)
         for kind in ("voting", "guided") if drawn.meta is not None else ("voting",):

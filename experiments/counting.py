@@ -26,6 +26,7 @@ from grm_jax.voting import Ballots
 STAGE_NAMES = {
     "random_weights": "random weights",
     "released": "released",
+    "remote": "remote",
     "base": "base",
     "cold_start": "cold start",
     "rft": "RFT",
@@ -75,7 +76,7 @@ class Drawn(NamedTuple):
       groups: by comparison, in the order of the suite, sorted by sample.
       meta: meta scores in the same places, or None.
       prompt_tokens: of the prompt of each comparison, in the order of its first sample.
-      model: shape of the policy.
+      model: shape of the policy; None where it is not known.
       meta_model: shape of the meta RM, or None.
     """
 

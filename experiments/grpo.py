@@ -8,8 +8,8 @@ train state, the position in the data, and the size of the log; a killed run tha
 ends bitwise where an unbroken one does.
 """
 
+import pathlib
 import time
-from pathlib import Path
 
 import jax
 
@@ -18,36 +18,43 @@ from experiments import run as runs
 from grm_jax.data import pipeline
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
-from grm_jax.learning import grpo
+from grm_jax.learning import grpo, rejection
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
-from grm_jax.models import lora
-from grm_jax.parallel.sharding import put
+from grm_jax.models import lora, transformer
+from grm_jax.parallel.sharding import put, reshard
 from grm_jax.sampling import draw
 
 
-def unsolved(run: runs.Run, comparisons: list[Comparison], by: str) -> list[Comparison]:
-    """Comparisons but those of which all stored, non-hinted trajectories of `by` are correct.
-
-    Args:
-      run: whose "rft" stage `by` may mean.
-      comparisons: what to choose from; one without trajectories stays.
-      by: "rft", or a file of trajectories.
+def without_easy(
+    run: runs.Run, comparisons: list[Comparison], loop: schema.GRPOLoop
+) -> list[Comparison]:
+    """The comparisons that the trajectories of `loop.easy_for` do not get right every time.
 
     Raises:
-      ValueError: if there is no such file.
+      ValueError: no such trajectories, of several models, or of none of these comparisons.
     """
-    path = run.path("trajectories", f"{run.stage('rft')}.jsonl") if by == "rft" else Path(by)
-    if not path.is_file():
-        raise ValueError(f"config.grpo.loop.solved_by: {by!r}: no file {path}")
-    right: dict[str, bool] = {}
-    with TrajectoryStore(path, read_only=True) as store:
-        for one in store.iterate():
-            if not one.hinted:
-                right[one.uid] = right.get(one.uid, True) and bool(one.correct)
-    left = [comparison for comparison in comparisons if not right.get(comparison.uid)]
-    run.say(f"{run.stage('grpo')}: {len(comparisons) - len(left)} comparisons left out, solved")
-    return left
+    name = loop.easy_for
+    path = run.path("trajectories", f"{run.stage(name)}.jsonl")
+    if name not in schema.TRAINED_STAGES:
+        path = pathlib.Path(name)
+    uids = {comparison.uid for comparison in comparisons}
+    try:
+        with TrajectoryStore(path, read_only=True) as store:
+            own = (t for t in store.iterate() if t.uid in uids)
+            easy, judged = rejection.easy_comparisons(own, loop.easy_samples)
+        if not judged:
+            raise ValueError(
+                f"{path}: no {loop.easy_samples} trajectories of any of {len(uids)} comparisons"
+            )
+    except ValueError as error:
+        raise ValueError(f"config.grpo.loop.easy_for: {error}") from error
+    kept = [comparison for comparison in comparisons if comparison.uid not in easy]
+    run.say(
+        f"{run.stage('grpo')}: {len(easy)} of {judged} comparisons that {name} judged are too "
+        f"easy; {len(kept)} of {len(comparisons)} are left"
+    )
+    return kept
 
 
 def run_stage(run: runs.Run) -> None:
@@ -64,8 +71,8 @@ def run_stage(run: runs.Run) -> None:
     model = run.trained_model("grpo")
     engine = run.engine("grpo", model.lora)
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
-    if loop.solved_by:
-        comparisons = unsolved(run, comparisons, loop.solved_by)
+    if loop.easy_for:
+        comparisons = without_easy(run, comparisons, loop)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
 
     # State, data, reference.
@@ -76,6 +83,9 @@ def run_stage(run: runs.Run) -> None:
     # With adapters, the reference is also the base of the policy.
     base, trained = lora.start(model, reference, run.adapter_key(stage), run.mesh)
     state = start_state(trained, optimizer, run.base_key)
+    if not base:
+        del trained  # the same arrays
+        reference = reshard(reference, run.param_shardings, transformer.frozen_dtypes(model))
     batches = pipeline.shuffled_batches(
         comparisons, loop.prompts_per_step, seed=run.config.seed
     )

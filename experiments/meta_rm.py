@@ -30,6 +30,7 @@ from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel.sharding import fetch, put
+from grm_jax.sampling import draw
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, meta_rm_prompt
 from grm_jax.text.tokenizers import Tokenizer
@@ -69,7 +70,7 @@ class Judge(NamedTuple):
         if self.released:
             answer = self.tokenizer.encode(trajectory.text)
             return (*prompt, *answer, self.tokenizer.end_of_turn_id)
-        return (*prompt, *trajectory.token_ids)
+        return (*prompt, *draw.answer_ids(trajectory, self.tokenizer))
 
 
 def held_out(uid: str) -> bool:

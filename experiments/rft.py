@@ -1,4 +1,4 @@
-"""Rejective fine-tuning: draw from the cold start, keep by rule, fine-tune the cold start.
+"""Rejective fine-tuning: draw from the cold start or a teacher, keep by rule, fine-tune the former.
 
     python -m experiments.rft --config=configs/small_world.py --workdir=DIR
 """
@@ -11,20 +11,29 @@ from grm_jax.data.trajectory import Trajectory, TrajectoryStore
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning.rejection import Rejection, RejectionRules, reject
 from grm_jax.sampling import draw
+from grm_jax.sampling.engine import Engine
+from grm_jax.sampling.remote import RemoteEngine
 
 
 def draw_stage(
     run: runs.Run,
     stage: str,
-    params: dict,
+    params: dict | None,
     comparisons: list[Comparison],
     config: draw.DrawConfig,
-    engine,
+    engine: Engine,
     *,
     digest: str,
     hinted: bool = False,
 ) -> list[Trajectory]:
-    """Draws k trajectories of each comparison into trajectories/<stage>.jsonl, with a bar."""
+    """Draws k trajectories of each comparison into trajectories/<stage>.jsonl, with a bar.
+
+    A remote engine has its own parameters: then `params` are not used, nor is their digest.
+    """
+    if isinstance(engine, RemoteEngine):
+        params, digest = None, engine.digest
+    else:
+        params = run.for_rollout(params)
     fingerprint = run.fingerprint(digest, config, (config, engine.buckets, *comparisons))
     with TrajectoryStore(run.path("trajectories", f"{stage}.jsonl")) as store:
         title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
@@ -36,7 +45,7 @@ def draw_stage(
 
         with run.progress(title, len(comparisons) * config.k) as advance:
             work = draw.draw(
-                engine, run.for_rollout(params), comparisons, config, run.tokenizer, store,
+                engine, params, comparisons, config, run.tokenizer, store,
                 base_key=run.base_key, seed=run.config.seed, fingerprint=fingerprint,
                 stage=stage, hinted=hinted,
                 on_unit=on_unit,
@@ -54,7 +63,8 @@ def kept_examples(
     examples = []
     for trajectory in rejection.kept:
         prompt = draw.prompt_ids(by_uid[trajectory.uid], trajectory.order, config, run.tokenizer)
-        examples.append(Example(prompt + trajectory.token_ids, len(prompt)))
+        answer = draw.answer_ids(trajectory, run.tokenizer)
+        examples.append(Example(prompt + answer, len(prompt)))
     return examples
 
 

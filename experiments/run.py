@@ -1,6 +1,7 @@
 """What every experiment shares: flags, the workdir, the model, the tokenizer, the data.
 
     workdir/config.json        the config; another config is refused
+            data.json          what the check of the training files found
             fingerprint.json   versions, devices, commit: whatever must not be in a table
             tokenizer.model    the tokenizer, if it was trained here
             metrics.jsonl      one line a record; wall-clock figures under "time"
@@ -35,8 +36,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import launch, schema, settings
-from experiments.corpus import Corpus, DataConfig
 from experiments.metrics import Metrics
+from experiments.training_data import TrainingData
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.evaluation.tables import write_atomically
@@ -45,14 +46,14 @@ from grm_jax.models import hub, transformer
 from grm_jax.models.config import LoRAConfig, ModelConfig
 from grm_jax.models.hub import record
 from grm_jax.parallel import processes, sharding
-from grm_jax.parallel.mesh import MeshConfig, make_mesh
+from grm_jax.parallel.mesh import MeshConfig, Rules, make_mesh
 from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
+from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
-from grm_jax.text.prompts import Message
 from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
@@ -93,9 +94,14 @@ class Run:
         if self.writes:
             self._lock = _claim(self.workdir)
         self._check_config()
+        self.console.quiet = not self.writes
+        self.data = None
+        if "data" in self.config:
+            self.data = TrainingData(self.config, self.workdir, self.say)
+            if self.writes and self.data.fresh:
+                write_json(self.workdir / "data.json", self.data.report)
         self.mesh = _set_up_devices(settings.from_section(MeshConfig, self.config, "mesh"))
         self._logs = launch.own_logs(self.workdir, _LOGS)
-        self.console.quiet = not self.writes
         # Made here and not on first use, which may be inside a trace.
         with jax.set_mesh(self.mesh):
             self.base_key = jax.random.key(self.config.seed)
@@ -169,23 +175,16 @@ class Run:
         return SmallWorld(settings.from_section(SmallWorldConfig, self.config, "small_world"))
 
     def comparisons(self, split: str, count: int, *, seed: int = 0) -> list[Comparison]:
-        """Comparisons of a split: of the small world, or of the sets in `data.<split>`."""
-        source = self.corpus if self.world is None else self.world
-        return source.comparisons(split, count, seed=seed)
+        """Comparisons of a split: of the small world, or from `data.<split>`, in one order for all.
 
-    def general(self, count: int, *, seed: int) -> Iterable[tuple[Sequence[Message], str]]:
-        """General instruction data: conversations and their answers."""
-        source = self.corpus if self.world is None else self.world
-        return source.general(count, seed=seed)
-
-    @functools.cached_property
-    def corpus(self) -> Corpus:
-        """Training data from files."""
-        benchmark = self.config.get("benchmark", {})
-        return Corpus(
-            settings.from_section(DataConfig, self.config, "data"),
-            benchmark.get("suites", ""), benchmark.get("data_dir", ""), self.say,
-        )  # fmt: skip
+        Raises:
+          ValueError: the config has no such data, or bad files.
+        """
+        if self.world is not None:
+            return self.world.comparisons(split, count, seed=seed)
+        if self.data is None:
+            raise ValueError(f"config.data.{split}: section is missing")
+        return self.data.take(split, count)
 
     # Tokenizer, model, device.
 
@@ -229,7 +228,10 @@ class Run:
     @property
     def split_over_devices(self) -> jax.NamedSharding:
         """Leading axis over the batch axes of the mesh."""
-        axes = sharding.mesh_axes(self.mesh.shape, self.model.rules, "batch")
+        return self._split(self.model.rules)
+
+    def _split(self, rules: Rules) -> jax.NamedSharding:
+        axes = sharding.mesh_axes(self.mesh.shape, rules, "batch")
         return jax.NamedSharding(self.mesh, jax.P(axes))
 
     @property
@@ -243,20 +245,24 @@ class Run:
         return transformer.param_shardings(self.model, self.mesh)
 
     def for_rollout(self, params: dict, adapters: LoRAConfig | None = None) -> dict:
-        """Parameters of the decoder, split as they are sampled from."""
+        """Parameters of the decoder, split and typed as they are sampled from."""
         model = dataclasses.replace(self.rollout_model, lora=adapters)
         shardings = transformer.param_shardings(model, self.mesh)
-        return sharding.reshard(params, shardings)
+        return sharding.reshard(params, shardings, transformer.frozen_dtypes(model))
 
-    def engine(self, name: str, adapters: LoRAConfig | None = None) -> JittedEngine:
-        """The jitted engine with the buckets of section `<name>.buckets`."""
+    def engine(self, name: str, adapters: LoRAConfig | None = None) -> JittedEngine | RemoteEngine:
+        """The engine that section `name` chooses, with the buckets of `<name>.buckets`."""
+        buckets = settings.from_section(Buckets, self.config, f"{name}.buckets")
+        server = schema.engine_config(self.config, name).server()
+        if server is not None:
+            return RemoteEngine(buckets, server)
         engine = JittedEngine(
             dataclasses.replace(self.rollout_model, lora=adapters),
-            settings.from_section(Buckets, self.config, f"{name}.buckets"),
+            buckets,
             stop_ids=self.tokenizer.stop_ids,
             pad_id=self.tokenizer.pad_id,
             chunk=self.config.sampling.chunk,
-            sharding=self.split_over_devices,
+            sharding=self._split(self.rollout_model.rules),
         )
         self.engines.append(engine)
         return engine

@@ -9,7 +9,7 @@ import dataclasses
 import ml_collections
 
 from experiments import settings
-from experiments.corpus import DataConfig
+from grm_jax.data import mixture
 from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.pipeline import PackingConfig
 from grm_jax.data.small_world import SmallWorldConfig
@@ -22,12 +22,14 @@ from grm_jax.models.config import VARIANTS, LoRAConfig, ModelConfig
 from grm_jax.models.hub import config_file
 from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.remote import Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
-UNTRAINED_STAGES = ("random_weights", "released")  # what a run starts from
+# What a run starts from, and the model behind a remote engine.
+UNTRAINED_STAGES = ("random_weights", "released", "remote")
 TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm")
 MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
@@ -41,10 +43,17 @@ class Released:
       model: the policy; its config.json takes the place of section `model`, whose fields may still
         change what does not belong to the weights, such as `dtype` and `remat`.
       meta_rm: a sequence classifier with one label, of any architecture; "" for none.
+      variant: published shape that the weights of `model` must have, see `models.config.VARIANTS`;
+        tools.plan needs no more than that. "" for any.
     """
 
     model: str
     meta_rm: str = ""
+    variant: str = ""
+
+    def __post_init__(self):
+        if self.variant and self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {sorted(VARIANTS)}, got {self.variant!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +74,93 @@ class LoRA:
         if not set(given) <= set(TRAINED_STAGES):
             raise ValueError(f"stages must name some of {TRAINED_STAGES}, got {self.stages!r}")
         LoRAConfig(self.rank, self.alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Files that a config without a small world works with; see `grm_jax.data.mixture`.
+
+    Attributes:
+      train: mixture of comparisons to train on.
+      development, test: mixtures of comparisons to measure on, the suite "data".
+      general: mixture of general instruction data.
+      benchmark_dir: folder of the benchmarks that what is trained on is compared with.
+      against: comma-separated names of these benchmarks; all of them must be there.
+      overlap: what happens to rows of `train` and `general` whose prompt is in a benchmark:
+        "refuse" ends the run, "drop" leaves them out, "allow" does not look for them.
+    """
+
+    train: str = ""
+    development: str = ""
+    test: str = ""
+    general: str = ""
+    benchmark_dir: str = ""
+    against: str = "judgebench,llmbar,rmb_bon"
+    overlap: str = "refuse"
+
+    def __post_init__(self):
+        for name in ("train", "development", "test", "general"):
+            try:
+                self.sources(name)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if self.overlap not in ("refuse", "drop", "allow"):
+            raise ValueError(f"overlap must be refuse, drop or allow, got {self.overlap!r}")
+        if self.overlap == "allow" or not (self.train or self.general):
+            return
+        if not self.benchmark_dir:
+            raise ValueError(
+                "benchmark_dir: name the folder of the benchmarks, so that training data can be "
+                "compared with them, or set overlap=allow"
+            )
+        unknown = set(settings.names(self.against, "against")) - set(SUITES)
+        if unknown or not self.against:
+            raise ValueError(f"against must name some of {[*SUITES]}, got {self.against!r}")
+
+    def sources(self, split: str) -> tuple[mixture.Source, ...]:
+        """The mixture of a split."""
+        kind = "instructions" if split == "general" else "comparisons"
+        return mixture.parse(getattr(self, split), kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """What draws the trajectories of a section: fields of `rft` and of `benchmark` themselves.
+
+    Attributes:
+      engine: "jitted", on the devices of the mesh, or "openai", an OpenAI-compatible server.
+      engine_url, engine_model, engine_parallel, engine_rate, engine_timeout, engine_tries: of the
+        server; see `sampling.remote.Server`. Its key is in the environment (OPENAI_API_KEY).
+    """
+
+    engine: str = "jitted"
+    engine_url: str = ""
+    engine_model: str = ""
+    engine_parallel: int = 16
+    engine_rate: float = 0.0
+    engine_timeout: float = 600.0
+    engine_tries: int = 8
+
+    def __post_init__(self):
+        if self.engine not in ("jitted", "openai"):
+            raise ValueError(f"engine must be jitted or openai, got {self.engine!r}")
+        try:
+            self.server()
+        except ValueError as error:
+            raise ValueError(f"engine_{error}") from None
+
+    def server(self) -> Server | None:
+        """The server, or None for the jitted engine."""
+        if self.engine == "jitted":
+            return None
+        names = ("url", "model", "parallel", "rate", "timeout", "tries")
+        return Server(**{name: getattr(self, f"engine_{name}") for name in names})
+
+
+def engine_config(config: ml_collections.ConfigDict, section: str) -> EngineConfig:
+    """The engine fields of a section; every other field there belongs to others."""
+    others = tuple(set(config[section]) - set(_ENGINE_FIELDS))
+    return settings.from_section(EngineConfig, config, section, sections=others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +205,21 @@ class GRPOLoop:
       comparisons: comparisons to draw prompts from.
       prompts_per_step: P, groups of one iteration.
       checkpoint_every: iterations between checkpoints.
-      solved_by: whose trajectories say which comparisons are too easy to learn from, and left
-        out: "rft", the non-hinted ones that rejective sampling drew; a file of trajectories; or
-        "" to use all. Too easy is a comparison whose stored trajectories are all correct.
+      easy_for: a stage of this workdir, such as "rft", or a trajectories file of any run: the
+        comparisons that its non-hinted trajectories get right `easy_samples` times of as many are
+        left out, as the paper does with those of DeepSeek-V2-Lite-Chat. "" leaves out none.
+      easy_samples: fewest trajectories that make a comparison too easy, if all are right.
     """
 
     comparisons: int
     prompts_per_step: int
     checkpoint_every: int = 10
-    solved_by: str = ""
+    easy_for: str = ""
+    easy_samples: int = 3
+
+    def __post_init__(self):
+        if self.easy_samples < 1:
+            raise ValueError(f"easy_samples must be at least 1, got {self.easy_samples}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +321,9 @@ _SECTIONS = {
     "meta_rm": {"": MetaRMConfig, "loop": MetaRMLoop},
     "benchmark": {"": BenchmarkConfig},
 }
-INNER_NAMES = (*_INNER, "data", "loop")
+_ENGINE_FIELDS = tuple(field.name for field in dataclasses.fields(EngineConfig))
+_ENGINE_SECTIONS = ("rft", "benchmark")
+INNER_NAMES = (*_INNER, "data", "loop", *_ENGINE_FIELDS)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -242,10 +346,17 @@ def check(config: ml_collections.ConfigDict) -> None:
         settings.from_section(SmallWorldConfig, config, "small_world")
     if "data" in config:
         settings.from_section(DataConfig, config, "data")
+    _check_origin(config)
     built = {}
     for name, own in _SECTIONS.items():
         if name not in config:
             continue
+        if name in _ENGINE_SECTIONS:
+            built[f"{name}.engine"] = engine_config(config, name)
+        elif misplaced := sorted(set(config[name]) & set(_ENGINE_FIELDS)):
+            raise ValueError(
+                f"config.{name}.{misplaced[0]}: engines are chosen in {_ENGINE_SECTIONS} only"
+            )
         for part, cls in own.items():
             dotted = f"{name}.{part}" if part else name
             built[dotted] = settings.from_section(cls, config, dotted, sections=INNER_NAMES)
@@ -276,6 +387,14 @@ def _check_released(config) -> None:
             hub.check_vocab(shape, load_tokenizer(folder).vocab_size, folder)
         except (ValueError, OSError) as error:
             raise ValueError(f"config.released.{field}: {error}") from error
+    if released.variant:
+        same = {name: getattr(VARIANTS[released.variant], name) for name in config_file.HOW}
+        found = dataclasses.replace(hub.read_config(released.model), **same)
+        if found != VARIANTS[released.variant]:
+            raise ValueError(
+                f"config.released.model: {released.model} has another shape than "
+                f"config.released.variant, {released.variant!r}"
+            )
     fixed = sorted(set(config.model) - set(config_file.HOW))
     if fixed:
         raise ValueError(
@@ -286,6 +405,32 @@ def _check_released(config) -> None:
         raise ValueError(
             "config.meta_rm.optimizer: the meta RM is config.released.meta_rm and is not trained"
         )
+
+
+def _check_origin(config) -> None:
+    """Every stage has its data: from the small world, or from files, never from both."""
+    if "small_world" in config:
+        if "data" in config:
+            raise ValueError("config.data: config.small_world brings its own data; give one only")
+        return
+    data = config.get("data", {})
+    for dotted, split in (
+        ("base.data.general", "general"),
+        ("cold_start.data.general", "general"),
+        ("cold_start.data.demonstrations", ""),
+        ("base.data.demonstrations", ""),
+        ("rft.data.general", "general"),
+        ("rft.data.comparisons", "train"),
+        ("grpo.loop.comparisons", "train"),
+        ("meta_rm.loop.comparisons", "train"),
+    ):
+        section, part, field = dotted.split(".")
+        if not config.get(section, {}).get(part, {}).get(field, 0):
+            continue
+        if not split:
+            raise ValueError(f"config.{dotted}: must be 0, only a small world demonstrates")
+        if not data.get(split):
+            raise ValueError(f"config.data.{split}: is not given, and config.{dotted} needs it")
 
 
 def _check_lora(config) -> None:
@@ -366,6 +511,12 @@ def _check_together(config, built) -> None:
     if "benchmark" in built:
         for field in ("greedy_stages", "sampled_stages"):
             stages = settings.names(config.benchmark[field], f"config.benchmark.{field}")
+            remote = built["benchmark.engine"].engine == "openai"
+            if remote != ("remote" in stages) or (remote and len(stages) > 1):
+                raise ValueError(
+                    f"config.benchmark.{field}: {config.benchmark[field]!r}, but the stage "
+                    "'remote' is what config.benchmark.engine=openai draws from, and all of it"
+                )
             impossible = "random_weights" if "released" in config else "released"
             if impossible in stages:
                 raise ValueError(
@@ -389,25 +540,7 @@ def _check_together(config, built) -> None:
                 f"config.benchmark.ablation_k: {built['benchmark'].ablation_k} exceeds "
                 f"config.benchmark.draw.k = {k}"
             )
-    _check_data(config, built)
     _check_divisible(config, built)
-
-
-def _check_data(config, built) -> None:
-    """Whoever has no small world needs files for all that its stages read."""
-    if "small_world" in config:
-        return
-    named = config.get("data", {})
-    for name, data in built.items():
-        if not name.endswith((".data", ".loop")):
-            continue
-        if getattr(data, "demonstrations", 0):
-            raise ValueError(f"config.{name}.demonstrations: only config.small_world makes any")
-        for field, split in (("comparisons", "train"), ("general", "general")):
-            if getattr(data, field, 0) and not named.get(split):
-                raise ValueError(
-                    f"config.{name}.{field}: needs config.data.{split}, or config.small_world"
-                )
 
 
 def _check_divisible(config, built) -> None:

@@ -3,6 +3,7 @@
     python -m experiments.sft --config=configs/small_world.py --workdir=DIR
 """
 
+import array
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -22,15 +23,19 @@ from grm_jax.text.prompts import Message, grm_prompt
 
 
 def example(run: runs.Run, messages: Sequence[Message], answer: str) -> pipeline.Example:
-    """One conversation and its answer as token ids."""
+    """One conversation and its answer as token ids, 4 bytes each: there may be a million."""
     prompt = run.tokenizer.chat(messages)
     closed = [*run.tokenizer.encode(answer), run.tokenizer.end_of_turn_id]
-    return pipeline.Example(tuple(prompt + closed), len(prompt))
+    return pipeline.Example(array.array("i", prompt + closed), len(prompt))
 
 
 def general_examples(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Example]:
-    """General instruction data."""
-    return [example(run, *pair) for pair in run.general(count, seed=seed)]
+    """General instruction data, of the small world or from `config.data.general`."""
+    if not count:
+        return []
+    if run.world is not None:
+        return [example(run, *pair) for pair in run.world.general(count, seed=seed)]
+    return [example(run, one.messages, one.answer) for one in run.data.take("general", count)]
 
 
 def demonstrations(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Example]:

@@ -4,6 +4,13 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+_INSTALLED_BY = {
+    "torch": "make install-parity",
+    "transformers": "make install-parity",
+    "huggingface_hub": "pip install -e '.[data]'",
+    "pyarrow": "pip install -e '.[data]'",
+}
+
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
@@ -13,6 +20,6 @@ def errors_in_one_line() -> Iterator[None]:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "transformers"):
+        if error.name not in _INSTALLED_BY:
             raise
-        sys.exit(f"error: {error}; `make install-parity` installs it")
+        sys.exit(f"error: {error}; `{_INSTALLED_BY[error.name]}` installs it")

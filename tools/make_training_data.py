@@ -29,10 +29,11 @@ def _ultrafeedback(c: Comparison, number: int) -> dict:
         "source": "made_up",
         "instruction": c.messages[-1].content,
         "completions": [
-            {"response": text, "fine-grained_score": float(reward), "overall_score": 5.0}
+            {"model": "made_up", "response": text, "fine-grained_score": float(reward),
+             "overall_score": 5.0}
             for text, reward in zip(c.responses, c.rewards, strict=True)
         ],
-    }
+    }  # fmt: skip
 
 
 def _offsetbias(c: Comparison, number: int) -> dict:
@@ -55,7 +56,8 @@ def _helpsteer2(c: Comparison, number: int) -> dict:
 
 def _helpsteer3(c: Comparison, number: int) -> dict:
     first, second = c.responses[:2]
-    return {"domain": "general", "context": [_turn("user", c.messages[-1].content)],
+    return {"domain": "general", "language": "english",
+            "context": [_turn("user", c.messages[-1].content)],
             "response1": first, "response2": second,
             "overall_preference": number % 7 - 3}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The comparison: a query, one or more responses and the gold, with strict JSONL reading.
+"""The comparison: a query, one or more responses and the gold, with strict reading of files.
 
 Every reader of the project ends in `Comparison`, whose validation is the only gate between files
 and the rest of the code. Bad input raises `FieldError`, a ValueError that says where it was found
@@ -22,7 +22,10 @@ from typing import Any
 from grm_jax.text.prompts import Message
 
 ROLES = ("system", "user", "assistant")
-FIELDS = ("uid", "prompt", "messages", "responses", "best", "rewards", "label", "subset", "meta")
+FIELDS = (
+    "uid", "prompt", "messages", "responses", "best", "rewards", "label", "subset", "meta",
+    "hint_note",
+)  # fmt: skip
 GOLD_FIELDS = ("best", "rewards", "label")
 
 
@@ -49,8 +52,9 @@ class Comparison:
       rewards: [N] finite gold values. N >= 2: the maximum is unique (the winner of paper Eq. 10),
         unless `several_best`. N == 1: 0.0 or 1.0.
       subset: the category that tables report apart.
-      meta: string keys; whatever later scoring needs. No model is shown any of it, except that
-        "hint_note" is a further line of the hint of hinted sampling.
+      meta: string keys; whatever later scoring needs, never shown to a model.
+      hint_note: a further line of the hint of hinted sampling, such as how strong the preference
+        is. It must not name a position: the order of the responses is drawn later.
       several_best: responses may share the highest reward: a tie that people stated, or several
         right answers. Only benchmarks have such comparisons; nothing can be trained on them.
 
@@ -64,6 +68,7 @@ class Comparison:
     rewards: tuple[float, ...]
     subset: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    hint_note: str = ""
     several_best: bool = False
 
     def __post_init__(self) -> None:
@@ -78,6 +83,7 @@ class Comparison:
         if self.n > 1 and not self.several_best and len(self.winners) > 1:
             raise FieldError(where, "rewards", f"the maximum must be unique, got {self.rewards}")
         _check_text(where, "subset", self.subset)
+        _check_text(where, "hint_note", self.hint_note)
         if not isinstance(self.meta, Mapping) or not all(isinstance(k, str) for k in self.meta):
             raise FieldError(where, "meta", "expected a mapping with string keys")
         put(self, "meta", dict(self.meta))
@@ -218,14 +224,14 @@ def _parse(where: str, raw: bytes) -> Any:
 def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file, each with the place that error messages name.
 
-    A ``.json`` file holds one array and a ``.parquet`` file rows of columns (places ``path[row]``,
-    from 0); any other holds one object a line (places ``path:line``, from 1; blank lines hold
-    none), packed if its name ends in ``.gz``.
+    A ``.json`` file holds one array and a ``.parquet`` file one table (places ``path[row]``, from
+    0); any other holds one object a line (places ``path:line``, from 1; blank lines hold none),
+    compressed if its name ends in ``.gz``. Of lines and tables one part at a time is in memory.
 
     Raises:
       ValueError: no such file, no object in it, text that is not UTF-8, broken JSON, something
-        other than objects, a field given twice, no valid Parquet or gzip file.
-      ImportError: for Parquet without pyarrow, which the extra `data` installs.
+        other than objects, a field given twice, a damaged archive or table, or a table without
+        pyarrow, which is the extra `data`.
     """
     path = Path(path)
     if not path.is_file():
@@ -236,7 +242,7 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
             raise ValueError(f"{path}: expected a JSON array, got {type(array).__name__}")
         places = ((f"{path}[{i}]", row) for i, row in enumerate(array))
     elif path.suffix == ".parquet":
-        places = _read_parquet(path)
+        places = ((f"{path}[{i}]", row) for i, row in enumerate(_read_table(path)))
     else:
         places = _read_lines(path)
     empty = True
@@ -250,43 +256,42 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    unpacked = gzip.open if path.suffix == ".gz" else open
-    try:
-        with unpacked(path, "rb") as file:
-            yield from parse_lines(str(path), file)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: no whole gzip file: {error}") from None
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        yield from parse_lines(str(path), file)
 
 
 def parse_lines(name: str, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
     """The JSON value of each line that is not blank, with its place ``name:line`` (from 1).
 
-    `lines` are bytes: only a line feed ends a line, never U+2028 inside a text.
+    `lines` are bytes: only a line feed ends a line, never U+2028 inside a text. They may come out
+    of an archive, which may be damaged.
     """
-    for number, raw in enumerate(lines, start=1):
-        raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-        if raw.strip():
-            where = f"{name}:{number}"
-            yield where, _parse(where, raw)
+    number = 0
+    try:
+        for number, raw in enumerate(lines, start=1):
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if raw.strip():
+                where = f"{name}:{number}"
+                yield where, _parse(where, raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}: damaged archive after line {number}: {error}") from None
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _read_table(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError(f"{path}: Parquet needs pyarrow: pip install 'grm_jax[data]'") from None
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError:
+        raise ValueError(f"{path}: Parquet needs pyarrow: pip install 'grm_jax[data]'") from None
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: no Parquet file: {error}") from None
-    with file:
-        rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
-        for number, row in enumerate(rows):
-            yield f"{path}[{number}]", row
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+    except ArrowException as error:
+        raise ValueError(f"{path}: damaged Parquet file: {error}") from None
 
 
 def from_row(where: str, row: dict[str, Any]) -> Comparison:
-    """The comparison of a row in our own format, which `read_jsonl` describes."""
+    """The comparison of one line of our own format, see `read_jsonl`; else FieldError."""
     unknown = sorted(row.keys() - set(FIELDS))
     if unknown:
         raise FieldError(where, unknown[0], f"unknown field; the known ones are {FIELDS}")
@@ -319,8 +324,9 @@ def from_row(where: str, row: dict[str, Any]) -> Comparison:
         rewards = [label]
     subset = require(where, row, "subset", str) if "subset" in row else ""
     meta = require(where, row, "meta", dict) if "meta" in row else {}
+    note = require(where, row, "hint_note", str) if "hint_note" in row else ""
     uid = require(where, row, "uid", str)
-    return located(where, uid, messages, responses, rewards, subset, meta, query=query)
+    return located(where, uid, messages, responses, rewards, subset, meta, note, query=query)
 
 
 def read_messages(
@@ -371,7 +377,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
 
     Fields of a line: ``uid``; ``prompt`` (one user turn) or ``messages`` ([{role, content}]);
     ``responses``; one of ``best`` (index, N >= 2), ``rewards`` ([N]) and ``label`` (0 or 1,
-    N == 1); optionally ``subset`` and ``meta``.
+    N == 1); optionally ``subset``, ``meta`` and ``hint_note``.
 
     Raises:
       ValueError: nothing to read, or a bad line: ``path:line: field 'x': ...``. Nothing is
@@ -412,6 +418,8 @@ def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> N
             row["subset"] = comparison.subset
         if comparison.meta:
             row["meta"] = comparison.meta
+        if comparison.hint_note:
+            row["hint_note"] = comparison.hint_note
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
             lines.append(line.encode())

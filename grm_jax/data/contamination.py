@@ -1,82 +1,125 @@
-"""Does a training set contain prompts of a benchmark? By normalised text, and by 13-grams of words.
+"""Contamination: prompts of training data that are prompts of a benchmark, or nearly.
 
-Two prompts overlap if they are equal after normalisation, or if at least half of the 13-grams of
-the benchmark's prompt occur in the one of the training set (13 words are what the GPT-3 report,
-arXiv 2005.14165 appendix C, counts; half, so that a quoted passage or a common instruction alone
-is none). Only user turns count: system prompts are shared by rows that have nothing else in common.
+Two rules, both on the words of a conversation (roles left out, Unicode compatibility forms, case
+and everything between words ignored; each Chinese or Japanese character is a word):
+
+- the same words: a hash of all of them;
+- an n-gram of 13 words in common (Brown et al., 2020, appendix C). As there, n-grams that occur in
+  more than 10 prompts of the benchmarks are wording of their templates, and do not count.
+
+Responses are not compared: benchmarks and training sets share prompts, seldom answers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from grm_jax.data.comparison import Comparison
 from grm_jax.text.prompts import Message
 
-GRAM = 13
-SHARE = 0.5
-_WORD = re.compile(r"\w+")
+N = 13
+TEMPLATE = 10  # n-grams in more prompts than this are templates
+
+_MAX_WORDS = 2_000_000
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+# Powers, modulo 2**64, of an odd number, so that no word is lost in a product.
+_POWERS = {b: np.uint64(pow(0x9E3779B97F4A7C15, b, 2**64)) for b in (1, 2, 4)}
 
 
 class Overlap(NamedTuple):
-    """A row of a benchmark that a training prompt repeats.
+    """A benchmark row that a prompt has too.
 
     Attributes:
-      suite, uid: the row.
-      share: of the 13-grams of its prompt; 1.0 where the prompts are equal.
+      suite: the benchmark.
+      uid: of its row.
+      rule: "the same prompt" or "13 words in common".
     """
 
     suite: str
     uid: str
-    share: float
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} as row {self.uid!r} of {self.suite}"
 
 
-def words(messages: Sequence[Message]) -> tuple[str, ...]:
-    """The words of all user turns, without case, punctuation and Unicode compatibility forms."""
-    text = " ".join(message.content for message in messages if message.role == "user")
-    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+class BenchmarkPrompts:
+    """An index of the prompts of some benchmarks: about 100 bytes a word.
 
+    An n-gram is known by 64 bits. A million of them in the index and 20 million looked up meet by
+    chance with probability 1e-6.
+    """
 
-class Index:
-    """The prompts of benchmarks, to look training prompts up in."""
-
-    def __init__(self, suites: Mapping[str, Iterable[Comparison]]):
-        self._whole: dict[int, tuple[str, str]] = {}
-        self._grams: dict[int, list[int]] = {}  # hash of a gram -> rows
-        self._rows: list[tuple[str, str, int]] = []  # suite, uid, distinct grams
+    def __init__(self, suites: Mapping[str, Sequence[Comparison]]):
+        self._words: dict[str, int] = {}
+        self._rows: list[tuple[str, str]] = []
+        self._prompts: dict[bytes, int] = {}
+        self._grams: dict[int, int] = {}
+        uses: dict[int, int] = {}
         for suite, comparisons in suites.items():
             for comparison in comparisons:
-                own = words(comparison.messages)
-                if not own:
-                    continue
-                grams = _grams(own)
-                self._whole.setdefault(hash(own), (suite, comparison.uid))
-                for gram in grams:
-                    self._grams.setdefault(gram, []).append(len(self._rows))
-                self._rows.append((suite, comparison.uid, len(grams)))
+                row = len(self._rows)
+                self._rows.append((suite, comparison.uid))
+                words = _words(comparison.messages)
+                self._prompts.setdefault(_digest(words), row)
+                for gram in set(self._ngrams(words).tolist()):
+                    self._grams.setdefault(gram, row)
+                    uses[gram] = uses.get(gram, 0) + 1
+        for gram, count in uses.items():
+            if count > TEMPLATE:
+                del self._grams[gram]
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def find(self, messages: Sequence[Message]) -> Overlap | None:
-        """The row that a prompt overlaps most, if there is one.
-
-        Prompts of fewer than 13 words can only be equal.
-        """
-        own = words(messages)
-        equal = self._whole.get(hash(own)) if own else None
-        if equal is not None:
-            return Overlap(*equal, 1.0)
-        hits = Counter(row for gram in _grams(own) for row in self._grams.get(gram, ()))
-        shares = ((count / self._rows[row][2], -row) for row, count in hits.items())
-        share, row = max(shares, default=(0.0, 0))
-        if share < SHARE:
+        """A row of the benchmarks that this conversation overlaps with, or None."""
+        words = _words(messages)
+        row = self._prompts.get(_digest(words))
+        if row is not None:
+            return Overlap(*self._rows[row], "the same prompt")
+        grams = self._ngrams(words).tolist()
+        if self._grams.keys().isdisjoint(grams):
             return None
-        suite, uid, _ = self._rows[-row]
-        return Overlap(suite, uid, share)
+        row = next(self._grams[gram] for gram in grams if gram in self._grams)
+        return Overlap(*self._rows[row], f"{N} words in common")
+
+    def _ngrams(self, words: Sequence[str]) -> np.ndarray:
+        """Hashes of all runs of N words; uint64."""
+        known = self._words
+        if len(known) > _MAX_WORDS:  # names and addresses of millions of rows; all can be made anew
+            known.clear()
+        for word in set(words).difference(known):
+            digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
+            known[word] = int.from_bytes(digest, "big") >> 1  # fits an int64, which reads faster
+        values = np.fromiter(map(known.__getitem__, words), np.int64, len(words)).view(np.uint64)
+        if len(words) < N:
+            return values[:0]
+        two = _joined(values, 1, values, 1)
+        four = _joined(two, 2, two, 2)
+        eight = _joined(four, 4, four, 4)
+        return _joined(_joined(eight, 8, four, 4), 12, values, 1)
 
 
-def _grams(own: Sequence[str]) -> set[int]:
-    """Hashes of 64 bits: a collision of two grams in a million million is no concern here."""
-    return {hash(tuple(own[i : i + GRAM])) for i in range(len(own) - GRAM + 1)}
+def _joined(left: np.ndarray, a: int, right: np.ndarray, b: int) -> np.ndarray:
+    """Hashes of runs of a + b words, from those of a words and of b words (Horner's rule)."""
+    count = len(left) - b
+    return left[:count] * _POWERS[b] + right[a : a + count]
+
+
+def _words(messages: Sequence[Message]) -> list[str]:
+    text = "\n".join(message.content for message in messages)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return _WORD.findall(text.casefold())
+
+
+def _digest(words: Sequence[str]) -> bytes:
+    return hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()

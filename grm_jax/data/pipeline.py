@@ -15,7 +15,7 @@ import numpy as np
 class Example(NamedTuple):
     """One sequence to learn from: token ids and how many of them are the prompt."""
 
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     prompt_length: int
 
 

@@ -75,7 +75,9 @@ class Trajectory:
       seed: the two uint32 words of the random key of this sample.
       order: [N] permutation; order[j] is the index in `Comparison.responses` of the response
         shown at position j.
-      token_ids: [T] generated ids; the text need not tokenise to the same ones.
+      token_ids: [T] generated ids; the text need not tokenise to the same ones. None (T = 0) if a
+        remote engine drew it, which speaks text: then the text is all there is, and log-probs are
+        empty too. A trajectory that was drawn here has at least its end token.
       logprobs: [T] log pi of the ids, untempered.
       sampling_logprobs: [T] log-probs under the distribution that was sampled from.
       text: the decoded ids.

@@ -155,7 +155,8 @@ def _trajectory(sample: Sample, index: int) -> list[str]:
     if trajectory.order != tuple(range(len(trajectory.order))):
         order = ", ".join(str(j + 1) for j in trajectory.order)
         facts.append(f"responses were shown in the order {order}, the text numbers them so")
-    facts.append(f"{len(trajectory.token_ids)} tokens")
+    if trajectory.token_ids:
+        facts.append(f"{len(trajectory.token_ids)} tokens")
     if trajectory.finish == "length":
         facts.append("cut at the length limit")
     if trajectory.hinted:

@@ -88,7 +88,7 @@ class Decision:
       correct: Eq. 10.
       parse_reason: why there are no scores, or "ok".
       finish: "stop" or "length".
-      tokens: generated tokens.
+      tokens: generated tokens; 0 if it was drawn as text.
     """
 
     fingerprint: str
@@ -176,6 +176,35 @@ def reject(trajectories: Iterable[Trajectory], rules: RejectionRules) -> Rejecti
             "used": len({t.uid for t in kept}),
         },
     )
+
+
+def easy_comparisons(trajectories: Iterable[Trajectory], num_samples: int) -> tuple[set[str], int]:
+    """Comparisons that one model gets right every time, for the data of RL (paper section 3.2).
+
+    Args:
+      trajectories: of one model in one setting, at most once each; hinted ones do not count.
+      num_samples: fewest of a comparison that can say so.
+
+    Returns:
+      The uids of comparisons with at least `num_samples` trajectories, all of them correct, and
+      the number of comparisons with that many.
+
+    Raises:
+      ValueError: they are of several models or settings, or correctness is unknown.
+    """
+    right: dict[str, list[bool]] = {}
+    origins = set()
+    for trajectory in trajectories:
+        if trajectory.hinted:
+            continue
+        origins.add((trajectory.fingerprint, trajectory.stage, trajectory.step))
+        if len(origins) > 1:
+            raise ValueError(f"trajectories of several models or settings: {sorted(origins)}")
+        if trajectory.correct is None:
+            raise ValueError(f"trajectory {trajectory.key}: field 'correct' is unknown")
+        right.setdefault(trajectory.uid, []).append(trajectory.correct)
+    judged = {uid: all(own) for uid, own in right.items() if len(own) >= num_samples}
+    return {uid for uid, easy in judged.items() if easy}, len(judged)
 
 
 def _too_easy(uid: str, own: list[Trajectory], rules: RejectionRules) -> bool:

@@ -13,7 +13,14 @@ from grm_jax.parallel import sharding
 
 def logits(config: ModelConfig, params: dict, hidden: jax.Array) -> jax.Array:
     """Output logits [..., V] in float32 for hidden states [..., D]."""
-    output_VD = params["embedding" if config.tied_embeddings else "lm_head"].astype(hidden.dtype)
+    return _logits(config, _output(config, params, hidden.dtype), hidden)
+
+
+def _output(config, params, dtype):
+    return params["embedding" if config.tied_embeddings else "lm_head"].astype(dtype)
+
+
+def _logits(config, output_VD, hidden):
     with jax.named_scope("logits"):
         out = jnp.einsum("...d,vd->...v", hidden, output_VD, preferred_element_type=jnp.float32)
     names = ("batch", *(None,) * (out.ndim - 2), "vocab")
@@ -32,21 +39,22 @@ def token_logprobs(
     """Log-prob of each target and entropy of each prediction, without [B, T, V] in memory.
 
     Positions are handled a few at a time under remat, so that neither the forward nor the backward
-    pass holds logits of more than about `chunk` tokens. The batch axis stays whole, because it is
-    the one that is sharded.
+    pass of a device holds logits of more than about `chunk` tokens. The batch axis stays whole,
+    because it is the one that is sharded.
 
     Args:
       config: shape of the model.
       params: decoder parameters, for the output matrix.
       hidden_BTD: hidden states after the final norm; position t predicts `targets_BT[:, t]`.
       targets_BT: int32 token ids.
-      chunk: tokens of the batch per step of the scan; at least one position of each row.
+      chunk: tokens of the batch on one device per step of the scan; at least one position of each
+        row.
 
     Returns:
       log pi(target) and the entropy in nats, both [B, T] float32.
     """
     batch, length, _ = hidden_BTD.shape
-    size = min(length, max(1, chunk // batch))
+    size = min(length, max(1, chunk * sharding.parts(config.rules, "batch") // batch))
     count = -(-length // size)
 
     def cut(x):
@@ -54,10 +62,15 @@ def token_logprobs(
         pieces = jnp.pad(x, padding).reshape(batch, count, size, *x.shape[2:])
         return jnp.moveaxis(pieces, 1, 0)
 
+    # Gathered here, or each step of the scan would gather it.
+    output_VD = sharding.constrain(
+        config.rules, _output(config, params, hidden_BTD.dtype), ("vocab", None), "output"
+    )
+
     @jax.checkpoint
     def step(_, piece):
         hidden_BtD, targets_Bt = piece
-        logits_BtV = logits(config, params, hidden_BtD)
+        logits_BtV = _logits(config, output_VD, hidden_BtD)
         log_norm_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
         picked_Bt = jnp.take_along_axis(logits_BtV, targets_Bt[..., None], axis=-1)[..., 0]
         probs_BtV = jnp.exp(logits_BtV - log_norm_Bt[..., None])

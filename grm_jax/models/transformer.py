@@ -171,6 +171,20 @@ def param_shardings(config: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
     return sharding.shardings(mesh, config.rules, logical_axes(config), abstract_params(config))
 
 
+def frozen_dtypes(config: ModelConfig) -> dict:
+    """Types that parameters can have without a bit of difference where they are not trained.
+
+    Kernels and tables are cast to the type of the activations wherever they are used, so they may
+    be cast once, which halves what a rollout or a reference reads of float32 parameters. Scales of
+    norms and routers are used in float32 and keep their type.
+    """
+    def one(path, leaf):
+        kept = path[-1].key in ("scale", "router", "router_bias")
+        return leaf.dtype if kept else jnp.dtype(config.dtype)
+
+    return jax.tree.map_with_path(one, abstract_params(config))
+
+
 def constrain_params(config: ModelConfig, tree: dict) -> dict:
     """Fixes how parameters, or what has their shapes, are split; the identity without a mesh.
 
@@ -215,6 +229,11 @@ def apply(
     Returns:
       hidden_BTD after the final norm, in `config.dtype`, and the block of the own tokens.
     """
+    if config.param_dtype != config.dtype:
+        # Before they are gathered from other devices, which then takes half of the traffic.
+        dtypes = frozen_dtypes(config)
+        cast = jax.tree.map(lambda x, dtype: x.astype(dtype), params, dtypes)
+        params = constrain_params(config, cast)
     return Transformer(config).apply(
         {"params": params}, tokens_BT, positions_BT, segment_ids_BT, past
     )

@@ -29,3 +29,13 @@ def any_of(flag: bool) -> bool:
 def from_first(number: int) -> int:
     """The number that process 0 has; all have to ask."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
+
+
+def bytes_from_first(data: bytes) -> bytes:
+    """The bytes that process 0 has; all have to ask."""
+    if not several():
+        return data
+    values = np.zeros(from_first(len(data)), np.uint8)
+    if index() == 0:
+        values[:] = np.frombuffer(data, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(values)).tobytes()

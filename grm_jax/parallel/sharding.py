@@ -100,6 +100,14 @@ def current_mesh() -> jax.sharding.AbstractMesh | None:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
+def parts(rules: Rules, name: str) -> int:
+    """How many parts the current mesh splits a logical axis into; 1 without a mesh."""
+    mesh = current_mesh()
+    if mesh is None:
+        return 1
+    return math.prod(mesh.shape[axis] for axis in mesh_axes(mesh.shape, rules, name))
+
+
 def constrain(rules: Rules, x: jax.Array, names: Sequence[str | None], array: str) -> jax.Array:
     """Fixes how an activation is split; the identity without a mesh.
 
@@ -136,19 +144,24 @@ def put(tree, sharding=None):
     return jax.tree.map(place, tree, sharding)
 
 
-def reshard(tree, shardings):
-    """Moves arrays to other shardings on the same devices: one program, nothing by way of the host.
+def reshard(tree, shardings, dtypes=None):
+    """Moves arrays to other shardings on the same devices, and to other types if any are given.
 
-    Leaves that are in place already are returned as they are, not copied.
+    One program, nothing by way of the host. Leaves that are in place already are returned as they
+    are, not copied.
     """
     leaves, structure = jax.tree.flatten(tree)
     wanted = structure.flatten_up_to(shardings)
+    types = [x.dtype for x in leaves] if dtypes is None else structure.flatten_up_to(dtypes)
     places = [
-        i for i, (x, s) in enumerate(zip(leaves, wanted, strict=True))
-        if not x.sharding.is_equivalent_to(s, x.ndim)
+        i for i, (x, s, dtype) in enumerate(zip(leaves, wanted, types, strict=True))
+        if not (x.sharding.is_equivalent_to(s, x.ndim) and x.dtype == dtype)
     ]  # fmt: skip
     if places:
-        move = jax.jit(lambda *x: x, out_shardings=tuple(wanted[i] for i in places))
+        move = jax.jit(
+            lambda *xs: tuple(x.astype(types[i]) for x, i in zip(xs, places, strict=True)),
+            out_shardings=tuple(wanted[i] for i in places),
+        )
         for i, moved in zip(places, move(*(leaves[i] for i in places)), strict=True):
             leaves[i] = moved
     return jax.tree.unflatten(structure, leaves)

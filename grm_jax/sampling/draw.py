@@ -8,7 +8,7 @@ import jax
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
 from grm_jax.sampling import keys, orders
-from grm_jax.sampling.engine import Completion, JittedEngine
+from grm_jax.sampling.engine import Completion, Engine
 from grm_jax.sampling.scheduler import Request, WorkUnit, plan_units
 from grm_jax.text import prompts, scores
 from grm_jax.text.prompts import Message
@@ -78,26 +78,36 @@ def prompt_ids(
     hinted: bool = False,
 ) -> tuple[int, ...]:
     """Token ids of the GRM prompt with responses in `order`, ready to be continued."""
-    return _prompt_ids(
-        comparison, comparison.messages, comparison.responses, order, config, tokenizer, hinted
-    )
+    text = _prompt(comparison, comparison.messages, comparison.responses, order, config, hinted)
+    return _ids(text, tokenizer)
 
 
-def _prompt_ids(comparison, messages, responses, order, config, tokenizer, hinted):
+def answer_ids(trajectory: Trajectory, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Token ids of a trajectory, its end included; of its text, if it was drawn as text."""
+    if trajectory.token_ids:
+        return trajectory.token_ids
+    end = (tokenizer.end_of_turn_id,) if trajectory.finish == "stop" else ()
+    return (*tokenizer.encode(trajectory.text), *end)
+
+
+def _ids(prompt: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    return tuple(tokenizer.chat([Message("user", prompt)]))
+
+
+def _prompt(comparison, messages, responses, order, config, hinted) -> str:
     binary = config.binary(comparison)
     hint = None
     if hinted:
         hint = comparison.label if binary else list(order).index(comparison.best)
-    text = prompts.grm_prompt(
+    return prompts.grm_prompt(
         messages,
         [responses[i] for i in order],
         form=config.form,
         principles=config.principles,
         binary=binary,
         hint=hint,
-        hint_note=comparison.meta.get("hint_note", "") if hinted else "",
+        hint_note=comparison.hint_note if hinted else "",
     )
-    return tuple(tokenizer.chat([Message("user", text)]))
 
 
 def _shortened(text: str, budget: int, tokenizer: Tokenizer) -> str:
@@ -110,7 +120,7 @@ def _shortened(text: str, budget: int, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(ids[:head]) + _CUT + tokenizer.decode(tail)
 
 
-def _truncate(comparison, order, config, tokenizer, hinted, limit) -> tuple[int, ...]:
+def _truncate(comparison, order, config, tokenizer, hinted, limit) -> str:
     """A prompt that fits: texts are cut in the middle to equal budgets, never the instructions.
 
     Responses give way first, down to 16 tokens each; only then does the conversation.
@@ -124,15 +134,15 @@ def _truncate(comparison, order, config, tokenizer, hinted, limit) -> tuple[int,
     while low <= high:  # the first budget that fits; prompts shrink along the list
         middle = (low + high) // 2
         for_responses, for_turns = budgets[middle]
-        ids = _prompt_ids(
+        text = _prompt(
             comparison,
             [Message(m.role, _shortened(m.content, for_turns, tokenizer))
              for m in comparison.messages],
             [_shortened(text, for_responses, tokenizer) for text in comparison.responses],
-            order, config, tokenizer, hinted,
+            order, config, hinted,
         )  # fmt: skip
-        if len(ids) <= limit:
-            best, high = ids, middle - 1
+        if len(_ids(text, tokenizer)) <= limit:
+            best, high = text, middle - 1
         else:
             low = middle + 1
     if best is None:
@@ -175,7 +185,7 @@ def plan(
     comparisons: Sequence[Comparison],
     config: DrawConfig,
     tokenizer: Tokenizer,
-    engine: JittedEngine,
+    engine: Engine,
     *,
     seed: int,
     step: int = 0,
@@ -207,13 +217,18 @@ def plan(
             by_order.setdefault(order, []).append(sample)
         own, shortened = [], set()
         for order, indices in by_order.items():
-            ids = prompt_ids(comparison, order, config, tokenizer, hinted=hinted)
+            text = _prompt(
+                comparison, comparison.messages, comparison.responses, order, config, hinted
+            )
+            ids = _ids(text, tokenizer)
             if len(ids) > limit and config.max_truncated > 0:
-                ids = _truncate(comparison, order, config, tokenizer, hinted, limit)
+                text = _truncate(comparison, order, config, tokenizer, hinted, limit)
+                ids = _ids(text, tokenizer)
                 shortened.add(order)
             own += [
                 Request(
-                    comparison.uid, order, ids, tuple(indices[i : i + widest]), order in shortened
+                    comparison.uid, order, ids, tuple(indices[i : i + widest]), order in shortened,
+                    text,
                 )
                 for i in range(0, len(indices), widest)
             ]
@@ -250,9 +265,11 @@ def to_trajectory(
     hinted: bool = False,
 ) -> Trajectory:
     """Decodes, parses and judges one completion (Eq. 10, on the original order)."""
-    text = tokenizer.decode(
-        completion.token_ids[:-1] if completion.stopped else completion.token_ids
-    )
+    text = completion.text
+    if text is None:
+        text = tokenizer.decode(
+            completion.token_ids[:-1] if completion.stopped else completion.token_ids
+        )
     low, high = prompts.score_range(config.binary(comparison))
     # A text that was cut off may end in an intermediate box: it has no scores.
     strict = scores.parse_strict(text, comparison.n, low, high)
@@ -287,7 +304,7 @@ def to_trajectory(
 
 
 def draw_units(
-    engine: JittedEngine,
+    engine: Engine,
     params: dict,
     work: WorkList,
     by_uid: Mapping[str, Comparison],
@@ -324,7 +341,7 @@ def draw_units(
 
 
 def draw(
-    engine: JittedEngine,
+    engine: Engine,
     params: dict,
     comparisons: Sequence[Comparison],
     config: DrawConfig,
@@ -343,7 +360,7 @@ def draw(
 
     Args:
       engine: draws the units.
-      params: decoder parameters.
+      params: decoder parameters; None for an engine that has its own.
       comparisons: the work, in an order that must be the same when a run is resumed.
       config: how to draw.
       tokenizer: of the model.

@@ -1,7 +1,7 @@
-"""The jitted engine: draws one work unit, moving stragglers into smaller shapes."""
+"""Engines draw one work unit; the jitted one moves stragglers into smaller shapes."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,11 @@ class Completion(NamedTuple):
       uid, order, prompt_ids, truncated: of the request.
       sample: index within the comparison.
       seed: the two words of the sample's key.
-      token_ids: generated ids, the stop token included.
+      token_ids: generated ids, the stop token included; () from an engine that speaks text.
       logprobs: untempered log pi of each.
       sampling_logprobs: log-prob under the distribution that was sampled from.
       stopped: ended by a stop token, not by the length limit.
+      text: what an engine that speaks text answered; None where `token_ids` say it.
     """
 
     uid: str
@@ -36,6 +37,29 @@ class Completion(NamedTuple):
     logprobs: tuple[float, ...]
     sampling_logprobs: tuple[float, ...]
     stopped: bool
+    text: str | None = None
+
+
+class Engine(Protocol):
+    """What draws work units: `JittedEngine` on our devices, `remote.RemoteEngine` on a server.
+
+    Attributes:
+      buckets: allowed shapes.
+    """
+
+    buckets: Buckets
+
+    def run(
+        self,
+        params: Any,
+        unit: WorkUnit,
+        *,
+        stage_key: jax.Array,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+    ) -> list[Completion]:
+        """Every sample of a unit, in the order of the requests and of their samples."""
 
 
 def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):

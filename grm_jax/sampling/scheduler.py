@@ -28,6 +28,7 @@ class Request(NamedTuple):
       prompt_ids: the prompt, ready to be continued.
       samples: indices of the samples within the comparison.
       truncated: responses were shortened to fit.
+      text: the user message that `prompt_ids` tokenise, for engines that speak text.
     """
 
     uid: str
@@ -35,6 +36,7 @@ class Request(NamedTuple):
     prompt_ids: tuple[int, ...]
     samples: tuple[int, ...]
     truncated: bool = False
+    text: str = ""
 
 
 class WorkUnit(NamedTuple):

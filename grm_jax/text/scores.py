@@ -28,7 +28,7 @@ _ASCII_SPACE = " \t\r\n\f\v"
 _MAX_DIGITS = 9  # longer integers are out of any range; int() refuses very long ones
 
 
-def _boxes(text: str) -> list[str | None]:
+def boxes_in(text: str) -> list[str | None]:
     r"""Contents of all boxes in the order in which they open; None for one that never closes."""
     found: list[str | None] = []
     stack: list[tuple[int | None, int]] = []  # open braces: (index of the box or None, start)
@@ -43,12 +43,6 @@ def _boxes(text: str) -> list[str | None]:
             if index is not None:
                 found[index] = text[start : brace.start()]
     return found
-
-
-def last_box(text: str) -> str | None:
-    r"""What the last `\boxed{...}` holds; None without a box, or if it never closes."""
-    boxes = _boxes(text)
-    return boxes[-1] if boxes else None
 
 
 def _split(content: str, separator: str = ",") -> list[str]:
@@ -68,7 +62,7 @@ def parse_strict(text: str, n: int, low: int = 1, high: int = 10) -> Parsed:
       no fraction, no markup, no inner braces.
     - Checked in this order: 'count', 'not_integer', 'out_of_range'.
     """
-    boxes = _boxes(text)
+    boxes = boxes_in(text)
     if not boxes:
         return Parsed(None, "no_box")
     if boxes[-1] is None:
@@ -121,7 +115,7 @@ def parse_lenient(text: str, n: int, low: int = 1, high: int = 10) -> Parsed:
     strict = parse_strict(text, n, low, high)
     if strict.scores is not None or strict.reason == "unclosed_box":
         return strict
-    boxes = _boxes(text) or _DOUBLE_BRACKETS.findall(text)
+    boxes = boxes_in(text) or _DOUBLE_BRACKETS.findall(text)
     if not boxes:
         return strict
     items = _split(boxes[-1], _SEPARATOR)

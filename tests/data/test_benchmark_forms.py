@@ -154,7 +154,7 @@ def test_rewardbench2_keeps_both_halves_of_a_tied_prompt_together(tmp_path):
 def test_ppe_preference_counts_ties_and_judges_the_rest(tmp_path):
     winners = ["model_a", "model_b", "tie", "tie (bothbad)"]
     rows = [ppe_preference_row(i, winner) for i, winner in enumerate(winners)]
-    write(tmp_path / "ppe_preference" / "test-00000-of-00001.jsonl", rows)
+    write(tmp_path / "ppe" / "preference" / "test-00000-of-00001.jsonl", rows)
     suite, found = SUITES["ppe_preference"], load_suite("ppe_preference", tmp_path)
     assert suite.coverage(found) == "4 of 16038 rows"
     assert [c.best for c in suite.judged(found)] == [0, 1]
@@ -164,7 +164,7 @@ def test_ppe_preference_counts_ties_and_judges_the_rest(tmp_path):
 
 def test_ppe_correctness_counts_pairs_from_0_and_columns_from_1(tmp_path):
     rows = [ppe_correctness_row(i) for i in range(2)]
-    write(tmp_path / "ppe_correctness" / "MBPP-Plus" / "train.jsonl", rows)
+    write(tmp_path / "ppe" / "mbpp_plus" / "train.jsonl", rows)
     pairs = load_suite("ppe_correctness", tmp_path)
     assert [c.uid.rpartition("/")[2] for c in pairs] == ["0-1", "7-4", "31-28"] * 2
     assert pairs[1].responses == ("answer 7", "answer 4") and pairs[1].best == 1
@@ -282,18 +282,18 @@ def test_own_data_in_both_formats(tmp_path):
          {"rejected": []}, "rejected"),
         ("rewardbench2", "rewardbench2/test.jsonl", rewardbench2_row("a"),
          {"subset": "Ties", "id": "tie:1"}, "id"),
-        ("ppe_preference", "ppe_preference/test.jsonl", ppe_preference_row(0),
+        ("ppe_preference", "ppe/preference/test.jsonl", ppe_preference_row(0),
          {"winner": "both"}, "winner"),
-        ("ppe_correctness", "ppe_correctness/GPQA/train.jsonl", ppe_correctness_row(0),
+        ("ppe_correctness", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"sampled_conflict_pairs": [[0, 4]]}, "sampled_conflict_pairs[0]"),
-        ("ppe_correctness", "ppe_correctness/GPQA/train.jsonl", ppe_correctness_row(0),
+        ("ppe_correctness", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"question_id": 1, "sampled_conflict_pairs": [[0, 1], [1, 0]]},
          "sampled_conflict_pairs[1]"),
-        ("ppe_correctness", "ppe_correctness/GPQA/train.jsonl", ppe_correctness_row(0),
+        ("ppe_correctness", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"sampled_conflict_pairs": [[0, 32]]}, "sampled_conflict_pairs[0]"),
-        ("ppe_best_of_k", "ppe_correctness/GPQA/train.jsonl", ppe_correctness_row(0),
+        ("ppe_best_of_k", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"scores": [True] * 32}, "scores"),
-        ("ppe_best_of_k", "ppe_correctness/GPQA/train.jsonl", ppe_correctness_row(0),
+        ("ppe_best_of_k", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"scores": [1] * 32}, "scores"),
         ("rmbench", "rmbench/chat_filtered.json", rmbench_row(0), {"chosen": ["a"]}, "chosen"),
         ("rmbench_list", "rmbench/chat_filtered.json", rmbench_row(0),

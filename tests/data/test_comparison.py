@@ -43,6 +43,7 @@ def test_an_empty_response_is_a_response():
     [
         ("uid", {"uid": " "}),
         ("uid", {"uid": 3}),
+        ("hint_note", {"hint_note": None}),
         ("messages", {"messages": ()}),
         ("messages", {"messages": "Which soup?"}),
         ("messages", {"messages": (*ASK, Message("assistant", "pea"))}),
@@ -211,6 +212,7 @@ def comparisons(draw):
         rewards=rewards,
         subset=draw(texts),
         meta=draw(st.dictionaries(texts, st.one_of(texts, st.integers(), st.none()))),
+        hint_note=draw(texts),
     )
 
 

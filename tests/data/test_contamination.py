@@ -1,57 +1,77 @@
-"""Prompts of a benchmark in training data."""
+"""Overlap of prompts, against n-grams as tuples of words."""
 
-import time
+import random
 
-import numpy as np
+import pytest
 
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.contamination import Index, Overlap, words
+from grm_jax.data.contamination import TEMPLATE, BenchmarkPrompts, N
 from grm_jax.text.prompts import Message
 
-WORDS = tuple(f"word{i}" for i in range(18))
+WORDS = [f"w{i}" for i in range(400)]
 
 
-def row(uid, text):
-    return Comparison(uid, (Message("user", text),), ("a", "b"), (1.0, 0.0))
+def ask(*texts):
+    return tuple(Message("user", text) for text in texts)
 
 
-def find(text, *rows):
-    return Index({"suite": rows}).find((Message("user", text),))
+def row(uid, *texts):
+    return Comparison(uid, ask(*texts), ("a", "b"), (0.0, 1.0))
 
 
-def test_equal_prompts_whatever_their_form():
-    short = row("s/0", "What is 2 + 2?")
-    assert find("what is 2+2", short) == Overlap("suite", "s/0", 1.0)
-    assert find("ｗｈａｔ is 2 + 2 ?!", short) == Overlap("suite", "s/0", 1.0)
-    assert find("What is 2 + 3?", short) is None
-    assert find("", short) is None and find("?", row("s/0", "!")) is None
+def text(rng, count):
+    return " ".join(rng.choices(WORDS, k=count))
 
 
-def test_shares_of_13_grams():
-    text = " ".join(WORDS)  # 18 words, 6 grams
-    benchmark = row("s/1", text)
-    assert find(f"Please answer: {text} Thanks.", benchmark) == Overlap("suite", "s/1", 1.0)
-    # 15 of its words are 3 of its 6 grams, 14 are 2.
-    assert find(" ".join(WORDS[:15]) + " and more", benchmark) == Overlap("suite", "s/1", 0.5)
-    assert find(" ".join(WORDS[:14]) + " and more", benchmark) is None
-    other = row("s/2", " ".join(["so", *WORDS[:17]]))
-    assert find(text, benchmark, other).uid == "s/1"
-    assert find(" ".join(["so", *WORDS]), other, benchmark).share == 1.0
+def test_the_same_words_are_the_same_prompt():
+    prompts = BenchmarkPrompts({"soups": [row("s/1", "Which soup, please?")]})
+    assert len(prompts) == 1
+    for same in (["which SOUP\n please"], ["Which soup", "please"], ["Ｗhich “soup” please."]):
+        found = prompts.find(ask(*same))
+        assert (found.suite, found.uid, found.rule) == ("soups", "s/1", "the same prompt")
+        assert str(found) == "the same prompt as row 's/1' of soups"
+    assert prompts.find(ask("Which soup")) is None
+    assert prompts.find(ask("soup which please")) is None
 
 
-def test_only_user_turns_count():
-    turns = (Message("system", "s"), Message("user", "one"), Message("assistant", "x"),
-             Message("user", "Two!"))  # fmt: skip
-    assert words(turns) == ("one", "two")
+def test_ngrams_against_sets_of_tuples():
+    rng = random.Random(0)
+    rows = [row(f"r/{i}", text(rng, rng.randint(1, 60))) for i in range(40)]
+    prompts = BenchmarkPrompts({"x": rows[:20], "y": rows[20:]})
+
+    def grams(words):
+        return {tuple(words[i : i + N]) for i in range(len(words) - N + 1)}
+
+    known = {comparison.uid: grams(comparison.messages[0].content.split()) for comparison in rows}
+    hits = 0
+    for _ in range(400):
+        words = text(rng, rng.randint(0, 40)).split()
+        other = rng.choice(rows).messages[0].content.split()
+        start, size = rng.randrange(len(other)), rng.randint(N - 2, N + 1)
+        at = rng.randint(0, len(words))
+        mixed = words[:at] + other[start : start + size] + words[at:]
+        want = {uid for uid, own in known.items() if own & grams(mixed)}
+        found = prompts.find(ask(" ".join(mixed) + " ."))
+        hits += bool(want)
+        if found is None:
+            assert not want
+        else:
+            assert found.uid in want and found.rule == "13 words in common"
+            assert found.suite == ("x" if int(found.uid[2:]) < 20 else "y")
+    assert 50 < hits < 350
 
 
-def test_a_large_set_takes_seconds():
-    rng = np.random.default_rng(0)
-    vocabulary = np.array([f"w{i}" for i in range(5000)])
-    texts = [" ".join(vocabulary[rng.integers(0, 5000, 80)]) for _ in range(4000)]
-    began = time.process_time()
-    index = Index({"suite": [row(f"s/{i}", text) for i, text in enumerate(texts[:1000])]})
-    found = [index.find((Message("user", text),)) for text in texts]
-    # A tenth of 10,000 prompts against a twenty-fifth of 100,000 rows.
-    assert time.process_time() - began < 6
-    assert [overlap is not None for overlap in found] == [i < 1000 for i in range(4000)]
+@pytest.mark.parametrize("extra", [0, 1])
+def test_wording_of_templates_does_not_count(extra):
+    rng = random.Random(1)
+    template = text(rng, N)
+    rows = [row(f"r/{i}", f"{template} {text(rng, 5)}") for i in range(TEMPLATE + extra)]
+    found = BenchmarkPrompts({"x": rows}).find(ask(f"{template} and so on"))
+    assert (found is None) == bool(extra)
+
+
+def test_characters_of_chinese_are_words():
+    sentence = "请用一句话解释为什么天空是蓝色的"
+    prompts = BenchmarkPrompts({"x": [row("r", f"问题{sentence}谢谢")]})
+    assert prompts.find(ask(f"甲{sentence[:N]}乙")).uid == "r"
+    assert prompts.find(ask(f"甲{sentence[: N - 1]}乙")) is None

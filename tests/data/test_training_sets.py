@@ -1,204 +1,351 @@
-"""Readers of published training sets on rows made up here, and how sets are mixed."""
+"""Readers of training sets: rows that we make in the published forms, and what is refused."""
 
 import gzip
 import json
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
-from grm_jax.data import training_sets
-from grm_jax.data.comparison import Comparison
-from grm_jax.data.training_sets import Source, TrainingSet, mixture, parse_sources, read
-from grm_jax.text.prompts import Message
-from tools import make_training_data
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.training_sets import SETS
+from grm_jax.data.training_sets.math_answers import final_answer, same_answer
+from grm_jax.text.prompts import Message, grm_prompt
+
+NAN = float("nan")
 
 
-def user(text):
-    return {"role": "user", "content": text}
+def completion(response, score, **other):
+    return {"model": f"m-{response}", "response": response, "fine-grained_score": score,
+            "overall_score": 3.0, **other}  # fmt: skip
 
 
-def answer(text):
-    return {"role": "assistant", "content": text}
+def genrm_prompt(context, first, second, word="Begin"):
+    return (
+        f"You judge.\n\n#### Conversation Context ####\n{context}\n\n"
+        "#### Responses to be Scored ####\n"
+        f"[The {word} of Response 1]\n{first}\n[The End of Response 1]\n\n"
+        f"[The {word} of Response 2]\n{second}\n[The End of Response 2]\n\n"
+        "#### Evaluation Plan ####\nBe fair.\n"
+    )
 
 
+def turns(*texts, last="assistant"):
+    roles = ["user", "assistant"] * len(texts)
+    start = 0 if roles[len(texts) - 1] == last else 1
+    return [
+        {"content": text, "role": role} for text, role in zip(texts, roles[start:], strict=False)
+    ]
+
+
+# A good row of each set, its file below the folder, and what it is read as.
 ROWS = {
-    "ultrafeedback": {
-        "source": "s", "instruction": "q", "models": ["x"], "completions": [
-            {"response": "a", "fine-grained_score": 3.25, "overall_score": 10.0},
-            {"response": "b", "fine-grained_score": 4},
-            {"response": "c", "fine-grained_score": 1.0},
-        ],
-    },
-    "offsetbias": {"instruction": "q", "output_1": "a", "output_2": "b", "label": 2},
-    "skywork": {"chosen": [user("q"), answer("b")], "rejected": [user("q"), answer("a")],
-                "source": "s"},
-    "helpsteer2": {"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": 2},
-    "helpsteer3": {"domain": "s", "context": [user("p"), answer("o"), user("q")],
-                   "response1": "a", "response2": "b", "overall_preference": -3},
-    "math": {"problem": "q", "type": "s", "solution": r"so \boxed{\frac12}",
-             "responses": [r"\boxed{3}", "no box", r"it is \boxed{0.5}", r"\boxed{1/2}"]},
+    "ultrafeedback": (
+        "flan.jsonl",
+        {"source": "flan", "instruction": "Which soup?", "models": ["a", "b", "c", "d"],
+         "completions": [completion("leek", 4.25), completion("pea", 4.5),
+                         completion("tea", None), completion("ink", 1)]},
+    ),
+    "offsetbias": (
+        "train.jsonl",
+        {"instruction": "Which soup?", "output_1": "leek", "output_2": "pea", "label": 2},
+    ),
+    "skywork": (
+        "train.jsonl",
+        {"chosen": turns("Hello", "Hi", "Which soup?", "pea"),
+         "rejected": turns("Hello", "Hi", "Which soup?", "leek"), "source": "offsetbias"},
+    ),
+    "helpsteer2": (
+        "preference/preference.jsonl.gz",
+        {"split": "train", "prompt": "Hello\n<extra_id_1>Assistant\nHi\n<extra_id_1>User\nSoup?",
+         "response_1": "leek", "response_2": "pea", "preference_strength": 3,
+         "preference_statement": "@Response 2 is much better", "preference_elaboration": ""},
+    ),
+    "helpsteer3": (
+        "preference/train.jsonl.gz",
+        {"domain": "code", "language": "python", "context": turns("Which soup?", last="user"),
+         "response1": "leek", "response2": "pea", "overall_preference": -1,
+         "individual_preference": []},
+    ),
+    "math": (
+        "problems.jsonl",
+        {"problem": "1/2 + 1/2?", "level": "Level 1", "type": "Algebra",
+         "solution": r"Add: $\boxed{1}$.",
+         "responses": [r"\boxed{2}", r"So \boxed{1.0}.", "one", r"\boxed{\frac{2}{2}}",
+                       r"\boxed{\frac22}"]},
+    ),
+    "nemotron_genrm": (
+        "data/train.jsonl",
+        {"messages": [[{"role": "user", "content": genrm_prompt(
+            "User: Hello\n\nAssistant: Hi\n\nUser: Which\n\nsoup?", "leek\n\nor so", "pea")}]],
+         "uuid": "e-1", "num_responses": 2, "score_1": None, "score_2": None, "ranking": 5,
+         "license": "cc-by-4.0", "used_in": ["x"]},
+    ),
+    "messages": (
+        "general.jsonl",
+        {"id": 3, "messages": [{"role": "system", "content": "Be brief."},
+                               *turns("Hello", "Hi", "Which soup?", "Pea soup.")]},
+    ),
 }  # fmt: skip
-QUERY = (Message("user", "q"),)
 
 
-def comparison(uid, responses, rewards, subset="", meta=None, messages=QUERY):
-    return Comparison(uid, messages, responses, rewards, subset, meta or {})
-
-
-EXPECTED = {
-    "ultrafeedback": [comparison("ultrafeedback/0", ("a", "b", "c"), (3.25, 4.0, 1.0), "s")],
-    "offsetbias": [comparison("offsetbias/0", ("a", "b"), (0.0, 1.0))],
-    "skywork": [comparison("skywork/0", ("b", "a"), (1.0, 0.0), "s")],
-    "helpsteer2": [
-        comparison(
-            "helpsteer2/0", ("a", "b"), (0.0, 2.0), "", {"hint_note": "It is clearly better."}
-        )
-    ],
-    "helpsteer3": [
-        comparison(
-            "helpsteer3/0", ("a", "b"), (3.0, 0.0), "s", {"hint_note": "It is much better."},
-            (Message("user", "p"), Message("assistant", "o"), Message("user", "q")),
-        )
-    ],
-    "math": [
-        comparison("math/0/pair", (r"it is \boxed{0.5}", r"\boxed{3}"), (1.0, 0.0), "s"),
-        comparison("math/0/wrong", (r"\boxed{3}",), (0.0,), "s"),
-        comparison("math/0/right", (r"it is \boxed{0.5}",), (1.0,), "s"),
-    ],
-}  # fmt: skip
-
-
-def write(path, rows):
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+def write(folder, name, *rows):
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+def read(name, folder):
+    return [found for _, found in SETS[name].rows(str(folder))]
+
+
+def one(tmp_path, name, **changes):
+    """What the good row of a set, changed, is read as: its records, or why it has none."""
+    file, row = ROWS[name]
+    path = write(tmp_path, file, {**row, **changes})
+    (found,) = read(name, path)
+    return found
+
+
+def asked(*texts):
+    roles = ["user", "assistant"] * len(texts)
+    return tuple(Message(role, text) for role, text in zip(roles, texts, strict=False))
+
+
+def test_ultrafeedback_is_a_list_of_what_was_rated(tmp_path):
+    (got,) = one(tmp_path, "ultrafeedback")
+    assert got.uid == "ultrafeedback/flan.jsonl/0" and got.subset == "ultrafeedback"
+    assert got.messages == asked("Which soup?")
+    assert got.responses == ("leek", "pea", "ink") and got.rewards == (4.25, 4.5, 1.0)
+    assert got.meta == {"source": "flan", "models": ["m-leek", "m-pea", "m-ink"]}
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([4, 5, 5, 3], [0, 1, 3]),  # of two best ones the first stays
+        ([5, 5, 5, NAN], "no single best response"),
+        ([5, None, NAN, None], "fewer than two rated completions"),
+        ([2, 2, 3, 2], [0, 1, 2, 3]),
+        ([], "fewer than two rated completions"),
+    ],
+)
+def test_ultrafeedback_has_one_best(tmp_path, scores, kept):
+    completions = [completion(f"r{i}", score) for i, score in enumerate(scores)]
+    found = one(tmp_path, "ultrafeedback", completions=completions)
+    if isinstance(kept, str):
+        assert found == kept
     else:
-        path.write_text(text, encoding="utf-8")
+        assert found[0].responses == tuple(f"r{i}" for i in kept)
+        assert found[0].rewards == tuple(float(scores[i]) for i in kept)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
-@pytest.mark.parametrize("name", training_sets.READERS)
-def test_a_row_of_each_set(name, suffix, tmp_path):
-    write(tmp_path / "deep" / f"x.{suffix}", [ROWS[name]])
-    found = read(Source(name, str(tmp_path)))
-    assert found.comparisons == EXPECTED[name]
-    assert all(str(tmp_path) in place for place in found.places)
+def test_pairs(tmp_path):
+    (got,) = one(tmp_path, "offsetbias")
+    assert (got.uid, got.responses, got.best) == ("offsetbias/train.jsonl/0", ("leek", "pea"), 1)
+    (got,) = one(tmp_path, "offsetbias", label=1)
+    assert got.best == 0 and got.hint_note == ""
+    (got,) = one(tmp_path, "skywork")
+    assert got.messages == asked("Hello", "Hi", "Which soup?")
+    assert got.responses[got.best] == "pea" and got.meta == {"source": "offsetbias"}
 
 
-DROPPED = [
-    ("ultrafeedback", {"completions": ROWS["ultrafeedback"]["completions"][:1]}, "fewer than two"),
-    ("ultrafeedback", {"completions": ROWS["ultrafeedback"]["completions"][:1] * 2}, "tie"),
-    ("skywork", {"rejected": [user("other"), answer("a")]}, "different queries"),
-    ("skywork", {"rejected": [user("q"), answer("b")]}, "equal responses"),
-    ("helpsteer2", {"preference_strength": 0}, "tie"),
-    ("helpsteer3", {"overall_preference": 0}, "tie"),
-]
+def test_strengths_go_into_the_note_of_the_hint(tmp_path):
+    (got,) = one(tmp_path, "helpsteer2")
+    assert got.uid == "helpsteer2/preference.jsonl.gz/0"
+    assert got.messages == asked("Hello", "Hi", "Soup?")
+    assert got.best == 1 and got.hint_note == "It is much better than the other response."
+    (got,) = one(tmp_path, "helpsteer2", preference_strength=-1)
+    assert got.best == 0 and got.hint_note == "It is slightly better than the other response."
+    text = grm_prompt(got.messages, got.responses, hint=got.best, hint_note=got.hint_note)
+    assert text.endswith(f"The best response is: Response 1\n{got.hint_note}")
+    (got,) = one(tmp_path, "helpsteer3")
+    assert got.best == 0 and got.hint_note == "It is slightly better than the other response."
+    assert got.meta == {"domain": "code", "language": "python"}
+    (got,) = one(tmp_path, "helpsteer3", overall_preference=2)
+    assert got.best == 1 and got.hint_note == "It is better than the other response."
 
 
-@pytest.mark.parametrize(("name", "change", "reason"), DROPPED)
-def test_rows_without_a_comparison_are_counted(name, change, reason, tmp_path):
-    write(tmp_path / "x.jsonl", [ROWS[name] | change, ROWS[name]])
-    found = read(Source(name, str(tmp_path)))
-    ((counted, number),) = found.dropped.items()
-    assert counted.startswith(reason) and number == 1
-    assert [c.uid for c in found.comparisons] == [f"{name}/1"]  # rows keep their numbers
+def test_genrm_prompts_are_taken_apart(tmp_path):
+    (got,) = one(tmp_path, "nemotron_genrm")
+    assert got.uid == "nemotron_genrm/e-1"
+    assert got.messages == asked("Hello", "Hi", "Which\n\nsoup?")
+    assert got.responses == ("leek\n\nor so", "pea") and got.best == 1
+    assert got.hint_note == "It is better than the other response."
+    other = genrm_prompt("System: Be brief.\n\nUser: Soup?", "", "pea", word="Start")
+    (got,) = one(tmp_path, "nemotron_genrm", ranking=3,
+                 messages=[[{"role": "user", "content": other}]])  # fmt: skip
+    assert got.messages == (Message("system", "Be brief."), Message("user", "Soup?"))
+    assert got.responses == ("", "pea") and got.best == 0
+    notes = [one(tmp_path, "nemotron_genrm", ranking=r)[0].hint_note for r in (1, 2, 3, 4, 5, 6)]
+    assert notes == notes[::-1] and len(set(notes)) == 3
 
 
-def test_a_problem_that_all_or_none_solved_has_no_pair(tmp_path):
-    rows = [ROWS["math"] | {"responses": [r"\boxed{3}"]},
-            ROWS["math"] | {"answer": "3", "responses": [r"\boxed{3}"]}]  # fmt: skip
-    write(tmp_path / "x.jsonl", rows)
-    found = read(Source("math", str(tmp_path)))
-    assert [c.uid for c in found.comparisons] == ["math/0/wrong", "math/1/right"]
-    assert found.dropped == {"every response is wrong": 1, "every response is right": 1}
+def test_samples_of_a_problem_are_pairs_and_singles(tmp_path):
+    found = one(tmp_path, "math")
+    assert [c.uid for c in found] == [f"math/problems.jsonl/0/{i}" for i in range(3)]
+    assert found[0].responses == (r"So \boxed{1.0}.", r"\boxed{2}") and found[0].best == 0
+    assert found[1].responses == (r"\boxed{\frac{2}{2}}", "one") and found[1].best == 0
+    assert found[2].responses == (r"\boxed{\frac22}",) and found[2].label == 1
+    wrong = one(tmp_path, "math", answer="7")
+    assert [(c.n, c.label) for c in wrong] == [(1, 0)] * 5
+    assert one(tmp_path, "math", solution="no box") == "no final answer"
+    assert one(tmp_path, "math", responses=[]) == "no samples"
 
 
-BROKEN = [
-    ("ultrafeedback", {"completions": "x"}, "field 'completions': expected list"),
-    ("ultrafeedback", {"completions": [{"response": "a"}]}, "field 'fine-grained_score'"),
-    ("offsetbias", {"label": 3}, "field 'label': is 1 or 2, got 3"),
-    ("offsetbias", {"output_2": None}, "field 'output_2': expected str"),
-    ("skywork", {"chosen": [user("q")]}, "field 'chosen': expected a conversation"),
-    ("helpsteer2", {"preference_strength": 4}, "field 'preference_strength': is -3 to 3, got 4"),
-    ("helpsteer3", {"context": []}, "field 'messages': is empty"),
-    ("math", {"solution": "none"}, r"field 'solution': has no \\boxed"),
-    ("math", {"responses": [1]}, r"field 'responses\[0\]': expected a string"),
-]
+@pytest.mark.parametrize(
+    ("answer", "gold", "same"),
+    [
+        ("5", "5.0", True), ("1{,}000", "1000", True), ("1,000", "1000", True),
+        ("(1,000)", "(1000)", False), (r"\frac12", "0.5", True), ("1/2", r"\dfrac{1}{2}", True),
+        (r"-\frac{1}{2}", "-.5", True), (r"\frac{-3}{6}", "-1/2", True), ("1/3", "0.333", False),
+        (r"90^\circ", "90", True), (r"50\%", "50", True), (r"\$3.50", "3.5", True),
+        (r"5\text{ cm}", "5", True), (r"5 \text{ cm}^2", "5", True), ("x = 7", "7", True),
+        (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})", True),
+        (r"2\sqrt3", r"2\sqrt{3}", True), (r"\text{Even}", "even", True), ("A", "a", False),
+        (r"\text{(B)}", "(B)", True), ("12", "21", False), ("", "0", False), ("3.", "3", True),
+        (r"\frac{1}{0}", r"\frac{1}{0}", True), ("1/0", "2/0", False),
+        (r"\frac{n+1}{2}", r"\tfrac{n+1}{2}", True), ("x+1", "1+x", False),
+        (r"\{1, 2\}", r"\{1,2\}", True), ("1.0e3", "1000", False), ("٣", "3", False),
+    ],
+)  # fmt: skip
+def test_answers_are_the_same_by_form_or_as_numbers(answer, gold, same):
+    assert same_answer(answer, gold) is same
+    assert same_answer(gold, answer) is same
 
 
-@pytest.mark.parametrize(("name", "change", "message"), BROKEN)
-def test_a_broken_row_is_named(name, change, message, tmp_path):
-    write(tmp_path / "x.jsonl", [ROWS[name], ROWS[name] | change])
-    with pytest.raises(ValueError, match=rf"x\.jsonl:2: .*{message}"):
-        read(Source(name, str(tmp_path)))
+def test_the_last_box_is_the_answer():
+    assert final_answer(r"\boxed{1} then \boxed{\frac{1}{\sqrt{2}}} done") == r"\frac{1}{\sqrt{2}}"
+    assert final_answer(r"\boxed{1} then \boxed{2") is None
+    assert final_answer("1") is None and not same_answer(None, "1")
 
 
-def test_files_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match="no such file, or no file with one of"):
-        read(Source("skywork", str(tmp_path / "absent")))
-    (tmp_path / "x.parquet").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"x\.parquet: no Parquet file"):
-        read(Source("skywork", str(tmp_path / "x.parquet")))
-    write(tmp_path / "x.jsonl.gz", [ROWS["offsetbias"]])
-    whole = (tmp_path / "x.jsonl.gz").read_bytes()
-    (tmp_path / "x.jsonl.gz").write_bytes(whole[:-9])
-    with pytest.raises(ValueError, match=r"x\.jsonl\.gz: no whole gzip file"):
-        read(Source("offsetbias", str(tmp_path / "x.jsonl.gz")))
-    write(tmp_path / "ties.jsonl", [ROWS["helpsteer2"] | {"preference_strength": 0}])
-    with pytest.raises(ValueError, match="no row gives a comparison; {'tie': 1}"):
-        read(Source("helpsteer2", str(tmp_path / "ties.jsonl")))
+def test_instructions(tmp_path):
+    (got,) = one(tmp_path, "messages")
+    assert got.uid == "messages/general.jsonl/0" and got.answer == "Pea soup."
+    assert got.messages == (Message("system", "Be brief."), *asked("Hello", "Hi", "Which soup?"))
 
 
-def test_sources():
-    assert parse_sources("skywork:a, math:b/c") == [Source("skywork", "a"), Source("math", "b/c")]
-    assert parse_sources("jsonl:x:0.5") == [Source("jsonl", "x", 0.5)]
-    assert parse_sources("jsonl:C:/x") == [Source("jsonl", "C:/x")]
-    for text, message in (
-        ("other:a", "NAME one of .*'other:a'"), ("skywork", "got 'skywork'"),
-        ("skywork:a:0", "must be positive"), ("skywork:a:1,math:b", "either all sets"),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            parse_sources(text)
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("helpsteer2", {"split": "val"}, "validation part"),
+        ("helpsteer2", {"preference_strength": 0}, "no single best response"),
+        ("helpsteer3", {"overall_preference": 0}, "no single best response"),
+        ("helpsteer2", {"prompt": "a\n<extra_id_1>User\nb"}, "turns that do not alternate"),
+        ("helpsteer2", {"prompt": "a\n<extra_id_1>Assistant\nb"}, "no user turn at the end"),
+        ("offsetbias", {"instruction": " "}, "blank query"),
+        ("offsetbias", {"output_1": "\ud800"}, "text that is not valid Unicode"),
+        ("skywork", {"rejected": turns("Bye", "Hi", "Which soup?", "leek")},
+         "two different conversations"),
+        ("messages", {"messages": turns("Hello", last="user")}, "no answer at the end"),
+        ("messages", {"messages": []}, "no answer at the end"),
+        ("messages", {"messages": [{"role": "tool", "content": "4"}]}, "turns of tools"),
+        ("nemotron_genrm", {"messages": [[{"role": "user", "content": genrm_prompt(
+            "User: a\n\nUser: b", "x", "y")}]]}, "turns that do not alternate"),
+        ("nemotron_genrm", {"messages": [[{"role": "user", "content": genrm_prompt(
+            "User: a", "x\n[The End of Response 1]\n", "y")}]]}, "markers inside a text"),
+    ],
+)  # fmt: skip
+def test_rows_without_a_comparison_are_left_out_with_a_reason(tmp_path, name, changes, reason):
+    assert one(tmp_path, name, **changes) == reason
 
 
-def made(name, size, weight=None):
-    comparisons = [comparison(f"{name}/{i}", ("a", "b"), (1.0, 0.0)) for i in range(size)]
-    return TrainingSet(Source(name, "x", weight), comparisons, ["x"] * size, {})
+MISSING = object()
 
 
-def counts(drawn):
-    names = [c.uid.split("/")[0] for c in drawn]
-    return {name: names.count(name) for name in sorted(set(names))}
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("ultrafeedback", "completions", MISSING),
+        ("ultrafeedback", "instruction", 3),
+        ("ultrafeedback", "completions[0].response", [{"model": "a", "fine-grained_score": 1}]),
+        ("ultrafeedback", "completions[0].fine-grained_score", [completion("a", "4")]),
+        ("offsetbias", "label", "1"),
+        ("offsetbias", "label", 0),
+        ("offsetbias", "output_2", MISSING),
+        ("skywork", "chosen", turns("Hello", last="user")),
+        ("skywork", "rejected[0].role", [{"role": "bot", "content": "a"}]),
+        ("skywork", "source", MISSING),
+        ("helpsteer2", "split", "test"),
+        ("helpsteer2", "preference_strength", -100),
+        ("helpsteer2", "response_1", None),
+        ("helpsteer3", "overall_preference", 1.0),
+        ("helpsteer3", "context", "Which soup?"),
+        ("math", "solution", MISSING),
+        ("math", "responses[0]", [7]),
+        ("nemotron_genrm", "ranking", 7),
+        ("nemotron_genrm", "num_responses", 3),
+        ("nemotron_genrm", "messages", [{"role": "user", "content": "x"}]),
+        ("nemotron_genrm", "messages", [[{"role": "user", "content": "no markers"}]]),
+        ("nemotron_genrm", "uuid", MISSING),
+        ("messages", "messages", MISSING),
+        ("messages", "messages[0].content", [{"role": "user", "content": None}]),
+    ],
+)
+def test_rows_of_another_format_are_errors_with_their_place(tmp_path, name, field, value):
+    file, good = ROWS[name]
+    bad = dict(good)
+    if value is MISSING:
+        del bad[field]
+    else:
+        bad[field.partition("[")[0]] = value
+    path = write(tmp_path, file, good, bad)
+    with pytest.raises(FieldError) as error:
+        read(name, path)
+    assert str(error.value).startswith(f"{path}:2: field '{field}':"), error.value
 
 
-def test_mixtures():
-    sets = [made("a", 60), made("b", 40)]
-    drawn = mixture(sets, 50, seed=1)
-    assert counts(drawn) == {"a": 30, "b": 20} and len({c.uid for c in drawn}) == 50
-    assert drawn == mixture(sets, 50, seed=1) != mixture(sets, 50, seed=2)
-    assert len(mixture(sets, 1000, seed=1)) == 100
-    # Weights, and what is left of a share that a small set cannot fill.
-    for size, expected in ((40, {"a": 10, "b": 30}), (10, {"a": 30, "b": 10})):
-        sets = [made("a", 60, 1.0), made("b", size, 3.0)]
-        assert counts(mixture(sets, 40, seed=0)) == expected
-    assert len(mixture([made(n, 5) for n in "abc"], 10, seed=0)) == 10
+@pytest.mark.parametrize("name", ROWS)
+def test_a_folder_holds_the_published_files(tmp_path, name):
+    file, row = ROWS[name]
+    (records,) = read(name, write(tmp_path, file, row))
+    (found,) = read(name, tmp_path)
+    uids = [record.uid for record in records]
+    if name != "nemotron_genrm":  # which has names of its own
+        inside = file.rpartition("/")[2]
+        uids = [uid.replace(f"/{inside}/", f"/{file}/") for uid in uids]
+    assert [record.uid for record in found] == uids
+    with pytest.raises(ValueError, match="no such file"):
+        read(name, tmp_path / "elsewhere")
 
 
-def test_general_data(tmp_path):
-    rows = [{"messages": [user("q"), answer("a")], "source": "s"}]
-    write(tmp_path / "x.jsonl", rows)
-    assert training_sets.read_general(tmp_path) == [(QUERY, "a")]
-    write(tmp_path / "x.jsonl", [*rows, {"messages": [user("q")]}])
-    with pytest.raises(ValueError, match=r"x\.jsonl:2: field 'messages': expected a last message"):
-        training_sets.read_general(tmp_path)
+@pytest.mark.parametrize("name", ROWS)
+def test_parquet_holds_the_same_rows(tmp_path, name):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    file, row = ROWS[name]
+    path = tmp_path / "0000.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    (found,) = read(name, path)
+    (records,) = read(name, write(tmp_path, file, row))
+    for got, want in zip(found, records, strict=True):
+        assert got.messages == want.messages
+        if name == "messages":
+            assert got.answer == want.answer
+        else:
+            fields = ("responses", "rewards", "hint_note", "meta")
+            assert all(getattr(got, f) == getattr(want, f) for f in fields)
 
 
-def test_the_made_up_files_are_read(tmp_path):
-    make_training_data.make(tmp_path / "data")
-    for name in training_sets.READERS:
-        assert len(read(Source(name, str(tmp_path / "data" / name))).comparisons) >= 6
-    assert len(training_sets.read_general(tmp_path / "data" / "general")) == 12
+def test_broken_parquet_rows_and_files_are_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    _, row = ROWS["offsetbias"]
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([row, {**row, "label": 5}]), path)
+    with pytest.raises(FieldError, match=r"train\.parquet\[1\]: field 'label'"):
+        read("offsetbias", path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="damaged Parquet file"):
+        read("offsetbias", path)
+
+
+def test_a_cut_archive_is_named(tmp_path):
+    file, row = ROWS["helpsteer3"]
+    path = write(tmp_path, file, *[{**row, "response1": str(i) * 99} for i in range(2000)])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="damaged archive after line"):
+        read("helpsteer3", path)

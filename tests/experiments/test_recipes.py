@@ -43,7 +43,8 @@ def folders(tmp_path_factory):
 def placed(module, variant, root):
     """A config whose files are those of the test."""
     c = module.get_config(variant)
-    c.released.model = str(root / "weights")
+    assert c.released.variant == ("" if variant == "runlocal" else module.__name__[8:])
+    c.released.model, c.released.variant = str(root / "weights"), ""
     for field in ("train", "test", "general"):
         c.data[field] = c.data[field].replace("runs/tiny/data", str(root / "data"))
     return c

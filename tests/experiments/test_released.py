@@ -24,7 +24,7 @@ def folders(tmp_path_factory):
 def released(root, **changes):
     c = deepseek_grm_27b.get_config("runlocal")
     c.released = ConfigDict({"model": str(root / "policy"), "meta_rm": str(root / "judge")})
-    c.data = ConfigDict({"development": f"jsonl:{root}/rows.jsonl"})
+    c.data = ConfigDict({"development": f"comparisons:{root / 'rows.jsonl'}"})
     c.benchmark.suites = "data"
     c.benchmark.ks = "1,2"
     c.benchmark.draw.k = 2

@@ -239,6 +239,8 @@ def test_costs_are_those_of_the_model():
     ]
     assert spent[1].flops == pytest.approx(np.mean(want))
     lines = {"own": counting.lines(suite, RULES)}
+    unknown = dataclasses.replace(suite, drawn=(drawn._replace(model=None),))
+    assert not costs.table([unknown], RULES, lines).rows
     table = costs.table([suite], RULES, lines)
     assert [row.label for row in table.rows][1:] == ["Voting@2", "Voting@4", "Voting@8"]
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from grm_jax.data.trajectory import Trajectory
-from grm_jax.learning.rejection import OUTCOMES, RejectionRules, reject
+from grm_jax.learning.rejection import OUTCOMES, RejectionRules, easy_comparisons, reject
 
 RIGHT, WRONG, UNPARSED, CUT = "right", "wrong", "unparsed", "cut"
 
@@ -132,3 +132,21 @@ def test_impossible_rules_name_the_field():
     with pytest.raises(ValueError, match=r"rft\.num_samples.*rft\.drop_too_easy"):
         RejectionRules(num_samples=1)
     assert RejectionRules(num_samples=1, drop_too_easy=False).num_samples == 1
+
+
+def test_comparisons_that_a_model_always_gets_right_are_easy():
+    drawn = [
+        *draw("easy", (R, R, C)), *draw("hard", (R, R, W)), *draw("unread", (R, N, R)),
+        *draw("few", (R, R)), *draw("more", (R, R, R, R)), trajectory("hinted", 0, R, True),
+        *draw("told", (R, W, R), R),
+    ]  # fmt: skip
+    random.Random(0).shuffle(drawn)
+    assert easy_comparisons(drawn, 3) == ({"easy", "more"}, 5)
+    assert easy_comparisons(drawn, 4) == ({"more"}, 1)
+    assert easy_comparisons(drawn, 2) == ({"easy", "more", "few"}, 6)
+    assert easy_comparisons([], 3) == (set(), 0)
+    other = dataclasses.replace(drawn[0], step=1, hinted=False)
+    with pytest.raises(ValueError, match="several models"):
+        easy_comparisons([*drawn, other], 3)
+    with pytest.raises(ValueError, match="'correct' is unknown"):
+        easy_comparisons([dataclasses.replace(trajectory("a", 0, R), correct=None)], 3)

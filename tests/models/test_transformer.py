@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jaxprs import equations
 
-from grm_jax.models import transformer
+from grm_jax.models import heads, transformer
 from grm_jax.models.config import PUBLISHED_PARAMETERS, REMATS, VARIANTS
 from grm_jax.models.transformer import KVBlock
 
@@ -380,3 +380,23 @@ def test_remat_changes_memory_and_not_gradients(params):
         for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
             assert np.isfinite(w).all() and np.abs(w).max() > 1e-3
             np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5 * float(np.abs(w).max()))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_deepseek"])
+def test_parameters_cast_once_give_the_same_bits(name):
+    config = dataclasses.replace(VARIANTS[name], dtype="bfloat16")
+    rng = np.random.default_rng(0)
+    shapes = transformer.abstract_params(config)
+    params = jax.tree.map(lambda x: jnp.asarray(0.2 * rng.normal(size=x.shape), x.dtype), shapes)
+    cast = jax.tree.map(lambda x, d: x.astype(d), params, transformer.frozen_dtypes(config))
+    halved = sum(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(cast))
+    assert halved > 5 and jax.tree.leaves(params)[0].dtype == jnp.float32
+    tokens = jnp.asarray(rng.integers(1, 64, (2, 9)), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32)[None], (2, 9))
+
+    @jax.jit
+    def logits(params):
+        hidden, _ = transformer.apply(config, params, tokens, positions, jnp.ones_like(tokens))
+        return heads.logits(config, params, hidden)
+
+    np.testing.assert_array_equal(logits(params), logits(cast))

@@ -102,8 +102,8 @@ def lowered_update(config, mesh):
 # and, transposed, in the backward pass itself.
 PER_GROUP = 2 * 6
 CONSTRAINT = re.compile(r"sharding_constraint %\S+ <@mesh")  # PRNG keys have one without a mesh
-# Embedded tokens and logits, forward, recomputed (logits) and backward.
-REST = 2 + 3
+# Embedded tokens, the output matrix and logits, forward, recomputed (logits) and backward.
+REST = 3 + 4
 
 
 def test_constraints_are_in_the_program():
@@ -129,6 +129,8 @@ def test_resharding_is_one_program_and_leaves_alone_what_is_in_place(compilation
         assert moved[name].sharding == wanted[name]
     for name, value in values.items():
         np.testing.assert_array_equal(moved[name], value)
+    cast = sharding.reshard(tree, wanted, {"a": jnp.float32, "b": jnp.float32, "c": jnp.bfloat16})
+    assert cast["c"].dtype == jnp.bfloat16 and cast["a"].sharding == wanted["a"]
 
 
 def test_a_state_is_split_as_its_parameters_and_shares_no_buffer_with_them():

@@ -132,7 +132,7 @@ def test_hinted_prompts_name_the_shown_place_of_the_best(tokenizer):
 
 
 def test_the_strength_of_a_preference_is_part_of_the_hint_only(tokenizer):
-    noted = dataclasses.replace(COMPARISONS[0], meta={"hint_note": "It is much better."})
+    noted = dataclasses.replace(COMPARISONS[0], hint_note="It is much better.")
     for hinted in (True, False):
         ids = prompt_ids(noted, (0, 1, 2), CONFIG, tokenizer, hinted=hinted)
         text = tokenizer.decode(ids)
@@ -221,13 +221,14 @@ def test_truncation_shortens_the_conversation_last(tokenizer):
 
 
 def test_only_orders_whose_prompt_was_cut_are_flagged(tokenizer, monkeypatch):
-    real = draw_module.prompt_ids
+    real = draw_module._prompt
 
-    def longer_in_one_order(c, order, *args, **kwargs):
-        ids = real(c, order, *args, **kwargs)
-        return ids + (5,) * 400 if order == (0, 1) else ids
+    def longer_in_one_order(c, messages, responses, order, *args):
+        text = real(c, messages, responses, order, *args)
+        cut = messages is not c.messages
+        return text if cut or order != (0, 1) else text + " word" * 400
 
-    monkeypatch.setattr(draw_module, "prompt_ids", longer_in_one_order)
+    monkeypatch.setattr(draw_module, "_prompt", longer_in_one_order)
     config = dataclasses.replace(CONFIG, order_policy="balanced", max_truncated=1.0, k=2)
     pairs = [comparison(f"p{i}", (0.0, 1.0)) for i in range(6)]
     drawn = requests_of(planned(tokenizer, pairs, config))

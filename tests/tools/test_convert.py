@@ -62,7 +62,7 @@ def test_a_failed_conversion_leaves_nothing(source, to, tmp_path, monkeypatch):
         raise OSError("no space left")
 
     # The small files come after the weights.
-    monkeypatch.setattr(hub, "copy_small_files", fail)
+    monkeypatch.setattr(hub.record, "copy_small_files", fail)
     monkeypatch.setattr(hub.writing, "copy_small_files", fail)
     with pytest.raises(OSError, match="no space left"):
         run(to, where, tmp_path / "target")

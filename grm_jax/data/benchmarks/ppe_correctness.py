@@ -24,8 +24,9 @@ K = 32
 
 
 def load_pairs(data_dir: str | os.PathLike) -> list[Comparison]:
-    """Reads ``train*`` in `data_dir`/ppe_correctness/<domain>, or in `data_dir`/<domain>.
+    """Reads ``train*`` in `data_dir`/ppe/<domain>, or in `data_dir`/<domain>.
 
+    Folders are those of tools.download: mmlu_pro, math, gpqa, mbpp_plus, ifeval.
     A pair has uid ``ppe_correctness/<domain>/<question_id>/<i>-<j>``, its prompt as `row` and the
     domain as subset. A domain without a folder is left out, but not all of them.
 
@@ -52,13 +53,15 @@ def load_lists(data_dir: str | os.PathLike) -> list[Comparison]:
 
 
 def _rows(suite: str, data_dir: str | os.PathLike) -> Iterator[tuple[str, str, dict]]:
-    bases = [Path(data_dir) / "ppe_correctness", Path(data_dir)]
-    base = next((b for b in bases if any((b / domain).is_dir() for domain in ROWS)), None)
+    folders = {domain: domain.lower().replace("-", "_") for domain in ROWS}
+    bases = [Path(data_dir) / "ppe", Path(data_dir)]
+    base = next((b for b in bases if any((b / f).is_dir() for f in folders.values())), None)
     if base is None:
-        raise ValueError(f"{suite}: expected the folders {bases[0]}/{{{','.join(ROWS)}}}")
-    for domain in ROWS:
-        if (base / domain).is_dir():
-            for path in find_tables(suite, base, domain, "train"):
+        names = ", ".join(folders.values())
+        raise ValueError(f"{suite}: expected the folders {names} in {bases[0]} (or {bases[1]})")
+    for domain, folder in folders.items():
+        if (base / folder).is_dir():
+            for path in find_tables(suite, base, folder, "train"):
                 for where, row in read_objects(path):
                     yield where, domain, row
 

@@ -19,7 +19,7 @@ WINNERS = ("model_a", "model_b", "tie", "tie (bothbad)")
 
 
 def load(data_dir: str | os.PathLike) -> list[Comparison]:
-    """Reads ``test*`` in `data_dir`/ppe_preference, or in `data_dir` itself, in its order.
+    """Reads ``test*`` in `data_dir`/ppe/preference, or in `data_dir` itself, in its order.
 
     Each row has uid ``ppe_preference/<question_id>`` and `language` in meta. In a tie both
     responses are best.
@@ -27,7 +27,7 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
     Raises:
       ValueError: the file is missing; or a bad row, as ``path[row]: field 'x': ...``.
     """
-    paths = find_tables("ppe_preference", data_dir, "ppe_preference", "test")
+    paths = find_tables("ppe_preference", data_dir, "ppe/preference", "test")
     return collect(place for path in paths for place in _rows(path))
 
 

@@ -1,0 +1,135 @@
+"""Training data from files: checked whole before anything else, then read in one global order.
+
+    workdir/data.json    what the check found: rows, what was left out, overlaps with benchmarks
+
+The check reads every row of `config.data.train` and `config.data.general` once, validates it, and
+compares its prompt with the benchmarks, which refuses by default. It is not repeated as long as the
+config and the files (names, sizes, times) are the same.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Callable
+
+import ml_collections
+
+from experiments import schema, settings
+from grm_jax.data import mixture
+from grm_jax.data.benchmarks import load_suite
+from grm_jax.data.contamination import BenchmarkPrompts
+from grm_jax.data.training_sets import SETS, Record
+
+SPLITS = ("train", "general")  # what parameters learn from
+
+
+class TrainingData:
+    """The files of section `data`.
+
+    Attributes:
+      report: JSON of the check: "sources", by split and source, "compared", and "overlaps", a list
+        of {split, place, uid, suite, row, rule}.
+      fresh: the check was made now.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        """Checks the data, or finds that it has been checked.
+
+        Args:
+          config: the whole config.
+          workdir: where data.json is, if a check has been made.
+          say: what shows a line to people.
+
+        Raises:
+          ValueError: naming file, line and field of a bad row; or place and benchmark row of a row
+            that is in a benchmark.
+        """
+        self._config = settings.from_section(schema.DataConfig, config, "data")
+        self._seed = config.seed
+        path = workdir / "data.json"
+        key = self._key()
+        known = json.loads(path.read_text()) if path.exists() else {}
+        self.fresh = known.get("key") != key
+        if self.fresh:
+            say("data: reading all of it, and comparing it with the benchmarks")
+            self.report = {"key": key, **self._check()}
+            for line in self._lines():
+                say(line)
+        else:
+            self.report = known
+        overlaps = self.report["overlaps"]
+        if overlaps and self._config.overlap == "refuse":
+            first = "; ".join(
+                f"{o['place']}: {o['rule']} as row {o['row']!r} of {o['suite']}"
+                for o in overlaps[:5]
+            )
+            raise ValueError(
+                f"{len(overlaps)} rows of the training data are in a benchmark. {first}"
+                f"{' ...' if len(overlaps) > 5 else ''} (config.data.overlap=drop leaves them out)"
+            )
+
+    def take(self, split: str, count: int) -> list[Record]:
+        """The first `count` records of a split; the order is the same for every stage."""
+        dropped = frozenset(o["uid"] for o in self.report["overlaps"] if o["split"] == split)
+        without = dropped if self._config.overlap == "drop" else frozenset()
+        sources = self._config.sources(split)
+        if not sources:
+            raise ValueError(f"config.data.{split}: no training set is named")
+        return mixture.take(sources, count, seed=self._seed, without=without)
+
+    def _lines(self) -> list[str]:
+        found = []
+        for split, sources in self.report["sources"].items():
+            for source, counts in sources.items():
+                left_out = ", ".join(f"{n} {why}" for why, n in counts["unusable"].items())
+                found.append(
+                    f"data.{split}: {source}: {counts['records']} records in {counts['rows']} rows"
+                    + (f"; left out: {left_out}" if left_out else "")
+                )
+        compared = self.report["compared"]
+        if compared:
+            suites = ", ".join(f"{name} ({rows} rows)" for name, rows in compared.items())
+            by_suite = Counter(o["suite"] for o in self.report["overlaps"])
+            hits = ", ".join(f"{n} with {suite}" for suite, n in sorted(by_suite.items()))
+            found.append(f"data: compared with {suites}: {hits or 'no overlap'}")
+        elif found:
+            found.append("data: not compared with any benchmark (config.data.overlap=allow)")
+        return found
+
+    def _key(self) -> str:
+        parts = [repr(self._config)]
+        for split in SPLITS:
+            for source in self._config.sources(split):
+                for path in SETS[source.name].paths(source.path):
+                    stat = path.stat()
+                    parts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+    def _check(self) -> dict:
+        suites = {}
+        if self._config.overlap != "allow" and any(map(self._config.sources, SPLITS)):
+            names = settings.names(self._config.against, "config.data.against")
+            suites = {name: load_suite(name, self._config.benchmark_dir) for name in names}
+        prompts = BenchmarkPrompts(suites)
+        overlaps, by_split = [], {}
+        for split in SPLITS:
+            counts = {source: mixture.Counts() for source in self._config.sources(split)}
+            for where, _, record in mixture.read([*counts], counts.__getitem__):
+                found = prompts.find(record.messages) if suites else None
+                if found:
+                    overlaps.append(
+                        {"split": split, "place": where, "uid": record.uid, "suite": found.suite,
+                         "row": found.uid, "rule": found.rule}
+                    )  # fmt: skip
+            by_split[split] = {
+                str(source): {"rows": c.rows, "records": c.records, "unusable": dict(c.unusable)}
+                for source, c in counts.items()
+            }
+        compared = {name: len(rows) for name, rows in suites.items()}
+        return {"sources": by_split, "compared": compared, "overlaps": overlaps}

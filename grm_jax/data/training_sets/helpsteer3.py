@@ -1,0 +1,27 @@
+"""HelpSteer3-Preference (folder preference/ of nvidia/HelpSteer3): pairs with a strength.
+
+Columns, by the card and by `format_helpsteer3` of NVIDIA-NeMo/RL: `domain`, `language`, `context`
+(turns of {role, content}), `response1`, `response2` and `overall_preference`, from -3 (response 1
+is much better) to 3 (response 2 is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from grm_jax.data.comparison import Comparison, require
+from grm_jax.data.training_sets.rows import comparison, conversation, signed_preference
+
+FILES = ("preference/train.jsonl.gz", "train.jsonl.gz")
+
+
+def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+    """One pair, with the strength in the note of the hint as for HelpSteer2."""
+    rewards, note = signed_preference(where, row, "overall_preference")
+    yield comparison(
+        where, uid, conversation(where, row, "context"),
+        [require(where, row, name, str) for name in ("response1", "response2")],
+        rewards, query="context", hint_note=note,
+        meta={name: require(where, row, name, str) for name in ("domain", "language")},
+    )  # fmt: skip

@@ -1,0 +1,120 @@
+r"""MATH-style problems with sampled answers: graded by rule, as pairs and 0/1 singles.
+
+Columns of the problems are those of MATH (Hendrycks et al., 2021; card of
+hendrycks/competition_math and its copies): `problem`, and either `answer` or a `solution` with its
+answer in a box. The samples stand beside them under `responses`, a list of texts; no published set
+has them, so a script of the user's puts them there. The paper samples its own (appendix C.1).
+
+An answer is the content of the last `\boxed{}`. Two are the same if they are after the rewriting in
+`normal_answer`, or as exact numbers; nothing is computed. A sample without a closed box is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.training_sets.rows import Unusable, comparison
+from grm_jax.text.prompts import Message
+from grm_jax.text.scores import boxes_in
+
+FILES = ("*.jsonl", "*.jsonl.gz", "*.parquet")
+
+
+def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+    """The i-th right sample against the i-th wrong one; each sample left over is a single.
+
+    The right one stands first in a pair; a single has reward 1 if it is right, else 0.
+    """
+    gold = _gold(where, row)
+    if gold is None:
+        raise Unusable("no final answer")
+    messages = (Message("user", require(where, row, "problem", str)),)
+    samples = require(where, row, "responses", list)
+    for i, sample in enumerate(samples):
+        if not isinstance(sample, str):
+            raise FieldError(where, f"responses[{i}]", "expected a string")
+    right = [s for s in samples if same_answer(final_answer(s), gold)]
+    wrong = [s for s in samples if not same_answer(final_answer(s), gold)]
+    pairs = min(len(right), len(wrong))
+    if not samples:
+        raise Unusable("no samples")
+    for i in range(pairs):
+        pair = right[i], wrong[i]
+        yield comparison(where, f"{uid}/{i}", messages, pair, (1.0, 0.0), query="problem")
+    rest = [(s, 1.0) for s in right[pairs:]] + [(s, 0.0) for s in wrong[pairs:]]
+    for i, (sample, reward) in enumerate(rest, start=pairs):
+        yield comparison(where, f"{uid}/{i}", messages, (sample,), (reward,), query="problem")
+
+
+def _gold(where: str, row: dict[str, Any]) -> str | None:
+    if row.get("answer") is not None:
+        return require(where, row, "answer", str)
+    return final_answer(require(where, row, "solution", str))
+
+
+def final_answer(text: str) -> str | None:
+    r"""Content of the `\boxed{}` that opens last; None without one, or if it never closes."""
+    boxes = boxes_in(text)
+    return boxes[-1] if boxes else None
+
+
+def same_answer(answer: str | None, gold: str) -> bool:
+    """Whether an answer is the right one, by its form; None is not."""
+    if answer is None:
+        return False
+    left, right = normal_answer(answer), normal_answer(gold)
+    if left == right:
+        return True
+    numbers = _number(left), _number(right)
+    return numbers[0] is not None and numbers[0] == numbers[1]
+
+
+# LaTeX that changes how an answer looks and not what it is.
+_LOOKS = re.compile(
+    r"\\(?:left|right|displaystyle|limits|quad|qquad)(?![a-zA-Z])|\\[,;:! ]|\{,\}"
+    r"|\^\{?\\circ\}?|\\degree|\\?%|\\?\$|~"
+)
+_UNIT = re.compile(r"(?<=[\d})])\s*\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}(?:\^\{?\d\}?)?$")
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|mathbf|textbf|textrm|boldsymbol)\s*\{([^{}]*)\}")
+_FRAC = re.compile(r"\\[dtc]?frac")
+# An argument without braces is one character: \frac12, \frac1{2}, \sqrt3.
+_BARE = re.compile(r"(\\frac(?:\{[^{}]*\})?|\\sqrt)([0-9a-zA-Z])")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_DEFINED = re.compile(r"[a-zA-Z]=(.+)")
+
+
+def normal_answer(text: str) -> str:
+    r"""One spelling for answers that differ in looks only.
+
+    Spaces, `\left`, `$`, degrees and percent signs, a unit in `\text{}` after a number, `x=`
+    before and a full stop after the answer are dropped; `\dfrac`, `\tfrac` and `\frac12` become
+    `\frac{}{}`; commas of thousands go; words do not distinguish case.
+    """
+    text = _LOOKS.sub("", text).strip().rstrip(".")
+    text = _TEXT.sub(r"\1", _UNIT.sub("", text))
+    text = _FRAC.sub(r"\\frac", re.sub(r"\s+", "", text))
+    while (braced := _BARE.sub(r"\1{\2}", text)) != text:
+        text = braced
+    if defined := _DEFINED.fullmatch(text):
+        text = defined[1]
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    return text.casefold() if len(text) > 1 and text.isalpha() else text
+
+
+_DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_RATIO = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
+
+
+def _number(text: str) -> Fraction | None:
+    if re.fullmatch(_DECIMAL, text, re.ASCII):
+        return Fraction(text.rstrip("."))
+    if match := _RATIO.fullmatch(text):
+        sign, top, bottom = match[1] or "", match[2] or match[4], match[3] or match[5]
+        if int(bottom):
+            return Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1)
+    return None

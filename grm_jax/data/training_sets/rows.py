@@ -1,0 +1,113 @@
+"""What the readers of training sets share: rows that cannot be used, and the words of a hint.
+
+A row of another format is an error with its place. A row of the right format that holds no
+comparison, such as a tie, is `Unusable`: published sets have them, and they are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grm_jax.data.comparison import (
+    ROLES,
+    Comparison,
+    FieldError,
+    located,
+    read_messages,
+    require,
+)
+from grm_jax.text.prompts import Message
+
+_STRENGTHS = {1: "slightly better", 2: "better", 3: "much better"}
+
+
+class Unusable(Exception):
+    """A well-formed row that is not usable, with the reason under which it is counted."""
+
+
+def comparison(
+    where: str,
+    uid: str,
+    messages: Sequence[Message],
+    responses: Sequence[str],
+    rewards: Sequence[float],
+    *,
+    query: str,
+    meta: Mapping[str, Any] | None = None,
+    hint_note: str = "",
+) -> Comparison:
+    """The comparison of a row, with the first part of its uid as the subset.
+
+    Args:
+      where: place of the row, for errors.
+      uid: its name; the part before the first slash is the set.
+      messages, responses, rewards, meta, hint_note: as in `Comparison`.
+      query: column of the file that became the messages.
+
+    Raises:
+      Unusable: no query to answer, no single best response, or text with half a surrogate pair.
+      FieldError: anything else that a comparison must not be.
+    """
+    _check_query(messages)
+    _check_unicode([*(message.content for message in messages), *responses])
+    if len(rewards) > 1 and list(rewards).count(max(rewards)) > 1:
+        raise Unusable("no single best response")
+    return located(
+        where, uid, tuple(messages), tuple(responses), tuple(rewards), uid.partition("/")[0],
+        meta or {}, hint_note, query=query,
+    )  # fmt: skip
+
+
+def _check_query(messages: Sequence[Message]) -> None:
+    if not messages or messages[-1].role != "user":
+        raise Unusable("no user turn at the end")
+    if not messages[-1].content.strip():
+        raise Unusable("blank query")
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError:
+        raise Unusable("text that is not valid Unicode") from None
+
+
+def conversation(where: str, row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
+    """The turns in `row[name]`, of which other keys than role and content are passed over.
+
+    Raises:
+      Unusable: a turn of a tool or of another role that prompts do not have.
+      FieldError: no list of turns, or one without role and content.
+    """
+    turns = require(where, row, name, list)
+    keys = {key for turn in turns if isinstance(turn, dict) for key in turn}
+    if any(isinstance(turn, dict) and turn.get("role") in ("tool", "function") for turn in turns):
+        raise Unusable("turns of tools")
+    messages = read_messages(where, row, name, extra=tuple(keys))
+    for i, message in enumerate(messages):
+        if message.role not in ROLES:
+            problem = f"{message.role!r} is not one of {ROLES}"
+            raise FieldError(where, f"{name}[{i}].role", problem)
+    return messages
+
+
+def strength_note(strength: int) -> str:
+    """The line of a hint that says how strong a preference is: 1 slight, 2 clear, 3 strong."""
+    return f"It is {_STRENGTHS[strength]} than the other response."
+
+
+def signed_preference(where: str, row: Mapping[str, Any], name: str) -> tuple[tuple, str]:
+    """Rewards and note of a preference from -3 (the first is much better) to 3 (the second).
+
+    Raises:
+      Unusable: 0, about the same.
+      FieldError: not such an integer.
+    """
+    value = require(where, row, name, int)
+    if not -3 <= value <= 3:
+        raise FieldError(where, name, f"expected an integer from -3 to 3, got {value}")
+    if value == 0:
+        raise Unusable("no single best response")
+    return ((1.0, 0.0) if value < 0 else (0.0, 1.0)), strength_note(abs(value))

@@ -1,0 +1,30 @@
+"""Skywork-Reward-Preference-80K-v0.2 (Skywork): pairs of whole conversations.
+
+Columns, by `dataset_info` of the card: `chosen` and `rejected`, lists of {content, role}, and
+`source`. Both conversations are the same up to the last turn, which is the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.training_sets.rows import Unusable, comparison, conversation
+
+FILES = ("data/*.parquet", "*.parquet", "*.jsonl")
+
+
+def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+    """One pair; the files put the better response first, orders are drawn later."""
+    sides = {name: conversation(where, row, name) for name in ("chosen", "rejected")}
+    for name, messages in sides.items():
+        if not messages or messages[-1].role != "assistant":
+            raise FieldError(where, name, "the last turn must be of the assistant")
+    chosen, rejected = sides.values()
+    if chosen[:-1] != rejected[:-1]:
+        raise Unusable("two different conversations")
+    yield comparison(
+        where, uid, chosen[:-1], (chosen[-1].content, rejected[-1].content), (1.0, 0.0),
+        query="chosen", meta={"source": require(where, row, "source", str)},
+    )  # fmt: skip

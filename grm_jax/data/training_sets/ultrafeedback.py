@@ -1,0 +1,55 @@
+"""UltraFeedback (openbmb/UltraFeedback): lists of up to four completions with ratings.
+
+Columns read, by the "Dataset Format" of the card and of the repository OpenBMB/UltraFeedback:
+`source`, `instruction` and `completions`, of which `response`, `model` and `fine-grained_score`,
+the mean of the four aspects. The authors train on this mean (their answer in discussion 4 of the
+data set); `overall_score` was partly wrong until December 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.training_sets.rows import Unusable, comparison
+from grm_jax.text.prompts import Message
+
+FILES = ("*.jsonl",)
+
+
+def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+    """One list, of the completions with a rating.
+
+    Of several that share the best rating the first is kept and the others are left out, so that
+    the best is unique; lower ones may tie.
+    """
+    rated = []
+    for i, completion in enumerate(require(where, row, "completions", list)):
+        name = f"completions[{i}]"
+        if not isinstance(completion, dict):
+            raise FieldError(where, name, "expected an object")
+        score = completion.get("fine-grained_score")
+        if type(score) not in (int, float, type(None)):
+            problem = f"expected a number, got {type(score).__name__}"
+            raise FieldError(where, f"{name}.fine-grained_score", problem)
+        try:
+            texts = [require(where, completion, key, str) for key in ("response", "model")]
+        except FieldError as error:
+            raise FieldError(where, f"{name}.{error.name}", error.problem) from None
+        if score is not None and math.isfinite(score):
+            rated.append((*texts, float(score)))
+    if len(rated) < 2:
+        raise Unusable("fewer than two rated completions")
+    best = max(score for *_, score in rated)
+    first = next(row for row in rated if row[2] == best)
+    kept = [row for row in rated if row is first or row[2] < best]
+    if len(kept) < 2:
+        raise Unusable("no single best response")
+    responses, models, rewards = zip(*kept, strict=True)
+    yield comparison(
+        where, uid, (Message("user", require(where, row, "instruction", str)),), responses, rewards,
+        query="instruction",
+        meta={"source": require(where, row, "source", str), "models": list(models)},
+    )  # fmt: skip

@@ -1,0 +1,283 @@
+"""Training files in experiments: the check before the run, mixing, a teacher, too easy rows."""
+
+import gzip
+import json
+import os
+
+import pytest
+from chat_server import chat_server
+from ml_collections import ConfigDict
+
+from configs import small_world
+from experiments import benchmark, grpo, schema
+from experiments import run as runs
+from experiments.training_data import TrainingData
+from grm_jax.data.benchmarks import judgebench
+from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.text.prompts import Message, grm_prompt
+from grm_jax.text.tokenizers import train_sentencepiece
+
+LONG = "tell me in short words how to cook a soup of leek and pea at home"
+
+
+def write(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def pair(i, prompt):
+    return {"uid": f"own/{i}", "prompt": prompt, "responses": ["leek", "pea"], "best": i % 2}
+
+
+def preference(i, prompt):
+    return {"split": "train", "prompt": prompt, "response_1": "leek", "response_2": "pea",
+            "preference_strength": (-3, 2)[i % 2]}  # fmt: skip
+
+
+def instruction(i):
+    turns = [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": str(i)}]
+    return {"messages": turns}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Rows of three sets, and a benchmark of two rows."""
+    write(tmp_path / "own.jsonl", *[pair(i, f"easy soup {i}?") for i in range(8)])
+    write(
+        tmp_path / "hs2" / "preference" / "preference.jsonl.gz",
+        *[preference(i, f"hard soup {i}?") for i in range(8)],
+        {**preference(0, "tie?"), "preference_strength": 0},
+    )
+    write(tmp_path / "general.jsonl", *map(instruction, range(12)))
+    write(
+        tmp_path / "suites" / "judgebench" / judgebench.FILE,
+        *[
+            {"pair_id": f"j{i}", "original_id": None, "source": "livebench-math",
+             "question": question, "response_model": "m", "response_A": "a", "response_B": "b",
+             "label": "A>B"}
+            for i, question in enumerate([f"Please {LONG}, thanks", "Which soup?"])
+        ],
+    )  # fmt: skip
+    return tmp_path
+
+
+def data(folder, **changes):
+    fields = {
+        "train": f"comparisons:{folder}/own.jsonl,helpsteer2:{folder}/hs2:2",
+        "general": f"messages:{folder}/general.jsonl",
+        "development": f"comparisons:{folder}/own.jsonl",
+        "benchmark_dir": f"{folder}/suites",
+        "against": "judgebench",
+    }
+    return ConfigDict(fields | changes)
+
+
+def checked(folder, workdir, said=None, **changes):
+    c = ConfigDict({"seed": 0, "data": data(folder, **changes)})
+    return TrainingData(c, workdir, ([] if said is None else said).append)
+
+
+def test_the_check_counts_and_is_not_repeated(files, tmp_path, monkeypatch):
+    said = []
+    found = checked(files, tmp_path, said)
+    assert found.fresh and said[1:] == [
+        f"data.train: comparisons:{files}/own.jsonl: 8 records in 8 rows",
+        f"data.train: helpsteer2:{files}/hs2: 8 records in 9 rows; "
+        "left out: 1 no single best response",
+        f"data.general: messages:{files}/general.jsonl: 12 records in 12 rows",
+        "data: compared with judgebench (2 rows): no overlap",
+    ]
+    runs.write_json(tmp_path / "data.json", found.report)
+    monkeypatch.setattr(TrainingData, "_check", None)  # to call it would fail
+    again = checked(files, tmp_path, said)
+    assert not again.fresh and again.report == found.report and len(said) == 5
+    assert again.take("train", 5) == found.take("train", 5)
+    os.utime(files / "own.jsonl", ns=(1, 1))
+    with pytest.raises(TypeError):
+        checked(files, tmp_path)
+
+
+def test_take_is_one_order_of_all_sets(files, tmp_path):
+    found = checked(files, tmp_path)
+    train = found.take("train", 100)
+    assert len(train) == 16 and found.take("train", 3) == train[:3]
+    assert {c.subset for c in train} == {"", "helpsteer2"}
+    assert [one.answer for one in found.take("general", 100)] != [str(i) for i in range(12)]
+    with pytest.raises(ValueError, match=r"config\.data\.test: no training set"):
+        found.take("test", 1)
+
+
+@pytest.mark.parametrize("where", ["train", "general"])
+@pytest.mark.parametrize("prompt", [f"Well, {LONG.upper()}!", "which... soup"])
+def test_rows_of_a_benchmark_are_refused_or_dropped(files, tmp_path, where, prompt):
+    if where == "train":
+        write(files / "own.jsonl", pair(0, "fine?"), pair(1, prompt))
+        place, dropped = r"own\.jsonl:2: ", "own/1"
+    else:
+        rows = [instruction(0), instruction(1)]
+        rows[1]["messages"][0]["content"] = prompt
+        write(files / "general.jsonl", *rows)
+        place, dropped = r"general\.jsonl:2: ", "messages/general.jsonl/1"
+    row = "judgebench/j0" if "!" in prompt else "judgebench/j1"
+    with pytest.raises(ValueError, match=f"1 rows.*{place}.*'{row}' of judgebench"):
+        checked(files, tmp_path)
+    said = []
+    found = checked(files, tmp_path, said, overlap="drop")
+    assert said[-1] == "data: compared with judgebench (2 rows): 1 with judgebench"
+    uids = {one.uid for one in found.take(where, 100)}
+    assert dropped not in uids and len(uids) == len(
+        checked(files, tmp_path, overlap="allow").take(where, 100)
+    ) - 1
+    allowed = checked(files, tmp_path, said, overlap="allow", benchmark_dir="")
+    assert dropped in {one.uid for one in allowed.take(where, 100)}
+    assert "not compared" in said[-1]
+
+
+def test_a_bad_row_is_found_before_the_run(files, tmp_path):
+    write(files / "own.jsonl", pair(0, "a?"), {**pair(1, "b?"), "best": 7})
+    with pytest.raises(ValueError, match=r"own\.jsonl:2: field 'best'"):
+        runs.Run(config(files), tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"train": "own.jsonl"}, r"config\.data: train: .*none of the sets"),
+        ({"general": "helpsteer2:x"}, r"config\.data: general: .*none of the sets"),
+        ({"overlap": "ignore"}, "overlap must be"),
+        ({"benchmark_dir": ""}, "benchmark_dir"),
+        ({"against": "judgebnch"}, "against"),
+        ({"against": ""}, "against"),
+        ({"trian": ""}, r"config\.data\.trian: unknown field"),
+    ],
+)
+def test_bad_sections(files, changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        schema.check(config(files, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"data.train": ""}, r"config\.data\.train: is not given.*config\.rft\.data"),
+        ({"data.general": ""}, r"config\.data\.general: is not given"),
+        ({"cold_start.data.demonstrations": 3}, r"cold_start\.data\.demonstrations: must be 0"),
+        ({"rft.engine": "remote"}, r"config\.rft: engine must be"),
+        ({"rft.engine_url": "localhost"}, r"config\.rft: engine_url must start"),
+        ({"benchmark.engine": "openai"}, r"config\.benchmark\.greedy_stages: .*'remote'"),
+        ({"benchmark.greedy_stages": "remote"}, r"config\.benchmark\.greedy_stages"),
+        ({"grpo.engine": "openai"}, r"config\.grpo\.engine: engines are chosen in"),
+        ({"grpo.loop.easy_samples": 0}, r"config\.grpo\.loop: easy_samples"),
+    ],
+)
+def test_bad_combinations(files, changes, problem):
+    c = config(files)
+    c.rft.engine, c.rft.engine_url, c.rft.engine_model = "openai", "http://localhost:1", "m"
+    c.benchmark.engine_url, c.benchmark.engine_model = "http://localhost:1", "m"
+    schema.check(c)
+    c.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=problem):
+        schema.check(c)
+    c = small_world.get_config("ci")
+    c.data = data(files)
+    with pytest.raises(ValueError, match=r"config\.data: config\.small_world brings its own"):
+        schema.check(c)
+
+
+def config(folder, **changes):
+    """The loop of the small world at its smallest, on files."""
+    c = small_world.get_config("ci")
+    del c["small_world"]
+    c.data = data(folder, **changes)
+    query = Message("user", "easy hard soup 0123456789?")
+    text = grm_prompt([query], ["leek", "pea"], form="compact")
+    path = folder / "tokenizer.model"
+    if not path.exists():
+        train_sentencepiece([text + " Say."] * 4, path, vocab_size=400)
+    c.tokenizer.path = str(path)
+    c.model.embed_dim = c.model.ffn_dim = 16
+    c.model.head_dim = 8
+    c.base.data.general, c.base.optimizer.steps = 10, 2
+    c.cold_start.data = ConfigDict({"demonstrations": 0, "general": 5})
+    c.cold_start.optimizer.steps = 2
+    c.rft.data.comparisons, c.rft.data.general = 16, 4
+    c.rft.buckets.prompt_lengths = "320"  # hints with a note
+    c.grpo.loop = ConfigDict(
+        {"comparisons": 16, "prompts_per_step": 4, "checkpoint_every": 1, "easy_for": "",
+         "easy_samples": 3}
+    )  # fmt: skip
+    c.grpo.draw.max_new_tokens, c.grpo.buckets.output_lengths = 8, "8"
+    c.grpo.optimizer.steps = 1
+    c.benchmark.suites = "data"
+    c.benchmark.meta_rm, c.benchmark.ablation_k = False, 0
+    c.benchmark.ks, c.benchmark.draw.k, c.benchmark.buckets.samples = "1,2", 2, "1,2"
+    return c
+
+
+def judge(body):
+    """Knows the better response of easy queries; of hard ones the first sample says the worse."""
+    prompt = body["messages"][0]["content"]
+    number = int(prompt.partition("soup ")[2].partition("?")[0])
+    right = ("leek", "pea")[number % 2]  # of own.jsonl and, by the sign, of helpsteer2
+    if "hard" in prompt and "The best response" not in prompt and body["seed"] % 2:
+        right = ("pea", "leek")[number % 2]
+    first = "Response 1]\nleek" in prompt
+    return f"\\boxed{{{'9, 1' if first == (right == 'leek') else '1, 9'}}}", "stop"
+
+
+@pytest.mark.slow
+def test_a_teacher_draws_rft_and_grpo_leaves_out_what_it_always_gets_right(files, tmp_path):
+    c = config(files)
+    c.grpo.loop.easy_for = "rft"
+    with chat_server(judge) as server:
+        c.rft.engine, c.rft.engine_url, c.rft.engine_model = "openai", server.url, "teacher"
+        run = runs.Run(c, tmp_path / "w")
+        grpo.main(run)
+    assert len(server.requests) == 16 * 4  # 3 samples and a hinted one
+    hints = [b["messages"][0]["content"] for _, b in server.requests]
+    noted = [text for text in hints if "better than the other response." in text]
+    assert len(noted) == 8 and all("hard soup" in text for text in noted)
+
+    with TrajectoryStore(run.path("trajectories", "rft.jsonl"), read_only=True) as store:
+        teacher = [t for t in store.iterate() if not t.hinted]
+    right = {t.uid: [] for t in teacher}
+    for t in teacher:
+        right[t.uid].append(t.correct)
+        assert t.token_ids == ()
+    easy = {uid for uid, own in right.items() if all(own) and len(own) == 3}
+    assert {f"own/{i}" for i in range(8)} <= easy < set(right)
+    with TrajectoryStore(run.path("trajectories", "grpo.jsonl"), read_only=True) as store:
+        trained = {t.uid for t in store.iterate()}
+    assert len(trained) == 4 and not trained & easy
+
+    # Kept trajectories are learnt from as tokens of their text.
+    decisions = run.path("trajectories", "rft_decisions.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["outcome"] == "kept" for line in decisions) > 0
+
+    # The same file of another run, by its path; and one that judged none of these.
+    loop = schema.GRPOLoop(16, 4, easy_for=str(run.path("trajectories", "rft.jsonl")))
+    comparisons = run.comparisons("train", 16)
+    assert {x.uid for x in grpo.without_easy(run, comparisons, loop)} == set(right) - easy
+    loop = schema.GRPOLoop(16, 4, easy_for="rft", easy_samples=4)
+    with pytest.raises(ValueError, match=r"config\.grpo\.loop\.easy_for: .*rft\.jsonl: no 4"):
+        grpo.without_easy(run, comparisons, loop)
+
+
+@pytest.mark.slow
+def test_a_remote_judge_is_benchmarked(files, tmp_path):
+    c = config(files)
+    for name in ("base", "cold_start", "rft", "grpo", "meta_rm"):
+        del c[name]
+    c.data = data(files, train="", general="")
+    c.benchmark.greedy_stages = c.benchmark.sampled_stages = "remote"
+    with chat_server(judge) as server:
+        c.benchmark.engine, c.benchmark.engine_url = "openai", server.url
+        c.benchmark.engine_model = "judge"
+        run = runs.Run(c, tmp_path / "w")
+        benchmark.run_benchmark(run)
+    assert len(server.requests) == 8 * 3
+    assert sorted({body["temperature"] for _, body in server.requests}) == [0.0, 0.5]
+    table = (tmp_path / "w" / "tables" / "main.md").read_text()
+    assert "| remote, greedy | 100.0" in table and "| Voting@2 | 100.0" in table
+    assert "0 tokens" not in (tmp_path / "w" / "samples.md").read_text()

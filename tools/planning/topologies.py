@@ -1,0 +1,172 @@
+"""Chips, slices and pods that programs are compiled for without having them.
+
+A TPU slice is named by its chips: `v5p:4x4x4` are 64, which clouds sell by cores as v5p-128.
+Compiling for TPUs takes libtpu (the extra `tpu`), on any Linux host. For GPUs and without libtpu,
+devices of the CPU stand in: then arguments and collectives are right, and memory is a guess.
+"""
+
+import importlib.util
+import math
+import os
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils, topologies
+
+from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """What one device of a kind can do. A v4 or tpu7x chip is two devices, any other is one.
+
+    Attributes:
+      hbm: bytes that the compiler lets a program use; of a GPU, those of the card less 5 %.
+      flops: per second, dense bfloat16, as published.
+      bandwidth: bytes per second of HBM, as published.
+      clock: cycles per second, to turn the compiler's estimates into seconds; 0 is unknown.
+      devices: of a chip.
+      dimensions: of a slice.
+    """
+
+    hbm: float
+    flops: float
+    bandwidth: float
+    clock: float
+    devices: int
+    dimensions: int
+
+
+# Usable HBM is what libtpu 0.0.42 says when it refuses a program. tpu7x: the clock is assumed.
+CHIPS = {
+    "v4": Chip(15.25 * GIB, 275e12 / 2, 1.228e12 / 2, 1.05e9, 2, 3),
+    "v5e": Chip(15.75 * GIB, 197e12, 0.819e12, 1.5e9, 1, 2),
+    "v5p": Chip(95.74 * GIB, 459e12, 2.765e12, 1.75e9, 1, 3),
+    "v6e": Chip(31.25 * GIB, 918e12, 1.64e12, 1.75e9, 1, 2),
+    "tpu7x": Chip(94.75 * GIB, 2307e12 / 2, 7.37e12 / 2, 1.9e9, 2, 3),
+    "h100": Chip(0.95 * 80e9, 989e12, 3.35e12, 0.0, 1, 1),
+    "h200": Chip(0.95 * 141e9, 989e12, 4.8e12, 0.0, 1, 1),
+}
+GPUS = ("h100", "h200")
+_SOLD_BY_CORES = ("v4", "v5p")
+
+
+class Topology(NamedTuple):
+    """A slice, or several, by name.
+
+    Attributes:
+      name: such as "v5p:4x4x4".
+      kind: key of `CHIPS`.
+      shape: chips along each dimension of a slice.
+      slices: equal slices, joined by the data-centre network.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    slices: int
+
+    @property
+    def chip(self) -> Chip:
+        """The kind of its chips."""
+        return CHIPS[self.kind]
+
+    @property
+    def chips(self) -> int:
+        """Of all slices."""
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def devices(self) -> int:
+        """What a mesh has to multiply to."""
+        return self.chips * self.chip.devices
+
+    @property
+    def title(self) -> str:
+        """For the head of a table."""
+        sold = f", sold as {self.kind}-{2 * math.prod(self.shape)}"
+        each = f"{self.slices} slices of " if self.slices > 1 else ""
+        return f"{self.chips} {self.kind} chips, {each}`{self.name}`" + (
+            sold if self.kind in _SOLD_BY_CORES else ""
+        )
+
+
+def parse(name: str, slices: int = 1) -> Topology:
+    """The topology of a name.
+
+    Raises:
+      ValueError: naming the kind or the shape that there is none of.
+    """
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not match or match[1] not in CHIPS:
+        raise ValueError(
+            f"topology {name!r}: expected KIND:AxBxC with KIND one of {sorted(CHIPS)}"
+        )
+    shape = tuple(int(part) for part in match[2].split("x"))
+    if len(shape) != CHIPS[match[1]].dimensions or min(shape) < 1 or slices < 1:
+        raise ValueError(
+            f"topology {name!r}: a slice of {match[1]} has {CHIPS[match[1]].dimensions} dimensions"
+        )
+    return Topology(name, match[1], shape, slices)
+
+
+def compiler(topology: Topology) -> str:
+    """"tpu" where libtpu can compile for it, else "cpu"."""
+    if topology.kind in GPUS or importlib.util.find_spec("libtpu") is None:
+        return "cpu"
+    return "tpu"
+
+
+def prepare() -> None:
+    """Environment in which libtpu compiles and looks for no TPU. Before jax has a backend."""
+    for name, value in (
+        ("TPU_SKIP_MDS_QUERY", "1"), ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+        ("TPU_STDERR_LOG_LEVEL", "3"), ("TF_CPP_MIN_LOG_LEVEL", "3"),
+    ):  # fmt: skip
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
+
+
+def mesh(topology: Topology, config: MeshConfig, platform: str) -> jax.sharding.Mesh:
+    """A mesh of devices that compile only, or of CPU devices.
+
+    Raises:
+      ValueError: if the axes do not multiply to the devices, or libtpu knows no such slice.
+    """
+    if config.size != topology.devices:
+        sizes = ", ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
+        raise ValueError(
+            f"{topology.title}: {topology.devices} devices, and config.mesh ({sizes}) takes "
+            f"{config.size}; change --config.mesh.*"
+        )
+    if platform == "cpu":
+        jax.config.update("jax_num_cpu_devices", topology.devices)
+        return make_mesh(config, jax.devices()[: topology.devices])
+    single = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
+    try:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.name, num_slices=topology.slices, **single
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"topology {topology.name!r}: {error}") from error
+    sizes = tuple(getattr(config, axis) for axis in AXES)
+    if topology.slices > 1:
+        if config.data % topology.slices:
+            raise ValueError(
+                f"config.mesh.data: {config.data} is no multiple of {topology.slices} slices, "
+                "and only copies of the parameters may be that far apart"
+            )
+        inner = (config.data // topology.slices, *sizes[1:])
+        devices = mesh_utils.create_hybrid_device_mesh(
+            inner, (topology.slices, 1, 1, 1), described.devices, allow_split_physical_axes=True
+        )
+    else:
+        devices = mesh_utils.create_device_mesh(
+            sizes, described.devices, allow_split_physical_axes=True
+        )
+    auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.sharding.Mesh(np.asarray(devices), AXES, axis_types=auto)

@@ -114,6 +114,7 @@ def run_locally(c: ConfigDict, model: str, *, meta_rm: str) -> None:
     c.benchmark.draw.k = 4
     c.benchmark.draw.max_new_tokens = 16
     c.benchmark.draw.max_truncated = 1.0  # a small vocabulary makes long prompts
+    c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # random weights write no scores
     c.benchmark.buckets.prompt_lengths = "1024,2048"
     c.benchmark.buckets.output_lengths = "16"
     c.benchmark.buckets.samples = "1,4"

@@ -238,6 +238,7 @@ def _ci(c: ConfigDict) -> None:
     c.benchmark.buckets.samples = "1,8"
     c.benchmark.ablation_k = 4
     c.benchmark.num_subsets = 8
+    c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
 
 
 def _gemma_tokens(c: ConfigDict) -> ConfigDict:
@@ -264,6 +265,7 @@ def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     c.benchmark.draw.max_new_tokens = 16
     c.benchmark.draw.binary_singles = False
     c.benchmark.draw.max_truncated = 0.2
+    c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0
     c.benchmark.buckets.prompt_lengths = "1024,2048,4096"
     c.benchmark.buckets.output_lengths = "16"
     c.benchmark.buckets.samples = "1,2"

@@ -34,15 +34,15 @@ def main(run: runs.Run) -> None:
     grpo.main(run)
     run_stages(run)
 
-    comparisons = benchmark.load_comparisons(run, config)
+    loaded = benchmark.load_comparisons(run, config)
     rules = benchmark.counting_rules(run, config)
-    measurement = benchmark.Measurement(run, comparisons)
+    measurement = benchmark.Measurement(run, loaded.comparisons)
     drawn = [
         measurement.draw(arm, stage, k=k)
         for arm, most in ((run, measurement.draw_config.k), (run.arm("none"), config.ablation_k))
         for k in (None, most)
     ]
-    suites = benchmark.to_suites(comparisons, drawn)
+    suites = benchmark.to_suites(loaded, drawn)
     lines = benchmark.count(suites, rules)
     notes = report.notes(suites, rules, run.draw_config("benchmark"))
     report.show(run, report.ablation_table(suites, lines, notes), "ablation")

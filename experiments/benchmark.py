@@ -5,21 +5,24 @@
         --config.benchmark.suites=judgebench,llmbar,rmb_bon --config.benchmark.data_dir=DATA
 
 Each stage is sampled once, with the largest k, into trajectories/benchmark_*.jsonl; every number
-is counted from there. Writes tables/{main,differences,diagnostics}.*, figures/*.png, samples.md.
+is counted from there. Writes tables/{main,differences,protocols,bias,suite_*,...}.*, figures/*.png
+and samples.md. Ends with an error, after everything is written, where more samples were cut or had
+no scores than config.benchmark.max_cut and max_unparsed allow.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from experiments import counting, meta_rm, report, rft, schema, settings
+from experiments import biases, costs, counting, meta_rm, protocols, report, rft, schema, settings
 from experiments import run as runs
 from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax import voting
 from grm_jax.data.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.draw import DrawConfig, prompt_ids
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
 
@@ -43,31 +46,40 @@ def counting_rules(run: runs.Run, config: schema.BenchmarkConfig) -> CountingRul
         ks=tuple(sorted(by_k)),
         k_metas=tuple(by_k[k] for k in sorted(by_k)),
         num_subsets=config.num_subsets,
+        aggregation=config.aggregation,
         tie_policy=config.tie_policy,
         parse_policy=config.parse_policy,
-        stratified=draw.order_policy == "balanced",
+        parse=config.parse,
+        stratified=draw.order_policy in ("balanced", "both"),
         num_samples=draw.k,
         seed=run.config.seed,
     )
 
 
-def load_comparisons(
-    run: runs.Run, config: schema.BenchmarkConfig
-) -> dict[str, list[Comparison]]:
+class Loaded(NamedTuple):
+    """By suite, the comparisons that are judged, and which part of the official rows was read."""
+
+    comparisons: dict[str, list[Comparison]]
+    coverage: dict[str, str]
+
+
+def load_comparisons(run: runs.Run, config: schema.BenchmarkConfig) -> Loaded:
     """The comparisons of each suite.
 
     Raises:
       ValueError: for a suite that the config has no data for, or bad files.
     """
-    found = {}
+    found, coverage = {}, {}
     for name in settings.names(config.suites, "config.benchmark.suites"):
         if name in SUITES:
-            found[name] = load_suite(name, config.data_dir, config.limit)
+            rows = load_suite(name, config.data_dir, config.limit)
+            found[name], coverage[name] = SUITES[name].judged(rows), SUITES[name].coverage(rows)
             continue
         if (name == "small_world") != (run.world is not None):
             raise ValueError(f"config.benchmark.suites: the config has no section for {name!r}")
         found[name] = run.comparisons(config.split, config.limit, seed=run.config.seed + 10)
-    return found
+        coverage[name] = ""
+    return Loaded(found, coverage)
 
 
 class Measurement:
@@ -80,7 +92,7 @@ class Measurement:
         self._params: tuple[str, dict | None, str] | None = None  # stage, parameters, digest
 
     def draw(self, run: runs.Run, stage: str, *, k: int | None) -> dict[str, Drawn]:
-        """k samples, or for None a greedy one, of one stage on every suite.
+        """k samples, or for None the greedy one (an order), of one stage on every suite.
 
         Args:
           run: the arm.
@@ -89,7 +101,10 @@ class Measurement:
         """
         config = dataclasses.replace(self.draw_config, principles=run.principles)
         if k is None:
-            config = dataclasses.replace(config, k=1, temperature=0.0, order_policy="random")
+            # Under "both" one greedy sample in each order, as JudgeBench and auto-j want them.
+            both = config.order_policy == "both"
+            orders = {"k": 2} if both else {"k": 1, "order_policy": "random"}
+            config = dataclasses.replace(config, temperature=0.0, **orders)
         else:
             config = dataclasses.replace(config, k=k)
         untrained = stage in schema.UNTRAINED_STAGES
@@ -103,7 +118,16 @@ class Measurement:
         for suite, comparisons in self.comparisons.items():
             trajectories = self._draw_suite(suite, name, config, comparisons, greedy=k is None)
             groups = counting.group(comparisons, trajectories)
-            found[suite] = Drawn(stage, run.principles, k is None, groups)
+            limit = self.engine.buckets.prompt_lengths[-1]
+            lengths = [
+                min(limit, len(prompt_ids(c, own[0].order, config, run.tokenizer)))
+                for c, own in zip(comparisons, groups, strict=True)
+            ]
+            # What a server runs is not known here.
+            model = None if isinstance(self.engine, RemoteEngine) else run.model
+            found[suite] = Drawn(
+                stage, run.principles, k is None, groups, prompt_tokens=lengths, model=model
+            )
         return found
 
     def _load(self, run: runs.Run, name: str, untrained: bool) -> dict | None:
@@ -133,7 +157,8 @@ class Measurement:
         digest = runs.params_digest(judge.params)
         return {
             suite: one._replace(
-                meta=meta_scores(self.run, judge, digest, self.comparisons[suite], one.groups)
+                meta=meta_scores(self.run, judge, digest, self.comparisons[suite], one.groups),
+                meta_model=judge.model,
             )
             for suite, one in drawn.items()
         }
@@ -205,9 +230,9 @@ def run_benchmark(run: runs.Run) -> None:
     require_stages(run, [*greedy, *sampled, *(["meta_rm"] if needs_meta else [])])
     if arm is not None:
         require_stages(arm, sampled[-1:])
-    comparisons = load_comparisons(run, config)
+    loaded = load_comparisons(run, config)
 
-    measurement = Measurement(run, comparisons)
+    measurement = Measurement(run, loaded.comparisons)
     drawn = [measurement.draw(run, stage, k=None) for stage in greedy]
     drawn += [measurement.draw(run, stage, k=measurement.draw_config.k) for stage in sampled]
     if config.meta_rm:
@@ -216,30 +241,45 @@ def run_benchmark(run: runs.Run) -> None:
         drawn.append(measurement.draw(arm, sampled[-1], k=None))
         drawn.append(measurement.draw(arm, sampled[-1], k=config.ablation_k))
 
-    write_report(run, to_suites(comparisons, drawn), rules)
+    suites = to_suites(loaded, drawn)
+    lines = write_report(run, suites, rules)
+    require_readable(suites, lines, config)
 
 
-def to_suites(
-    comparisons: dict[str, list[Comparison]], drawn: Sequence[dict[str, Drawn]]
-) -> list[Suite]:
+def to_suites(loaded: Loaded, drawn: Sequence[dict[str, Drawn]]) -> list[Suite]:
     """What was drawn, suite by suite."""
     return [
-        Suite(
-            name, SUITES[name].coverage(own) if name in SUITES else "", own,
-            tuple(one[name] for one in drawn),
-        )
-        for name, own in comparisons.items()
-    ]  # fmt: skip
+        Suite(name, loaded.coverage[name], own, tuple(one[name] for one in drawn))
+        for name, own in loaded.comparisons.items()
+    ]
 
 
 def count(suites: Sequence[Suite], rules: CountingRules) -> dict[str, list[counting.Line]]:
     """The lines of each suite, by name."""
-    widest = max(comparison.n for suite in suites for comparison in suite.comparisons)
-    return {suite.name: counting.lines(suite, rules, max_responses=widest) for suite in suites}
+    return {suite.name: counting.lines(suite, rules) for suite in suites}
 
 
-def write_report(run: runs.Run, suites: Sequence[Suite], rules: CountingRules) -> None:
-    """Tables, figures, samples, and what the terminal shows."""
+def require_readable(
+    suites: Sequence[Suite], lines: report.LinesOf, config: schema.BenchmarkConfig
+) -> None:
+    """Raises ValueError where more samples have no scores, or were cut, than the config allows."""
+    bad = [
+        f"{suite.name}, {line.label}: {share:.1%} {name} (config.benchmark.max_{name}: {most:g})"
+        for suite in suites
+        for line in lines[suite.name]
+        for name, share, most in (
+            ("unparsed", line.unparsed, config.max_unparsed), ("cut", line.cut, config.max_cut)
+        )
+        if share is not None and share > most
+    ]  # fmt: skip
+    if bad:
+        raise ValueError(f"too many samples say nothing; all is written. {'; '.join(bad)}")
+
+
+def write_report(
+    run: runs.Run, suites: Sequence[Suite], rules: CountingRules
+) -> report.LinesOf:
+    """Tables, figures, samples, and what the terminal shows; returns the lines."""
     lines = count(suites, rules)
     notes = report.notes(suites, rules, run.draw_config("benchmark"))
     report.scaling_figure(
@@ -250,11 +290,18 @@ def write_report(run: runs.Run, suites: Sequence[Suite], rules: CountingRules) -
     for suite in suites:
         if suite.name == "small_world":
             report.show(run, report.diagnostics_table(run, suite), "diagnostics")
+        if table := report.suite_table(suite, lines[suite.name], notes):
+            report.show(run, table, f"suite_{suite.name}")
     report.show(run, report.differences_table(suites, rules, lines), "differences")
+    report.show(run, protocols.table(suites, rules, notes), "protocols")
+    report.show(run, biases.table(suites, rules, notes), "bias")
+    report.show(run, costs.table(suites, rules, lines), "cost")
+    costs.figure(run.path("figures", "cost.png"), suites, rules, lines)
     report.show(run, report.main_table(suites, lines, notes), "main")
     for text in report.failure_lines(suites, lines):
         run.say(text)
     run.say(f"written: {run.path('tables')}, {run.path('figures')}, {run.path('samples.md')}")
+    return lines
 
 
 if __name__ == "__main__":

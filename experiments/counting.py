@@ -1,20 +1,27 @@
 """From stored trajectories to the lines of a table: who wins, how often, with what left over.
 
-Nothing is sampled here. Shape letters: C comparisons, K values of k, M subsets, S samples.
+Nothing is sampled here. Shape letters: C comparisons, K values of k, M subsets, S samples, N
+responses.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from grm_jax import voting
+from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
-from grm_jax.evaluation import statistics
+from grm_jax.evaluation import official, rules, statistics
 from grm_jax.evaluation.ballots import from_trajectories
+from grm_jax.evaluation.official import Items, Metric, Outcome
+from grm_jax.evaluation.statistics import Resampled
+from grm_jax.models.config import ModelConfig
+from grm_jax.voting import Ballots
 
 STAGE_NAMES = {
     "random_weights": "random weights",
@@ -40,7 +47,8 @@ class CountingRules:
       ks: values of k, 1 among them.
       k_metas: k_meta of each.
       num_subsets: random k-subsets.
-      tie_policy, parse_policy: see `voting`.
+      aggregation, tie_policy, parse_policy: see `voting`.
+      parse: "strict" or "lenient", the parser whose scores count.
       stratified: subsets spread evenly over presentation orders.
       num_samples: S to pad all ballots to, so that all are counted by one program.
       seed: of the subsets.
@@ -49,8 +57,10 @@ class CountingRules:
     ks: tuple[int, ...]
     k_metas: tuple[int, ...]
     num_subsets: int
+    aggregation: str
     tie_policy: str
     parse_policy: str
+    parse: str
     stratified: bool
     num_samples: int
     seed: int
@@ -65,6 +75,9 @@ class Drawn(NamedTuple):
       greedy: one greedy trajectory of each comparison, or k samples.
       groups: by comparison, in the order of the suite, sorted by sample.
       meta: meta scores in the same places, or None.
+      prompt_tokens: of the prompt of each comparison, in the order of its first sample.
+      model: shape of the policy; None where it is not known.
+      meta_model: shape of the meta RM, or None.
     """
 
     stage: str
@@ -72,6 +85,9 @@ class Drawn(NamedTuple):
     greedy: bool
     groups: list[list[Trajectory]]
     meta: list[list[float]] | None = None
+    prompt_tokens: Sequence[int] = ()
+    model: ModelConfig | None = None
+    meta_model: ModelConfig | None = None
 
     @property
     def section(self) -> str:
@@ -86,10 +102,13 @@ class Line(NamedTuple):
 
     Attributes:
       section, label: where it stands.
-      credits_C: float64, the credit of each comparison with n >= 2.
+      credits_C: float64, the credit of each comparison with a choice.
       singles_MC: float64, the score of each single response in each subset; NaN if unparsed.
       unparsed: share of samples without strict scores.
       cut: share of samples that met the length limit.
+      values: what the items of the suite's metric are worth, by part; see `evaluation.official`.
+      measured: by column, the mean and its resamples; "accuracy" is that of `credits_C`. Lines of
+        one suite share their resamples.
     """
 
     section: str
@@ -98,6 +117,12 @@ class Line(NamedTuple):
     singles_MC: np.ndarray | None = None
     unparsed: float | None = None
     cut: float | None = None
+    values: Mapping[str, np.ndarray] = {}
+    measured: Mapping[str, Resampled] = {}
+
+    def interval(self, column: str) -> statistics.Interval | None:
+        """A measured column with its interval."""
+        return self.measured[column].interval(0) if column in self.measured else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +142,43 @@ class Suite:
     drawn: tuple[Drawn, ...]
 
     @property
-    def several_C(self) -> np.ndarray:
-        """bool: comparisons with n >= 2."""
-        return np.array([comparison.n > 1 for comparison in self.comparisons])
+    def choice_C(self) -> np.ndarray:
+        """bool: comparisons with right and wrong responses; ties of people have none wrong."""
+        return np.array([len(c.winners) < c.n for c in self.comparisons])
+
+    @property
+    def single_C(self) -> np.ndarray:
+        """bool: comparisons with n = 1."""
+        return np.array([c.n == 1 for c in self.comparisons])
 
     @property
     def labels(self) -> np.ndarray:
         """0/1 truth of the single responses."""
         return np.array([comparison.label for comparison in self.comparisons if comparison.n == 1])
+
+    @property
+    def gold_CN(self) -> np.ndarray:
+        """bool: the right responses."""
+        widest = max(c.n for c in self.comparisons)
+        gold_CN = np.zeros((len(self.comparisons), widest), bool)
+        for c, comparison in enumerate(self.comparisons):
+            gold_CN[c, list(comparison.winners)] = comparison.n > 1
+        return gold_CN
+
+    @property
+    def metric(self) -> Metric:
+        """How the suite is scored officially."""
+        return official.metric_of(self.name)
+
+    @property
+    def private(self) -> bool:
+        """Whether its texts must stay off pages."""
+        return self.name in SUITES and SUITES[self.name].private
+
+    @functools.cached_property
+    def items(self) -> Items:
+        """The items of the metric."""
+        return self.metric.items(self.comparisons)
 
 
 def group(
@@ -145,28 +199,89 @@ def group(
     return list(by_uid.values())
 
 
-def lines(suite: Suite, rules: CountingRules, *, max_responses: int) -> list[Line]:
+def lines(suite: Suite, config: CountingRules) -> list[Line]:
     """All lines of a suite: blind baselines, then whatever was drawn."""
-    found = blind(suite)
-    # Of each arm, the votes of its last stage are the plain "Voting@k".
-    last = {drawn.principles: drawn.stage for drawn in suite.drawn if not drawn.greedy}
+    found = blind(suite, config)
     for drawn in suite.drawn:
-        prefix = "" if drawn.stage == last.get(drawn.principles) else STAGE_NAMES[drawn.stage]
-        found += _count(suite, drawn, rules, max_responses, prefix)
+        found += _count(suite, drawn, config, prefix(suite, drawn))
+    return _measured(suite, found)
+
+
+def prefix(suite: Suite, drawn: Drawn) -> str:
+    """The stage, for labels of votes: "" for the last of each arm, whose votes are "Voting@k"."""
+    last = {one.principles: one.stage for one in suite.drawn if not one.greedy}
+    return "" if drawn.stage == last.get(drawn.principles) else STAGE_NAMES[drawn.stage]
+
+
+def _measured(suite: Suite, found: list[Line]) -> list[Line]:
+    """The lines with their means and intervals, all on the same resamples."""
+    measured: list[dict[str, Resampled]] = [{} for _ in found]
+    counted = [i for i, line in enumerate(found) if line.credits_C is not None]
+    if counted:
+        messages = [c.messages for c in np.array(suite.comparisons, object)[suite.choice_C]]
+        clusters = rules.of_rows(messages)[1]
+        both = statistics.resample([found[i].credits_C for i in counted], clusters=clusters)
+        for at, i in enumerate(counted):
+            measured[i]["accuracy"] = Resampled(both.values_L[[at]], both.draws_BL[:, [at]])
+    columns = official.measure(
+        suite.metric.columns, suite.items, [line.values for line in found]
+    )
+    for name, by_line in columns.items():
+        for i, one in by_line.items():
+            measured[i][name] = one
+    return [line._replace(measured=own) for line, own in zip(found, measured, strict=True)]
+
+
+def blind(suite: Suite, config: CountingRules) -> list[Line]:
+    """What verdicts without reading earn."""
+    names = ("first", "random", "longest", "shortest")
+    comparisons, choice_C, single_C = suite.comparisons, suite.choice_C, suite.single_C
+    choices = [c for c in comparisons if len(c.winners) < c.n]
+    credits = statistics.blind_credits(
+        [[len(text) for text in c.responses] for c in choices], [c.winners for c in choices]
+    )
+    lengths_CN = np.full(suite.gold_CN.shape, np.nan)
+    for c, comparison in enumerate(comparisons):
+        lengths_CN[c, : comparison.n] = [len(text) for text in comparison.responses]
+    there_CN = np.where(np.isnan(lengths_CN), np.nan, 0.0)
+    rng = np.random.default_rng((config.seed, 1))
+    scores = {
+        "first": there_CN + (np.arange(there_CN.shape[1]) == 0),
+        "random": there_CN + rng.random((config.num_subsets, *there_CN.shape)),
+        "longest": lengths_CN,
+        "shortest": -lengths_CN,
+    }
+    found = []
+    for name in names:
+        totals_MCN = scores[name].reshape(-1, *there_CN.shape)
+        line = Line(BLIND, name, credits[name] if choices else None)
+        if single_C.any():
+            constant = name in ("first", "random")
+            line = line._replace(
+                singles_MC=totals_MCN[:1, single_C, 0] * (0.0 if constant else 1.0)
+            )
+        credits_C = np.full(len(comparisons), np.nan)
+        credits_C[choice_C] = credits[name]
+        games = None
+        if "games" in suite.metric.needs:
+            # What is shown first is the other response in the other order. Coins are thrown anew:
+            # two games on the same draws would agree too often.
+            shares_C4 = rules.shares(rules.verdicts(totals_MCN[..., :2]))
+            if name == "random":
+                shares_C4 = np.broadcast_to([0.5, 0.5, 0.0, 0.0], shares_C4.shape)
+            other_C4 = shares_C4[:, [1, 0, 2, 3]] if name == "first" else shares_C4
+            games = (shares_C4, other_C4)
+        found.append(_valued(suite, line, Outcome(credits_C, totals_MCN, games)))
     return found
 
 
-def blind(suite: Suite) -> list[Line]:
-    """What verdicts without reading earn."""
-    several = [comparison for comparison in suite.comparisons if comparison.n > 1]
-    names = ("first", "random", "longest", "shortest")
-    if not several:
-        return [Line(BLIND, name) for name in names]
-    credits = statistics.blind_credits(
-        [[len(text) for text in comparison.responses] for comparison in several],
-        [comparison.best for comparison in several],
-    )
-    return [Line(BLIND, name, credits[name]) for name in names]
+def _valued(suite: Suite, line: Line, outcome: Outcome) -> Line:
+    return line._replace(values=suite.metric.parts(suite.comparisons, outcome))
+
+
+def last_sampled(suite: Suite) -> Drawn:
+    """The stage that votes."""
+    return [drawn for drawn in suite.drawn if drawn.section == SAMPLED][-1]
 
 
 def one_sample(stage: str) -> str:
@@ -179,26 +294,33 @@ def greedy(stage: str) -> str:
     return f"{STAGE_NAMES[stage]}, greedy"
 
 
-def _count(
-    suite: Suite, drawn: Drawn, rules: CountingRules, max_responses: int, prefix: str
-) -> list[Line]:
-    ballots = from_trajectories(
+def ballots_of(suite: Suite, drawn: Drawn, config: CountingRules) -> Ballots:
+    """The ballots of what was drawn, by the parser that counts."""
+    return from_trajectories(
         drawn.groups, [comparison.n for comparison in suite.comparisons], meta=drawn.meta,
-        num_samples=rules.num_samples, max_responses=max_responses,
+        num_samples=config.num_samples, lenient=config.parse == "lenient",
     )  # fmt: skip
-    several_C = suite.several_C
-    best_C = np.array([c.best if c.n > 1 else -1 for c in suite.comparisons], np.int32)
+
+
+def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> list[Line]:
+    ballots = ballots_of(suite, drawn, config)
+    choice_C, single_C = suite.choice_C, suite.single_C
     common = {
-        "ks": rules.ks,
-        "num_subsets": rules.num_subsets,
-        "key": jax.random.key(rules.seed),
-        "stratified": rules.stratified,
-        "k_meta": None if drawn.meta is None else rules.k_metas,
+        "num_subsets": config.num_subsets,
+        "key": jax.random.key(config.seed),
+        "aggregation": config.aggregation,
     }
+    every = common | {"ks": config.ks, "stratified": config.stratified}
+    guide = drawn.meta is not None
+    every["k_meta"] = config.k_metas if guide else None
     credits = voting.accuracy_curve(
-        ballots, best_C, tie_policy=rules.tie_policy, parse_policy=rules.parse_policy, **common
-    )
-    singles = voting.single_scores(ballots, **common) if not several_C.all() else None
+        ballots, suite.gold_CN, tie_policy=config.tie_policy, parse_policy=config.parse_policy,
+        **every,
+    )  # fmt: skip
+    totals = None
+    if "totals_MCN" in suite.metric.needs or single_C.any():
+        totals = voting.score_curve(ballots, **every)
+    games = _games(suite, ballots, config, common, guide)
     trajectories = [trajectory for own in drawn.groups for trajectory in own]
     facts = {
         "unparsed": float(np.mean([t.scores is None for t in trajectories])),
@@ -206,26 +328,55 @@ def _count(
     }
     found = []
     drawn_k = min(len(own) for own in drawn.groups)
-    for i, k in enumerate(rules.ks):
-        if k > drawn_k:
+    for i, k in enumerate(config.ks):
+        if k > drawn_k or (drawn.greedy and k > 1):
             continue
         for kind in ("voting", "guided"):
             credits_KC = getattr(credits, kind)
             if credits_KC is None or (kind == "guided" and k == 1):
                 continue
             # Rounded, so that means of equal credits in float32 do not differ by 1e-8.
-            credits_C = np.round(np.asarray(credits_KC, np.float64)[i][several_C], 6)
-            line = Line(drawn.section, _label(drawn, k, kind, prefix), None)
-            if credits_C.size:
-                line = line._replace(credits_C=credits_C)
-            if singles is not None:
-                singles_MC = np.asarray(getattr(singles, kind), np.float64)[i][:, ~several_C]
-                line = line._replace(singles_MC=singles_MC)
+            credits_C = np.round(np.asarray(credits_KC, np.float64)[i], 6)
+            line = Line(drawn.section, label(drawn, k, kind, stage), None)
+            if choice_C.any():
+                line = line._replace(credits_C=credits_C[choice_C])
+            totals_MCN = None
+            if totals is not None:
+                totals_MCN = np.asarray(getattr(totals, kind)[i], np.float64)
+            if single_C.any():
+                line = line._replace(singles_MC=totals_MCN[:, single_C, 0])
+            line = _valued(
+                suite, line, Outcome(credits_C, totals_MCN, games.get((k, kind)))
+            )
             found.append(line._replace(**facts) if k == 1 else line)
     return _in_order(found)
 
 
-def _label(drawn: Drawn, k: int, kind: str, prefix: str) -> str:
+def _games(suite, ballots: Ballots, config: CountingRules, common: dict, guide: bool) -> dict:
+    """Verdict shares of the two orders of pairs, by (k, kind), as far as both have k samples."""
+    if "games" not in suite.metric.needs:
+        return {}
+    swapped_CS = np.asarray(ballots.orders_CSN)[:, :, 0] == 1
+    orders = [ballots.drawn_CS & ~swapped_CS, ballots.drawn_CS & swapped_CS]
+    most = min(int(drawn_CS.sum(axis=1).min()) for drawn_CS in orders)
+    at = {k: k_meta for k, k_meta in zip(config.ks, config.k_metas, strict=True) if k <= most}
+    if not at:
+        return {}
+    found: dict[tuple[int, str], list[np.ndarray]] = {}
+    for drawn_CS in orders:
+        totals = voting.score_curve(
+            ballots._replace(drawn_CS=drawn_CS), ks=tuple(at), stratified=False,
+            k_meta=tuple(at.values()) if guide else None, **common,
+        )  # fmt: skip
+        for kind in ("voting", "guided")[: 1 + guide]:
+            for k, totals_MCN in zip(at, np.asarray(getattr(totals, kind)), strict=True):
+                shares_C4 = rules.shares(rules.verdicts(totals_MCN[..., :2]))
+                found.setdefault((k, kind), []).append(shares_C4)
+    return {key: (first, second) for key, (first, second) in found.items()}
+
+
+def label(drawn: Drawn, k: int, kind: str, prefix: str) -> str:
+    """Label of the row of a vote; kind is "voting" or "guided"."""
     if drawn.greedy:
         return greedy(drawn.stage)
     if k == 1:
@@ -239,28 +390,42 @@ def _in_order(found: list[Line]) -> list[Line]:
     return sorted(found, key=lambda line: "MetaRM@" in line.label)
 
 
-def single_auc(singles_MC: np.ndarray, labels_C: np.ndarray) -> statistics.Interval | None:
-    """ROC-AUC of single responses: the mean over subsets of the AUC in each, with its interval.
+def single_auc(
+    singles_MC: np.ndarray, labels_C: np.ndarray, subsets: Sequence[str] | None = None
+) -> statistics.Interval | None:
+    """ROC-AUC of single responses: the mean over subsets of samples of the AUC in each.
 
-    None without both classes.
+    Args:
+      singles_MC: scores; NaN (unparsed) counts `MISSING_SINGLE`.
+      labels_C: 0/1 truth.
+      subsets: names of rows; if given, the AUC of each name apart, and their mean.
+
+    Returns:
+      With an interval over comparisons; None where some AUC has only one class.
     """
-    positive = labels_C == 1
-    if positive.all() or not positive.any():
-        return None
+    names = np.array([""] * len(labels_C) if subsets is None else subsets)
     filled_MC = np.where(np.isnan(singles_MC), MISSING_SINGLE, singles_MC)
-    above = filled_MC[:, positive, None] - filled_MC[:, None, ~positive]
-    # The AUC of a resample is a weighted mean of these: ties between the classes count one half.
-    wins = np.mean((above > 0) + 0.5 * (above == 0), axis=0)
+    parts = []
+    for name in np.unique(names):
+        up, down = (np.flatnonzero((names == name) & (labels_C == label)) for label in (1, 0))
+        if not len(up) or not len(down):
+            return None
+        above = filled_MC[:, up, None] - filled_MC[:, None, down]
+        # The AUC of a resample is a weighted mean of these: ties between classes count one half.
+        parts.append((up, down, np.mean((above > 0) + 0.5 * (above == 0), axis=0)))
 
     def of_items(indices):
         counts = np.bincount(indices, minlength=len(labels_C))
-        up, down = counts[positive], counts[~positive]
-        if not up.any() or not down.any():
-            return np.nan
-        return up @ wins @ down / (up.sum() * down.sum())
+        found = []
+        for up, down, wins in parts:
+            if not counts[up].any() or not counts[down].any():
+                return np.nan
+            pairs = counts[up].sum() * counts[down].sum()
+            found.append(counts[up] @ wins @ counts[down] / pairs)
+        return float(np.mean(found))
 
     try:
         return statistics.bootstrap_statistic(of_items, len(labels_C))
     except ValueError:  # both classes are in fewer than half of the resamples
-        value = float(np.mean(wins))
+        value = float(np.mean([np.mean(wins) for _, _, wins in parts]))
         return statistics.Interval(value, value, value)

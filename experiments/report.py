@@ -6,10 +6,11 @@ import numpy as np
 
 from experiments import counting
 from experiments import run as runs
-from experiments.counting import CountingRules, Drawn, Line, Suite
+from experiments.counting import CountingRules, Line, Suite
 from grm_jax.data.small_world import read_trajectory
-from grm_jax.evaluation import plots, statistics
+from grm_jax.evaluation import plots
 from grm_jax.evaluation.samples_page import Sample, samples_page
+from grm_jax.evaluation.statistics import Resampled
 from grm_jax.evaluation.tables import (
     Cell,
     Column,
@@ -34,14 +35,11 @@ def _cell(interval) -> Cell:
     return Cell() if interval is None else Cell(interval.value, interval.low, interval.high)
 
 
-def _mean(credits_C: np.ndarray | None) -> Cell:
-    return Cell() if credits_C is None else _cell(statistics.bootstrap_mean(credits_C))
-
-
-def _single(line: Line, suite: Suite) -> Cell:
+def _single(line: Line, suite: Suite, *, by_subset: bool = False) -> Cell:
     if line.singles_MC is None:
         return Cell()
-    return _cell(counting.single_auc(line.singles_MC, suite.labels))
+    subsets = [c.subset for c in suite.comparisons if c.n == 1] if by_subset else None
+    return _cell(counting.single_auc(line.singles_MC, suite.labels, subsets))
 
 
 def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) -> Table:
@@ -50,8 +48,11 @@ def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) ->
     columns = []
     for suite in suites:
         name = suite.name if several else ""
-        columns.append(Column("accuracy", group=name))
-        if not suite.several_C.all():
+        if suite.choice_C.any():
+            columns.append(Column("accuracy", group=name))
+        if suite.metric.headline:
+            columns.append(Column(suite.metric.headline, group=name))
+        if suite.single_C.any():
             columns.append(Column("n = 1: AUC", group=name))
         columns += [Column("unparsed", group=name), Column("cut", group=name)]
     rows = []
@@ -59,8 +60,11 @@ def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) ->
         cells = []
         for suite in suites:
             own = lines[suite.name][i]
-            cells.append(_mean(own.credits_C))
-            if not suite.several_C.all():
+            if suite.choice_C.any():
+                cells.append(_cell(own.interval("accuracy")))
+            if suite.metric.headline:
+                cells.append(_cell(own.interval(suite.metric.headline)))
+            if suite.single_C.any():
                 cells.append(_single(own, suite))
             cells += [Cell(own.unparsed), Cell(own.cut)]
         rows.append(Row(line.label, tuple(cells), line.section))
@@ -68,10 +72,31 @@ def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) ->
     return Table(f"Reward accuracy (%): {names}", columns, rows, notes, "method")
 
 
+def suite_table(suite: Suite, lines: Sequence[Line], notes: Sequence[str]) -> Table | None:
+    """Everything that one benchmark reports; None for a suite that reports one number."""
+    names = [column.name for column in suite.metric.columns]
+    columns = [Column(name) for name in names]
+    several = suite.single_C.any() and len({c.subset for c in suite.comparisons}) > 1
+    if several:
+        columns += [Column("AUC, pooled"), Column("AUC, mean of subsets")]
+    if not columns:
+        return None
+    rows = []
+    for line in lines:
+        cells = [_cell(line.interval(name)) for name in names]
+        if several:
+            cells += [_single(line, suite), _single(line, suite, by_subset=True)]
+        rows.append(Row(line.label, tuple(cells), line.section))
+    own = [suite.metric.note] if suite.metric.note else []
+    title = f"{suite.name} (%): {suite.coverage}" if suite.coverage else f"{suite.name} (%)"
+    return Table(title, columns, rows, [*own, *notes], "method")
+
+
 def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
     """What the numbers are."""
     tie = {"strict": "0", "half": "1/2", "uniform": "1 / number tied",
            "shuffle_argmax": "a random pick"}[rules.tie_policy]  # fmt: skip
+    one = "one sample an order" if draw.order_policy == "both" else "one random order a comparison"
     silent = "1 / n" if rules.parse_policy == "chance" else "0"
     guided = ""
     if any(drawn.meta is not None for suite in suites for drawn in suite.drawn):
@@ -79,28 +104,32 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
         guided = f"; MetaRM@k: of those the k_meta best by the meta RM, {k_metas} for k = {ks}"
     found = []
     for suite in suites:
-        several = int(suite.several_C.sum())
-        text = f"{suite.name}: {several} comparisons with n >= 2"
-        if several < len(suite.comparisons):
-            text += f", {len(suite.comparisons) - several} with n = 1, reported apart"
+        single = int(suite.single_C.sum())
+        text = f"{suite.name}: {int(suite.choice_C.sum())} comparisons with n >= 2"
+        if single:
+            text += f", {single} with n = 1, reported apart"
+        if tied := int((~suite.choice_C & ~suite.single_C).sum()):
+            text += f", {tied} that people call a tie, which accuracy leaves out"
         if suite.coverage:
-            text += f"; {suite.coverage} of the benchmark"
+            whole = " of the benchmark" if " of " in suite.coverage else ""
+            text += f"; {suite.coverage}{whole}"
         cut = {t.uid for d in suite.drawn for own in d.groups for t in own if t.truncated}
         if cut:
             text += f"; texts of {len(cut)} comparisons shortened to fit the prompt"
         found.append(text)
     found += [
-        "accuracy: 95 % bootstrap interval over comparisons, never over samples; tie policy "
-        f"{rules.tie_policy!r} (a tie with the best earns {tie}); parse policy "
-        f"{rules.parse_policy!r} (no verdict earns {silent})",
-        f"greedy: temperature 0, one random order a comparison; samples: temperature "
+        "accuracy: 95 % bootstrap interval over comparisons, those with one query together, never "
+        f"over samples; aggregation {rules.aggregation!r}; tie policy {rules.tie_policy!r} (a tie "
+        f"with the best earns {tie}); parser {rules.parse!r}; parse policy {rules.parse_policy!r} "
+        f"(no verdict earns {silent})",
+        f"greedy: temperature 0, {one}; samples: temperature "
         f"{draw.temperature:g}, order policy {draw.order_policy!r}",
         f"one sample and Voting@k: mean over {rules.num_subsets} random k-subsets of the samples "
         "drawn" + guided,
         "unparsed: share of samples without strict scores; cut: share that met the length limit"
         f" of {draw.max_new_tokens} tokens",
     ]
-    if any(not suite.several_C.all() for suite in suites):
+    if any(suite.single_C.any() for suite in suites):
         found.append("n = 1: ROC-AUC of the mean score against the truth; unparsed counts 0.5")
     return found
 
@@ -154,7 +183,11 @@ def _with_and_without(lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
 def ablation_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) -> Table:
     """Accuracy with and without principles and the paired difference, for every method of both."""
     rows = [
-        Row(label, (_mean(a.credits_C), _mean(b.credits_C), *_difference(a, b)), suite.name)
+        Row(
+            label,
+            (_cell(a.interval("accuracy")), _cell(b.interval("accuracy")), *_difference(a, b)),
+            suite.name,
+        )
         for suite in suites
         for label, a, b in _with_and_without(lines[suite.name])
     ]
@@ -168,24 +201,33 @@ def differences_table(
     suites: Sequence[Suite], rules: CountingRules, lines: LinesOf
 ) -> Table:
     """Paired differences, comparison by comparison."""
-    columns = []
+    columns, cells = [], {}
     for suite in suites:
         name = suite.name if len(suites) > 1 else ""
-        columns.append(Column("difference", signed=True, group=name))
-        columns.append(Column("p", "p_value", digits=3, group=name))
-    cells: dict[str, list[Cell]] = {}
-    for suite in suites:
-        for label, a, b in pairs(rules, lines[suite.name]):
-            cells.setdefault(label, []).extend(_difference(a, b))
+        for number in ("accuracy", suite.metric.headline):
+            if not number or (number == "accuracy" and not suite.choice_C.any()):
+                continue
+            short = "" if number == "accuracy" else f"{number}, "
+            columns.append(Column(f"{short}difference", signed=True, group=name))
+            columns.append(Column(f"{short}p", "p_value", digits=3, group=name))
+            for label, a, b in pairs(rules, lines[suite.name]):
+                cells.setdefault(label, []).extend(_difference(a, b, number))
     rows = [Row(label, tuple(own)) for label, own in cells.items()]
-    return Table("Paired differences of accuracy (points)", columns, rows, [PAIRED], "a − b")
+    parts = [f"{suite.name}: {suite.coverage}" for suite in suites if suite.coverage]
+    notes = [PAIRED, *parts]
+    return Table("Paired differences of accuracy (points)", columns, rows, notes, "a − b")
 
 
-def _difference(a: Line, b: Line) -> tuple[Cell, Cell]:
+def _difference(a: Line, b: Line, column: str = "accuracy") -> tuple[Cell, Cell]:
     """The difference with its interval, and its p-value."""
-    if a.credits_C is None or b.credits_C is None:
+    if column not in a.measured or column not in b.measured:
         return Cell(), Cell()
-    difference = statistics.paired_difference(a.credits_C, b.credits_C)
+    one, other = a.measured[column], b.measured[column]
+    both = Resampled(
+        np.concatenate([one.values_L, other.values_L]),
+        np.concatenate([one.draws_BL, other.draws_BL], axis=1),
+    )
+    difference = both.difference(0, 1)
     return _cell(difference), Cell(difference.p_value)
 
 
@@ -229,7 +271,7 @@ def scaling_figure(
                 line = at[drawn.section, counting.greedy(drawn.stage)]
                 keep = drawn.section == counting.GREEDY and len(suites) == 1
                 if keep and line.credits_C is not None:
-                    levels[line.label] = statistics.bootstrap_mean(line.credits_C)
+                    levels[line.label] = line.interval("accuracy")
         for section in (counting.SAMPLED, counting.WITHOUT):
             for kind in ("Voting", "MetaRM"):
                 points = {k: at.get((section, f"{kind}@{k}")) for k in rules.ks}
@@ -241,7 +283,7 @@ def scaling_figure(
                     continue
                 name = {"Voting": "voting", "MetaRM": "guided by the meta RM"}[kind]
                 name += f", {section}" if section == counting.WITHOUT else ""
-                intervals = [statistics.bootstrap_mean(p.credits_C) for p in points.values()]
+                intervals = [p.interval("accuracy") for p in points.values()]
                 curves.append(plots.Curve(prefix + name, list(points), intervals))
     if curves:
         plots.scaling(run.path("figures", "scaling.png"), curves, levels=levels, note=note)
@@ -260,20 +302,23 @@ def training_figure(run: runs.Run) -> None:
 def write_samples(run: runs.Run, suites: Sequence[Suite], lines: LinesOf) -> None:
     """samples.md: per suite comparisons that the last sampled stage got right and wrong."""
     chosen, each = [], (2 if len(suites) == 1 else 1)
+    suites = [suite for suite in suites if not suite.private]
     for suite in suites:
-        drawn = last_sampled(suite)
+        drawn = counting.last_sampled(suite)
         credits_C = np.full(len(suite.comparisons), np.nan)
         votes = [line for line in lines[suite.name] if line.section == drawn.section]
         votes = [line for line in votes if line.label.startswith("Voting@")] or votes
         if votes[-1].credits_C is not None:
-            credits_C[suite.several_C] = votes[-1].credits_C
+            credits_C[suite.choice_C] = votes[-1].credits_C
         right = np.flatnonzero(credits_C == 1)[:each]
         wrong = np.flatnonzero(credits_C == 0)[:each]
-        single = np.flatnonzero(~suite.several_C)[:1]
+        single = np.flatnonzero(suite.single_C)[:1]
         picked = sorted({*right, *wrong, *single}) or [0]
         for c in picked:
             meta = None if drawn.meta is None else drawn.meta[c]
             chosen.append(Sample(suite.comparisons[c], drawn.groups[c], meta))
+    if not chosen:
+        return
     note = (
         f"Samples of {counting.STAGE_NAMES[drawn.stage]}. Chosen by the verdict of voting over "
         "all samples: the first right ones and the first wrong ones of each suite, and the first "
@@ -281,11 +326,6 @@ def write_samples(run: runs.Run, suites: Sequence[Suite], lines: LinesOf) -> Non
     )
     text = samples_page(chosen, note=note, max_trajectories=4 if len(suites) == 1 else 2)
     write_atomically(run.path("samples.md"), text.encode())
-
-
-def last_sampled(suite: Suite) -> Drawn:
-    """The stage that votes."""
-    return [d for d in suite.drawn if d.section == counting.SAMPLED][-1]
 
 
 def failure_lines(suites: Sequence[Suite], lines: LinesOf) -> list[str]:

@@ -26,7 +26,7 @@ from grm_jax.sampling.remote import Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
-from grm_jax.voting import PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
+from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
 # What a run starts from, and the model behind a remote engine.
 UNTRAINED_STAGES = ("random_weights", "released", "remote")
@@ -85,7 +85,7 @@ class DataConfig:
       development, test: mixtures of comparisons to measure on, the suite "data".
       general: mixture of general instruction data.
       benchmark_dir: folder of the benchmarks that what is trained on is compared with.
-      against: comma-separated names of these benchmarks.
+      against: comma-separated names of these benchmarks; all of them must be there.
       overlap: what happens to rows of `train` and `general` whose prompt is in a benchmark:
         "refuse" ends the run, "drop" leaves them out, "allow" does not look for them.
     """
@@ -95,7 +95,7 @@ class DataConfig:
     test: str = ""
     general: str = ""
     benchmark_dir: str = ""
-    against: str = ",".join(SUITES)
+    against: str = "judgebench,llmbar,rmb_bon"
     overlap: str = "refuse"
 
     def __post_init__(self):
@@ -244,16 +244,21 @@ class BenchmarkConfig:
     """What is measured, and how it is counted.
 
     Attributes:
-      suites: comma-separated names; "small_world" is the held-out split.
+      suites: comma-separated names of `grm_jax.data.benchmarks.SUITES`, "small_world" (the held-out
+        split) or "data".
       data_dir: folder of the real suites.
-      limit: comparisons of each suite.
+      limit: rows of each suite, evenly spread; a row may be several comparisons.
       greedy_stages: stages measured greedily.
       sampled_stages: stages of which k samples are drawn; the votes of the last are the paper's.
       ks: values of k for voting.
       k_meta: samples that guided voting keeps, one number for each of `ks`; "" is k // 2.
       num_subsets: random k-subsets of the drawn samples.
+      aggregation: see `voting`.
       tie_policy: see `voting`.
       parse_policy: see `voting`.
+      parse: whose scores count, those of the "strict" or of the "lenient" parser.
+      max_unparsed: share of samples without strict scores above which the run ends with an error.
+      max_cut: the same for samples that met the length limit.
       ablation_k: samples of the arm without principles; 0 leaves the arm out.
       meta_rm: measure guided voting.
       split: "development" or "test".
@@ -267,14 +272,21 @@ class BenchmarkConfig:
     ks: str
     k_meta: str = ""
     num_subsets: int = 64
+    aggregation: str = "sum"
     tie_policy: str = "uniform"
     parse_policy: str = "chance"
+    parse: str = "strict"
+    max_unparsed: float = 0.2
+    max_cut: float = 0.2
     ablation_k: int = 0
     meta_rm: bool = True
     split: str = "development"
 
     def __post_init__(self):
-        for name, known in (("tie_policy", TIE_POLICIES), ("parse_policy", PARSE_POLICIES)):
+        for name, known in (
+            ("aggregation", AGGREGATIONS), ("tie_policy", TIE_POLICIES),
+            ("parse_policy", PARSE_POLICIES), ("parse", ("strict", "lenient")),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         for name, known in (

@@ -5,7 +5,8 @@ longest list), K values of k, M random subsets.
 
 Terms of the paper that are kept: responses are put back into their original order before the
 scores are added (section 3), the sum of Eq. 14 with its argmax, and guided voting, which adds
-only the k_meta samples with the highest meta score (section 2.5).
+only the k_meta samples with the highest meta score (section 2.5). Beside the sum stand the mean
+of Eq. 12, the majority of Eq. 13, and two that the paper does not have (`AGGREGATIONS`).
 What the paper leaves open, decided here and named in every signature:
   - a sample without parsed scores is dropped and casts no vote;
   - for n = 1 the *mean* over parsed samples is reported, so that dropping one cannot lower it;
@@ -33,6 +34,7 @@ import numpy as np
 Array = jax.Array | np.ndarray
 KMeta = int | Sequence[int] | Callable[[int], int] | None
 
+AGGREGATIONS = ("sum", "mean", "median", "majority", "borda")
 TIE_POLICIES = ("strict", "half", "uniform", "shuffle_argmax")
 PARSE_POLICIES = ("wrong", "chance")
 
@@ -66,7 +68,8 @@ class Ballots(NamedTuple):
 
 class Verdicts(NamedTuple):
     """Attributes:
-    totals_CN: float32, by original response; -inf at padding, zero where nobody voted.
+    totals_CN: float32, by original response, as the aggregation adds them up; -inf at padding,
+        zero where nobody voted.
     voters_C: int32, the number of samples in the total; 0 means that there is no verdict.
     tops_CN: bool, the responses at the top; all False where there is no verdict.
     """
@@ -77,7 +80,7 @@ class Verdicts(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """One value of each (k, comparison), float32 [K, C] (`single_scores`: [K, M, C]).
+    """One value of each (k, comparison), float32 [K, C] (`score_curve`: [K, M, C, N]).
 
     `guided` is None when no k_meta was given.
     """
@@ -119,12 +122,17 @@ def undo_order(scores_CSN: Array, orders_CSN: Array) -> jax.Array:
     return jnp.take_along_axis(scores_CSN, jnp.argsort(orders_CSN, axis=-1), axis=-1)
 
 
-@jax.jit
-def totals(ballots: Ballots, keep_CS: Array) -> Verdicts:
-    """Eq. 14 over the kept and parsed samples (n = 1: their mean)."""
+@functools.partial(jax.jit, static_argnames="aggregation")
+def totals(ballots: Ballots, keep_CS: Array, aggregation: str = "sum") -> Verdicts:
+    """Eq. 14, or another aggregation, over the kept and parsed samples (n = 1: their mean)."""
+    _check_aggregation(aggregation)
+
+    def row(scores_SN, keep_S, n):
+        return _tally(_votes(scores_SN, n, aggregation), keep_S, n, aggregation)
+
     scores_CSN = undo_order(ballots.scores_CSN, ballots.orders_CSN)
     keep_CS = keep_CS & ballots.drawn_CS & ballots.parsed_CS
-    return jax.vmap(_tally)(scores_CSN, keep_CS, ballots.num_responses_C)
+    return jax.vmap(row)(scores_CSN, keep_CS, ballots.num_responses_C)
 
 
 @functools.partial(jax.jit, static_argnames="k_meta")
@@ -147,13 +155,32 @@ def select_guided(ballots: Ballots, keep_CS: Array, k_meta: int) -> jax.Array:
     return jax.vmap(row)(ballots.meta_CS, keep_CS, ballots.parsed_CS)
 
 
+@functools.partial(jax.jit, static_argnames=("tie_policy", "parse_policy"))
+def credits(
+    ballots: Ballots, verdicts: Verdicts, gold_CN: Array, key: Array, *, tie_policy: str,
+    parse_policy: str,
+) -> jax.Array:  # fmt: skip
+    """float32 [C]: what the verdicts of `totals` earn; arguments as `accuracy_curve`.
+
+    Equal to what `accuracy_curve` gives for the k that takes all drawn samples. No NaN here: where
+    none or all of the responses are right, the number means nothing.
+    """
+
+    def row(tops_N, gold_N, n, ident):
+        _, lots_N = _draws(key, ident, 0, ballots.drawn_CS.shape[1], tops_N.shape[0])
+        return _credit(tops_N, gold_N, lots_N, n, tie_policy, parse_policy)
+
+    return jax.vmap(row)(verdicts.tops_CN, gold_CN, ballots.num_responses_C, ballots.ids_C)
+
+
 def accuracy_curve(
     ballots: Ballots,
-    best_C: Array,
+    gold_CN: Array,
     *,
     ks: Sequence[int],
     num_subsets: int,
     key: Array,
+    aggregation: str,
     tie_policy: str,
     parse_policy: str,
     stratified: bool,
@@ -168,22 +195,27 @@ def accuracy_curve(
     order, or its padding.
 
     Args:
-        best_C: int32, original index of the best response.
-        ks: the values of k; static, like every argument but `ballots`, `best_C` and `key`.
-        tie_policy: credit of a tie at the top that includes the best response: 'strict' 0,
-            'half' 0.5, 'uniform' 1 / number tied, 'shuffle_argmax' a seeded random pick, which
+        gold_CN: bool, by original response: the right ones, usually one.
+        ks: the values of k; static, like every argument but `ballots`, `gold_CN` and `key`.
+        aggregation: what is added up over the samples that vote. 'sum' (Eq. 14) and 'mean'
+            (Eq. 12, the same verdicts): scores; 'median': the middle score, between two the mean;
+            'majority' (Eq. 13): one vote a sample, split among its highest scores; 'borda': the
+            number of responses that the sample scores lower, ties one half.
+        tie_policy: credit of a tie at the top of right and wrong responses: 'strict' 0, 'half'
+            0.5, 'uniform' the share of right ones, 'shuffle_argmax' a seeded random pick, which
             is the paper's evaluation (shuffle, then the first maximum).
-        parse_policy: credit without any verdict: 'wrong' 0, 'chance' 1 / n.
+        parse_policy: credit without any verdict: 'wrong' 0, 'chance' number right / n.
         stratified: draw the subsets evenly over presentation orders (for balanced orders).
         k_meta: None, a function of k such as `half`, one number, or one number for each k.
 
     Returns:
         `Curves` with credits in [0, 1]. NaN, never a silent number, marks what has no argmax
-        accuracy: n = 1, a `best_C` outside the responses, k above the number drawn.
+        accuracy: n = 1, none or all of the responses right, k above the number drawn.
 
     Raises:
         ValueError: naming the argument: an unknown policy, a bad k or k_meta, no meta scores.
     """
+    _check_aggregation(aggregation)
     if tie_policy not in TIE_POLICIES:
         raise ValueError(f"tie_policy: {tie_policy!r} is not one of {TIE_POLICIES}")
     if parse_policy not in PARSE_POLICIES:
@@ -191,44 +223,50 @@ def accuracy_curve(
     ks, k_metas = _check_ks(ballots, ks, num_subsets, k_meta)
     return _accuracy_curve(
         ballots,
-        best_C,
+        gold_CN,
         key,
         ks=ks,
         k_metas=k_metas,
         num_subsets=num_subsets,
+        aggregation=aggregation,
         tie_policy=tie_policy,
         parse_policy=parse_policy,
         stratified=stratified,
     )
 
 
-def single_scores(
+def score_curve(
     ballots: Ballots,
     *,
     ks: Sequence[int],
     num_subsets: int,
     key: Array,
+    aggregation: str,
     stratified: bool,
     k_meta: KMeta = None,
 ) -> Curves:
-    """For n = 1: the mean score in each of the M random k-subsets, float32 [K, M, C].
+    """The totals in each of the M random k-subsets, float32 [K, M, C, N] by original response.
 
-    Subsets are kept apart on purpose: an AUC of scores averaged over subsets would give every k
-    the quality of the largest one. Take the AUC inside each subset, then the mean. The subsets
-    are those of `accuracy_curve` with the same key.
+    For everything that is no argmax accuracy: an AUC of single responses (n = 1: the mean score,
+    whatever the aggregation), verdicts with ties as a class, margins. Subsets are kept apart on
+    purpose: an AUC of scores averaged over subsets would give every k the quality of the largest
+    one. Take the measure inside each subset, then the mean. The subsets are those of
+    `accuracy_curve` with the same key.
 
-    NaN where nothing in the subset was parsed, n is not 1, or k is above the number drawn.
+    NaN at padding, where nothing in the subset was parsed, and where k is above the number drawn.
 
     Raises:
         ValueError: as `accuracy_curve`.
     """
+    _check_aggregation(aggregation)
     ks, k_metas = _check_ks(ballots, ks, num_subsets, k_meta)
-    return _single_scores(
+    return _score_curve(
         ballots,
         key,
         ks=ks,
         k_metas=k_metas,
         num_subsets=num_subsets,
+        aggregation=aggregation,
         stratified=stratified,
     )
 
@@ -278,36 +316,67 @@ def _first(keep_S, count):
     return keep_S & (jnp.cumsum(keep_S) <= count)
 
 
-def _tally(scores_SN, keep_S, n) -> Verdicts:
+def _votes(scores_SN, n, aggregation):
+    """float32 [S, N]: what each sample has to say about each response."""
+    scores_SN = scores_SN.astype(jnp.float32)
+    if aggregation in ("sum", "mean", "median"):
+        return scores_SN
+    real_1N = jnp.arange(scores_SN.shape[1])[None] < n
+    if aggregation == "majority":
+        masked_SN = jnp.where(real_1N, scores_SN, -jnp.inf)
+        top_SN = real_1N & (masked_SN == jnp.max(masked_SN, axis=1, keepdims=True))
+        votes_SN = top_SN / jnp.maximum(jnp.sum(top_SN, axis=1, keepdims=True), 1)
+    else:
+        above_SNN = scores_SN[:, :, None] > scores_SN[:, None, :]
+        equal_SNN = scores_SN[:, :, None] == scores_SN[:, None, :]
+        votes_SN = jnp.sum((above_SNN + 0.5 * equal_SNN) * real_1N[None], axis=2) - 0.5
+    return jnp.where(n == 1, scores_SN, votes_SN)
+
+
+def _tally(votes_SN, keep_S, n, aggregation) -> Verdicts:
     voters = jnp.sum(keep_S, dtype=jnp.int32)
-    totals_N = jnp.sum(jnp.where(keep_S[:, None], scores_SN, 0), axis=0).astype(jnp.float32)
-    totals_N = jnp.where(n == 1, totals_N / jnp.maximum(voters, 1), totals_N)
-    real_N = jnp.arange(scores_SN.shape[1]) < n
+    totals_N = jnp.sum(jnp.where(keep_S[:, None], votes_SN, 0), axis=0)
+    means_N = totals_N / jnp.maximum(voters, 1)
+    if aggregation == "mean":
+        totals_N = means_N
+    elif aggregation == "median":
+        sorted_SN = jnp.sort(jnp.where(keep_S[:, None], votes_SN, jnp.inf), axis=0)
+        last = jnp.maximum(voters - 1, 0)
+        middle_N = (sorted_SN[last // 2] + sorted_SN[(last + 1) // 2]) / 2
+        totals_N = jnp.where(voters > 0, middle_N, 0)
+    elif aggregation == "majority":
+        # Thirds do not add up exactly: without this, three of them would not tie with one vote.
+        totals_N = jnp.round(totals_N * 4096) / 4096
+    totals_N = jnp.where(n == 1, means_N, totals_N)
+    real_N = jnp.arange(votes_SN.shape[1]) < n
     totals_N = jnp.where(real_N, totals_N, -jnp.inf)
     return Verdicts(totals_N, voters, real_N & (voters > 0) & (totals_N == jnp.max(totals_N)))
 
 
-def _credit(tops_N, lots_N, n, best, tie_policy, parse_policy):
-    tied = jnp.sum(tops_N)
-    hit = jnp.any(tops_N & (jnp.arange(tops_N.shape[0]) == best))
+def _credit(tops_N, gold_N, lots_N, n, tie_policy, parse_policy):
+    tied, right = jnp.sum(tops_N), jnp.sum(tops_N & gold_N)
     if tie_policy == "strict":
-        credit = jnp.where(tied == 1, 1.0, 0.0)
+        shared = 0.0
     elif tie_policy == "half":
-        credit = jnp.where(tied == 1, 1.0, 0.5)
+        shared = 0.5
     elif tie_policy == "uniform":
-        credit = 1.0 / jnp.maximum(tied, 1)
+        shared = right / jnp.maximum(tied, 1)
     else:
         lots_N = (lots_N >> 1).astype(jnp.int32)  # never negative, so -1 is never drawn
-        credit = jnp.where(jnp.argmax(jnp.where(tops_N, lots_N, -1)) == best, 1.0, 0.0)
-    silent = 1.0 / jnp.maximum(n, 1) if parse_policy == "chance" else 0.0
-    return jnp.where(tied == 0, silent, jnp.where(hit, credit, 0.0))
+        shared = gold_N[jnp.argmax(jnp.where(tops_N, lots_N, -1))].astype(jnp.float32)
+    silent = jnp.sum(gold_N) / jnp.maximum(n, 1) if parse_policy == "chance" else 0.0
+    credit = jnp.where(right == tied, 1.0, jnp.where(right == 0, 0.0, shared))
+    return jnp.where(tied == 0, silent, credit)
 
 
-def _for_subsets(ballot: Ballots, key, ks, k_metas, num_subsets, stratified, evaluate) -> Curves:
+def _for_subsets(
+    ballot: Ballots, key, ks, k_metas, num_subsets, aggregation, stratified, evaluate
+) -> Curves:
     """Stacks `evaluate(verdict, lots_N)` over random subsets: [M, K] for both kinds of voting."""
     S, N = ballot.scores_CSN.shape
+    n = ballot.num_responses_C
     parsed_S = ballot.parsed_CS & ballot.drawn_CS
-    scores_SN = undo_order(ballot.scores_CSN, ballot.orders_CSN)
+    votes_SN = _votes(undo_order(ballot.scores_CSN, ballot.orders_CSN), n, aggregation)
     # In this order "the best k_meta of a subset" is "the first k_meta that are in it".
     by_meta_S = None if k_metas is None else _by_meta(ballot.meta_CS)
 
@@ -319,11 +388,11 @@ def _for_subsets(ballot: Ballots, key, ks, k_metas, num_subsets, stratified, eva
 
         def voting(k):
             keep_S = (position_S < k) & parsed_S
-            return evaluate(_tally(scores_SN, keep_S, ballot.num_responses_C), lots_N)
+            return evaluate(_tally(votes_SN, keep_S, n, aggregation), lots_N)
 
         def guided(k, k_meta):
             keep_S = _first(((position_S < k) & parsed_S)[by_meta_S], k_meta)
-            return evaluate(_tally(scores_SN[by_meta_S], keep_S, ballot.num_responses_C), lots_N)
+            return evaluate(_tally(votes_SN[by_meta_S], keep_S, n, aggregation), lots_N)
 
         return Curves(
             jax.vmap(voting)(jnp.array(ks)),
@@ -335,42 +404,61 @@ def _for_subsets(ballot: Ballots, key, ks, k_metas, num_subsets, stratified, eva
 
 @functools.partial(
     jax.jit,
-    static_argnames=("ks", "k_metas", "num_subsets", "tie_policy", "parse_policy", "stratified"),
-)
+    static_argnames=(
+        "ks", "k_metas", "num_subsets", "aggregation", "tie_policy", "parse_policy", "stratified"
+    ),
+)  # fmt: skip
 def _accuracy_curve(
-    ballots, best_C, key, *, ks, k_metas, num_subsets, tie_policy, parse_policy, stratified
-):
-    def comparison(ballot, best):
+    ballots, gold_CN, key, *, ks, k_metas, num_subsets, aggregation, tie_policy, parse_policy,
+    stratified,
+):  # fmt: skip
+    def comparison(ballot, gold_N):
         n, drawn, ks_K = ballot.num_responses_C, jnp.sum(ballot.drawn_CS), jnp.array(ks)
-        valid_K = (n >= 2) & (best >= 0) & (best < n) & (ks_K <= drawn)
+        gold_N &= jnp.arange(gold_N.shape[0]) < n
+        right = jnp.sum(gold_N)
+        valid_K = (right > 0) & (right < n) & (ks_K <= drawn)
 
         def credit(verdict, lots_N):
-            return _credit(verdict.tops_CN, lots_N, n, best, tie_policy, parse_policy)
+            return _credit(verdict.tops_CN, gold_N, lots_N, n, tie_policy, parse_policy)
 
         def over_subsets(credit_MK):
             # Where k takes all drawn samples, every subset is the whole set: one of them is exact.
             mean_K = jnp.where(ks_K == drawn, credit_MK[0], jnp.mean(credit_MK, axis=0))
             return jnp.where(valid_K, mean_K, jnp.nan)
 
-        credits = _for_subsets(ballot, key, ks, k_metas, num_subsets, stratified, credit)
+        credits = _for_subsets(
+            ballot, key, ks, k_metas, num_subsets, aggregation, stratified, credit
+        )
         return jax.tree.map(over_subsets, credits)
 
-    return jax.vmap(comparison, out_axes=1)(ballots, best_C)
+    return jax.vmap(comparison, out_axes=1)(ballots, gold_CN)
 
 
-@functools.partial(jax.jit, static_argnames=("ks", "k_metas", "num_subsets", "stratified"))
-def _single_scores(ballots, key, *, ks, k_metas, num_subsets, stratified):
+@functools.partial(
+    jax.jit, static_argnames=("ks", "k_metas", "num_subsets", "aggregation", "stratified")
+)
+def _score_curve(ballots, key, *, ks, k_metas, num_subsets, aggregation, stratified):
     def comparison(ballot):
-        enough_K = jnp.array(ks) <= jnp.sum(ballot.drawn_CS)
-        valid_1K = ((ballot.num_responses_C == 1) & enough_K)[None, :]
+        enough_1K1 = (jnp.array(ks) <= jnp.sum(ballot.drawn_CS))[None, :, None]
+        real_N = jnp.arange(ballot.scores_CSN.shape[1]) < ballot.num_responses_C
 
-        def mean(verdict, _):
-            return jnp.where(verdict.voters_C > 0, verdict.totals_CN[0], jnp.nan)
+        def given(verdict, _):
+            return jnp.where((verdict.voters_C > 0) & real_N, verdict.totals_CN, jnp.nan)
 
-        scores = _for_subsets(ballot, key, ks, k_metas, num_subsets, stratified, mean)
-        return jax.tree.map(lambda scores_MK: jnp.where(valid_1K, scores_MK, jnp.nan).T, scores)
+        def by_k(totals_MKN):
+            return jnp.swapaxes(jnp.where(enough_1K1, totals_MKN, jnp.nan), 0, 1)
+
+        return jax.tree.map(
+            by_k,
+            _for_subsets(ballot, key, ks, k_metas, num_subsets, aggregation, stratified, given),
+        )
 
     return jax.vmap(comparison, out_axes=2)(ballots)
+
+
+def _check_aggregation(aggregation: str) -> None:
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation: {aggregation!r} is not one of {AGGREGATIONS}")
 
 
 def _check_ks(ballots: Ballots, ks: Sequence[int], num_subsets: int, k_meta: KMeta):

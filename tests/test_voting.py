@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import statistics
 from fractions import Fraction
 
 import jax
@@ -89,15 +90,40 @@ def naive_guided(samples, k_meta):
     return [sample for _, sample in parsed[:k_meta]]
 
 
-def naive_credit(sums, n, best, tie_policy, parse_policy):
+def naive_aggregate(samples, aggregation):
+    """Total by original response in exact fractions, or None; n >= 2."""
+    rows = [
+        [Fraction(scores[order.index(i)]) for i in range(len(order))]
+        for scores, order, _ in samples
+        if scores is not None
+    ]
+    if not rows:
+        return None
+    n = len(rows[0])
+    if aggregation == "median":
+        return [statistics.median(row[i] for row in rows) for i in range(n)]
+    if aggregation == "majority":
+        rows = [[Fraction(x == max(row), row.count(max(row))) for x in row] for row in rows]
+    if aggregation == "borda":
+        rows = [
+            [sum(Fraction(1 + (x > y) - (x < y), 2) for y in row) - Fraction(1, 2) for x in row]
+            for row in rows
+        ]
+    sums = [sum(row[i] for row in rows) for i in range(n)]
+    return [total / len(rows) for total in sums] if aggregation == "mean" else sums
+
+
+def naive_credit(sums, n, gold, tie_policy, parse_policy):
+    gold = {gold} if isinstance(gold, int) else set(gold)
     if sums is None:
-        return {"wrong": 0.0, "chance": 1 / n}[parse_policy]
-    tied = [i for i in range(n) if sums[i] == max(sums)]
-    if best not in tied:
+        return {"wrong": 0.0, "chance": len(gold) / n}[parse_policy]
+    tied = {i for i in range(n) if sums[i] == max(sums)}
+    if not tied & gold:
         return 0.0
-    if len(tied) == 1:
+    if tied <= gold:
         return 1.0
-    return {"strict": 0.0, "half": 0.5, "uniform": 1 / len(tied)}[tie_policy]
+    share = len(tied & gold) / len(tied)
+    return {"strict": 0.0, "half": 0.5, "uniform": share}[tie_policy]
 
 
 @functools.partial(jax.jit, static_argnames=("num_subsets", "stratified"))
@@ -116,10 +142,14 @@ def positions(ballots, num_subsets, stratified=False):
 
 
 def device_curve(ballots, best, **changes):
+    """best: index of the right response of each comparison, a set of them, or bool [C, N]."""
     settings = {"ks": (1,), "num_subsets": 4, "key": KEY, "tie_policy": "strict"}
-    settings |= {"parse_policy": "wrong", "stratified": False} | changes
-    best_C = best if isinstance(best, jax.Array) else np.asarray(best, np.int32)
-    return voting.accuracy_curve(ballots, best_C, **settings)
+    settings |= {"aggregation": "sum", "parse_policy": "wrong", "stratified": False} | changes
+    if isinstance(best, list):
+        N = ballots.scores_CSN.shape[2]
+        sets = [{one} if isinstance(one, int) else one for one in best]
+        best = np.array([[i in right for i in range(N)] for right in sets])
+    return voting.accuracy_curve(ballots, best, **settings)
 
 
 def curve(ballots, best, **changes):
@@ -199,6 +229,44 @@ def test_equals_plain_python_on_the_same_subsets(tie_policy, parse_policy):
     assert np.allclose(got.voting, want[0], atol=1e-6)
     assert np.allclose(got.guided, want[1], atol=1e-6)
     assert not np.allclose(want[0], want[1])  # the case can tell the two methods apart
+
+
+@pytest.mark.parametrize("aggregation", [a for a in voting.AGGREGATIONS if a != "sum"])
+def test_aggregations_equal_plain_python_with_several_right_responses(aggregation):
+    comparisons = random_comparisons(12, 40, sizes=(2, 3, 5), samples=(5, 7))
+    rng = random.Random(13)
+    gold = []
+    for samples in comparisons:
+        n = len(samples[0][1])
+        gold.append(set(rng.sample(range(n), rng.randint(1, n - 1))))
+    ballots = make_ballots(comparisons)
+    ks, num_subsets = (1, 2, 5), 4
+    settings = {"ks": ks, "num_subsets": num_subsets, "aggregation": aggregation}
+    got = curve(
+        ballots, gold, tie_policy="uniform", parse_policy="chance", k_meta=voting.half, **settings
+    )
+    scores = voting.score_curve(
+        ballots, key=KEY, stratified=False, k_meta=voting.half, **settings
+    )
+    position_CMS = np.asarray(positions(ballots, num_subsets))
+    want = np.zeros((2, len(ks), len(comparisons)))
+    for c, samples in enumerate(comparisons):
+        n = len(samples[0][1])
+        for subset, (row, k) in itertools.product(range(num_subsets), enumerate(ks)):
+            chosen = [s for i, s in enumerate(samples) if position_CMS[c, subset][i] < k]
+            guided = naive_guided(chosen, max(1, k // 2))
+            for method, votes in enumerate((chosen, guided)):
+                totals = naive_aggregate(votes, aggregation)
+                credit = naive_credit(totals, n, gold[c], "uniform", "chance")
+                want[method, row, c] += credit / num_subsets
+                stored = np.asarray(scores[method])[row, subset, c]
+                assert np.isnan(stored[n:]).all()
+                if totals is None:
+                    assert np.isnan(stored).all()
+                else:
+                    assert np.allclose(stored[:n], [float(t) for t in totals], atol=2e-4)
+    assert np.allclose(got.voting, want[0], atol=1e-6)
+    assert np.allclose(got.guided, want[1], atol=1e-6)
 
 
 def test_mean_over_subsets_approaches_all_subsets():
@@ -413,7 +481,9 @@ def test_single_responses_get_their_mean_reward_and_no_accuracy():
     ks, num_subsets = (1, 2, 4), 8
     settings = {"ks": ks, "num_subsets": num_subsets, "key": KEY, "stratified": False}
     scores, guided = jax.tree.map(
-        np.asarray, voting.single_scores(ballots, k_meta=voting.half, **settings)
+        lambda totals: np.asarray(totals)[..., 0],
+        # Whatever adds up several responses, one response has its mean.
+        voting.score_curve(ballots, k_meta=voting.half, aggregation="borda", **settings),
     )
     position_CMS = np.asarray(positions(ballots, num_subsets))
     assert scores.shape == guided.shape == (3, num_subsets, 4)
@@ -427,7 +497,6 @@ def test_single_responses_get_their_mean_reward_and_no_accuracy():
                     assert np.isnan(got[row, subset, 0])
                 else:
                     assert np.isclose(got[row, subset, 0], float(want[0]))
-    assert np.isnan(scores[:, :, 1]).all()  # n = 2
     assert np.isnan(scores[:, :, 2]).all()  # nothing parsed
     assert (scores[0, :, 3] == 7).all() and np.isnan(scores[1:, :, 3]).all()
     credits = curve(ballots, [0] * 4, ks=ks).voting
@@ -436,9 +505,17 @@ def test_single_responses_get_their_mean_reward_and_no_accuracy():
     ]  # fmt: skip
 
 
-def test_a_best_response_out_of_range_gives_no_number():
-    ballots = make_ballots([FIGURE_3] * 3, N=3)
-    assert np.isnan(curve(ballots, [1, 2, -1]).voting[0]).tolist() == [False, True, True]
+def test_a_choice_that_cannot_fail_or_succeed_gives_no_number():
+    ballots = make_ballots([FIGURE_3] * 4, N=3)
+    credits = curve(ballots, [1, 2, set(), {0, 1}]).voting[0]
+    assert np.isnan(credits).tolist() == [False, True, True, True]
+
+
+def test_nine_thirds_of_a_majority_tie_with_three_votes():
+    samples = [((5, 5, 5, 1), (0, 1, 2, 3), 0.0)] * 9 + [((1, 1, 1, 9), (0, 1, 2, 3), 0.0)] * 3
+    ballots = make_ballots([samples])  # in float32 nine thirds are 2.9999998
+    verdict = voting.totals(ballots, ballots.drawn_CS, "majority")
+    assert verdict.tops_CN.tolist() == [[True] * 4]
 
 
 # Bad arguments.
@@ -447,6 +524,7 @@ def test_a_best_response_out_of_range_gives_no_number():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"aggregation": "product"}, "aggregation"),
         ({"tie_policy": "first"}, "tie_policy"),
         ({"parse_policy": "drop"}, "parse_policy"),
         ({"ks": (5,)}, "ks"),
@@ -483,7 +561,7 @@ def test_half_is_the_default_of_the_paper():
 
 
 def test_one_program_no_transfer_when_warm(compilation_counter):
-    best = jax.device_put(np.zeros(6, np.int32))
+    best = jax.device_put(np.eye(3, dtype=bool)[[0] * 6])
     first, second = (
         jax.device_put(make_ballots(random_comparisons(seed, 6, sizes=(3,), samples=(8, 8))))
         for seed in (10, 11)

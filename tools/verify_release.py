@@ -160,10 +160,10 @@ def rmb_run(args: argparse.Namespace, dtype: str) -> runs.Run:
     return runs.Run(c, args.workdir or f"runs/verify_release/{args.checkpoint.resolve().name}")
 
 
-def rmb_row(run: runs.Run, comparisons: dict, paper: dict[str, float] | None) -> Row:
+def rmb_row(run: runs.Run, loaded: benchmark.Loaded, paper: dict[str, float] | None) -> Row:
     """Greedy accuracy with its 95 % interval, beside the value of the paper."""
-    drawn = benchmark.Measurement(run, comparisons).draw(run, "released", k=None)
-    (suite,) = benchmark.to_suites(comparisons, [drawn])
+    drawn = benchmark.Measurement(run, loaded.comparisons).draw(run, "released", k=None)
+    (suite,) = benchmark.to_suites(loaded, [drawn])
     rules = benchmark.counting_rules(run, benchmark.read_config(run))
     (lines,) = benchmark.count([suite], rules).values()
     (line,) = (line for line in lines if line.section == counting.GREEDY)
@@ -219,7 +219,7 @@ def checks(args: argparse.Namespace) -> Iterator[Row]:
         facts |= {name: record[name] for name in ("dtype", "prompt")}
     facts["prompt_ids"] = tokenizer.chat([Message("user", facts["prompt"])])
     run = rmb_run(args, facts["dtype"]) if args.data_dir and not reward else None
-    comparisons = run and benchmark.load_comparisons(run, benchmark.read_config(run))
+    loaded = run and benchmark.load_comparisons(run, benchmark.read_config(run))
     yield from rows
     for name in ("parameters", "tokenizer", "chat_template", "prompt_ids"):
         yield compare(name, facts[name], record and record[name])
@@ -230,7 +230,7 @@ def checks(args: argparse.Namespace) -> Iterator[Row]:
         runs.write_json(args.record, facts)
         yield "record", SHOWN, f"written: {args.record}"
     if run:
-        yield rmb_row(run, comparisons, PAPER_RMB.get(published_variant(config)))
+        yield rmb_row(run, loaded, PAPER_RMB.get(published_variant(config)))
     else:
         yield "RMB best-of-N", "skipped", "reward model" if reward else "needs --data_dir"
 

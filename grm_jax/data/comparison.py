@@ -49,12 +49,14 @@ class Comparison:
       messages: the conversation; roles system, user or assistant, the last one a user turn that
         is not blank.
       responses: [N] texts to be scored; an empty text is a legal response.
-      rewards: [N] finite gold values. N >= 2: the maximum is unique (the winner of paper Eq. 10).
-        N == 1: 0.0 or 1.0.
+      rewards: [N] finite gold values. N >= 2: the maximum is unique (the winner of paper Eq. 10),
+        unless `several_best`. N == 1: 0.0 or 1.0.
       subset: the category that tables report apart.
       meta: string keys; whatever later scoring needs, never shown to a model.
       hint_note: a further line of the hint of hinted sampling, such as how strong the preference
         is. It must not name a position: the order of the responses is drawn later.
+      several_best: responses may share the highest reward: a tie that people stated, or several
+        right answers. Only benchmarks have such comparisons; nothing can be trained on them.
 
     Raises:
       FieldError: a field breaks one of these rules; the message names the uid and the field.
@@ -67,6 +69,7 @@ class Comparison:
     subset: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
     hint_note: str = ""
+    several_best: bool = False
 
     def __post_init__(self) -> None:
         where = f"comparison {self.uid!r}"
@@ -77,6 +80,8 @@ class Comparison:
         put(self, "messages", _checked_messages(where, self.messages))
         put(self, "responses", _checked_responses(where, self.responses))
         put(self, "rewards", _checked_rewards(where, self.rewards, len(self.responses)))
+        if self.n > 1 and not self.several_best and len(self.winners) > 1:
+            raise FieldError(where, "rewards", f"the maximum must be unique, got {self.rewards}")
         _check_text(where, "subset", self.subset)
         _check_text(where, "hint_note", self.hint_note)
         if not isinstance(self.meta, Mapping) or not all(isinstance(k, str) for k in self.meta):
@@ -89,11 +94,19 @@ class Comparison:
         return len(self.responses)
 
     @property
+    def winners(self) -> tuple[int, ...]:
+        """Indices of the responses with the highest reward: one, unless `several_best`."""
+        highest = max(self.rewards)
+        return tuple(i for i, reward in enumerate(self.rewards) if reward == highest)
+
+    @property
     def best(self) -> int:
-        """Index of the response with the unique highest reward; ValueError for one response."""
+        """Index of the response with the unique highest reward; ValueError where there is none."""
         if self.n == 1:
             raise ValueError(f"comparison {self.uid!r}: one response has a label, not a best")
-        return max(range(self.n), key=self.rewards.__getitem__)
+        if len(self.winners) > 1:
+            raise ValueError(f"comparison {self.uid!r}: several responses are best")
+        return self.winners[0]
 
     @property
     def label(self) -> int:
@@ -176,8 +189,6 @@ def _checked_rewards(where: str, rewards: Any, n: int) -> tuple[float, ...]:
         raise FieldError(where, "rewards", f"must be finite, got {rewards}")
     if n == 1 and checked[0] not in (0.0, 1.0):
         raise FieldError(where, "rewards", f"one response has reward 0 or 1, got {checked[0]}")
-    if n >= 2 and checked.count(max(checked)) != 1:
-        raise FieldError(where, "rewards", f"the maximum must be unique, got {rewards}")
     return checked
 
 
@@ -245,17 +256,25 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    number = 0
-    # bytes: only \n ends a line, never U+2028 inside a text
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            for number, raw in enumerate(file, start=1):
-                raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if raw.strip():
-                    where = f"{path}:{number}"
-                    yield where, _parse(where, raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: damaged archive after line {number}: {error}") from None
+        yield from parse_lines(str(path), file)
+
+
+def parse_lines(name: str, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """The JSON value of each line that is not blank, with its place ``name:line`` (from 1).
+
+    `lines` are bytes: only a line feed ends a line, never U+2028 inside a text. They may come out
+    of an archive, which may be damaged.
+    """
+    number = 0
+    try:
+        for number, raw in enumerate(lines, start=1):
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if raw.strip():
+                where = f"{name}:{number}"
+                yield where, _parse(where, raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}: damaged archive after line {number}: {error}") from None
 
 
 def _read_table(path: Path) -> Iterator[dict[str, Any]]:
@@ -329,13 +348,13 @@ def read_messages(
     return tuple(messages)
 
 
-def located(where: str, *fields: Any, query: str = "messages") -> Comparison:
-    """`Comparison(*fields)` whose FieldError names the place in a file instead of the uid.
+def located(where: str, *fields: Any, query: str = "messages", **named: Any) -> Comparison:
+    """`Comparison(*fields, **named)` whose FieldError names the place in a file, not the uid.
 
     `query` is the column of that file which became the messages.
     """
     try:
-        return Comparison(*fields)
+        return Comparison(*fields, **named)
     except FieldError as error:
         raise FieldError(where, error.name.replace("messages", query, 1), error.problem) from None
 
@@ -381,11 +400,14 @@ def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> N
     """Writes what `read_jsonl` reads back equal; the file appears whole or not at all.
 
     Raises:
-      FieldError: a uid is used twice, or a `meta` has no JSON form.
+      FieldError: a uid is used twice, a `meta` has no JSON form, or several responses are best.
     """
     path = Path(path)
     lines = []
     for comparison in collect((str(path), comparison) for comparison in comparisons):
+        if comparison.several_best:
+            where = f"comparison {comparison.uid!r}"
+            raise FieldError(where, "several_best", "this format has no such comparisons")
         row: dict[str, Any] = {
             "uid": comparison.uid,
             "messages": [message._asdict() for message in comparison.messages],

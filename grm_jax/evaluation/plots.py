@@ -1,4 +1,4 @@
-"""The two figures: accuracy against k, and health metrics against step.
+"""The figures: accuracy against k and against FLOPs, and health metrics against step.
 
 matplotlib is imported inside the functions and drawn without pyplot, so no display, backend or
 global style of the caller is touched. Equal inputs give byte-identical PNGs for one version of
@@ -38,10 +38,10 @@ STYLE = {
 
 
 class Curve(NamedTuple):
-    """A line of the scaling figure: `intervals[i]` are fractions at `ks[i]`."""
+    """A line of a figure: `intervals[i]` are fractions at `ks[i]`, or at another cost."""
 
     label: str
-    ks: Sequence[int]
+    ks: Sequence[float]
     intervals: Sequence[Interval]
 
 
@@ -64,6 +64,32 @@ def scaling(
     Raises:
         ValueError: naming the curve: no points, ks below 1, or not one interval for each k.
     """
+    ticks = sorted({k for curve in curves for k in curve.ks})
+    _against(path, curves, levels or {}, "k, samples of one comparison", ticks, title, ylabel, note)
+
+
+def cost(
+    path: str | os.PathLike,
+    curves: Sequence[Curve],
+    *,
+    title: str = "Accuracy against compute",
+    ylabel: str = "accuracy (%)",
+    note: str = "",
+) -> None:
+    """Accuracy against FLOPs of a verdict on a logarithmic axis.
+
+    Args:
+        curves: `ks` are FLOPs; one with a single point, such as greedy, is a mark.
+        note: a line below the axis: what the bands cover, what is counted.
+
+    Raises:
+        ValueError: as `scaling`.
+    """
+    _against(path, curves, {}, "model FLOPs of a verdict", None, title, ylabel, note)
+
+
+def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
+    """Accuracy against anything of at least 1; `ticks` are marks of base 2, or None."""
     for curve in curves:
         if not curve.ks or len(curve.ks) != len(curve.intervals) or min(curve.ks) < 1:
             raise ValueError(f"curve {curve.label!r}: needs one interval for each k of at least 1")
@@ -80,19 +106,22 @@ def scaling(
             ks = [k for k, _ in points]
             value, low, high = ([100 * p[j] for _, p in points] for j in range(3))
             color = COLORS[i % len(COLORS)]
-            axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
+            if len(ks) > 1:
+                axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
+            else:
+                axes.vlines(ks, low, high, color=color, alpha=0.3)
             marker = MARKERS[i % len(MARKERS)]
             axes.plot(ks, value, color=color, marker=marker, markersize=5, label=curve.label)
-        for i, (label, level) in enumerate((levels or {}).items()):
+        for i, (label, level) in enumerate(levels.items()):
             value = level.value if isinstance(level, Interval) else level
             dashes = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))[i % 3]
             axes.axhline(100 * value, color="#444444", linestyle=dashes, linewidth=1.2, label=label)
-        ks = sorted({k for curve in curves for k in curve.ks})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ks, [str(k) for k in ks])
-        axes.minorticks_off()
+        axes.set_xscale("log", base=10 if ticks is None else 2)
+        if ticks is not None:
+            axes.set_xticks(ticks, [str(k) for k in ticks])
+            axes.minorticks_off()
         axes.margins(x=0.04, y=0.08)
-        axes.set_xlabel("k, samples of one comparison")
+        axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.set_title(title, loc="left")
         axes.legend(loc="best")

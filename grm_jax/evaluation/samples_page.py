@@ -76,13 +76,13 @@ def _comparison(comparison: Comparison) -> list[str]:
             blocks.append(f"**{message.role}**")
         blocks.append(_fence(message.content))
     for i, response in enumerate(comparison.responses):
-        best = comparison.n > 1 and i == comparison.best
+        best = comparison.n > 1 and i in comparison.winners
         blocks += [f"### Response {i + 1}{' (gold: best)' if best else ''}", _fence(response)]
     if comparison.n == 1:
         blocks.append(f"Gold: **{'correct' if comparison.label else 'not correct'}**")
     else:
         rewards = ", ".join(f"{reward:g}" for reward in comparison.rewards)
-        blocks.append(f"Gold: **Response {comparison.best + 1}** (rewards {rewards})")
+        blocks.append(f"Gold: **{_names(comparison.winners)}** (rewards {rewards})")
     return blocks
 
 
@@ -113,12 +113,17 @@ def _verdict(verdicts: voting.Verdicts, comparison: Comparison) -> str:
     if comparison.n == 1:
         return f"mean score **{totals[0]:.2f}** of {voters} samples"
     tops = np.flatnonzero(np.asarray(verdicts.tops_CN)[0])
-    names = " and ".join(f"Response {top + 1}" for top in tops)
+    right = set(tops) & set(comparison.winners)
     if len(tops) > 1:
-        mark = f"tie, {'with' if comparison.best in tops else 'without'} the best"
+        mark = f"tie, {'with' if right else 'without'} the best"
     else:
-        mark = "✓" if tops[0] == comparison.best else "✗"
-    return f"**{names}** {mark}; totals {', '.join(f'{t:g}' for t in totals)} of {voters} samples"
+        mark = "✓" if right else "✗"
+    sums = ", ".join(f"{total:g}" for total in totals)
+    return f"**{_names(tops)}** {mark}; totals {sums} of {voters} samples"
+
+
+def _names(indices: Sequence[int]) -> str:
+    return " and ".join(f"Response {i + 1}" for i in indices)
 
 
 def _scores(sample: Sample, kept: np.ndarray | None) -> str:

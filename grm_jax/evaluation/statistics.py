@@ -2,13 +2,13 @@
 
 The item of every interval is the comparison: random subsets of samples, or the samples of one
 comparison, are never resampled as if they were new evidence. Shape letters: R training seeds,
-I items, C comparisons, S samples, M subsets.
+I items, C comparisons, S samples, M subsets, B resamples, L lines of a table, G clusters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -122,36 +122,65 @@ def paired_difference(
     if a.shape != b.shape:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape} are not paired")
     value, means = _bootstrap_means(a - b, clusters, seeds, num_resamples, rng_seed)
-    # Differences such as 0.1 + 0.2 - 0.3 must not turn an exact tie into a sign.
-    means = np.where(np.abs(means) < 1e-12, 0.0, means)
-    smaller = min(np.sum(means <= 0), np.sum(means >= 0))
-    p_value = min(1.0, 2 * (int(smaller) + 1) / (num_resamples + 1))
-    return Difference(value, *_percentiles(means, level), p_value)
+    return _difference(value, means, level)
 
 
-def bootstrap_macro(
-    groups: Mapping[str, ArrayLike],
+class Resampled(NamedTuple):
+    """L means on the same B resamples of the items, so that any two of them are paired.
+
+    Attributes:
+        values_L: float64, on the items themselves.
+        draws_BL: float64, on each resample.
+    """
+
+    values_L: np.ndarray
+    draws_BL: np.ndarray
+
+    def interval(self, line: int, level: float = 0.95) -> Interval:
+        """Percentile interval of one line."""
+        ends = _percentiles(self.draws_BL[:, line], level)
+        return Interval(float(self.values_L[line]), *ends)
+
+    def difference(self, a: int, b: int, level: float = 0.95) -> Difference:
+        """Line a minus line b, with the p-value of `paired_difference`."""
+        draws_B = self.draws_BL[:, a] - self.draws_BL[:, b]
+        return _difference(float(self.values_L[a] - self.values_L[b]), draws_B, level)
+
+
+def resample(
+    values: ArrayLike,
     *,
+    clusters: Sequence | None = None,
     num_resamples: int = 10_000,
-    level: float = 0.95,
-    rng_seed: int = 0,
-) -> Interval:
-    """The unweighted mean of group means (the paper's Overall), items resampled in each group.
-
-    Args:
-        groups: [I] values of each group.
+    rng_seed: int | tuple[int, ...] = 0,
+) -> Resampled:
+    """`bootstrap_mean` of each row of values [L, I], all on the same resamples.
 
     Raises:
-        ValueError: no group, or as `bootstrap_mean`.
+        ValueError: as `bootstrap_mean`.
     """
-    if not groups:
-        raise ValueError("groups: at least one is needed")
-    draws = [
-        _bootstrap_means(values, None, "fixed", num_resamples, (rng_seed, i))
-        for i, values in enumerate(groups.values())
-    ]
-    value = float(np.mean([value for value, _ in draws]))
-    return Interval(value, *_percentiles(np.mean([means for _, means in draws], axis=0), level))
+    values_LI = _finite("values", values, dims=(2,))
+    rng = np.random.default_rng(rng_seed)
+    draws = _resampled_means(values_LI, clusters, num_resamples, rng)
+    return Resampled(values_LI.mean(axis=1), np.concatenate(list(draws)))
+
+
+def weighted_mean(strata: Sequence[Resampled], weights: Sequence[float]) -> Resampled:
+    """The mean of the means of strata that were resampled apart: benchmarks fix their weights.
+
+    Raises:
+        ValueError: no stratum, or weights that are not as many, negative, or all zero.
+    """
+    weights_G = np.asarray(weights, np.float64)
+    if not strata or weights_G.shape != (len(strata),):
+        raise ValueError(f"weights: {len(weights)} for {len(strata)} strata")
+    if (weights_G < 0).any() or not weights_G.sum() > 0:
+        raise ValueError(f"weights: {tuple(weights)} are negative or all zero")
+    shares_G = weights_G / weights_G.sum()
+    return Resampled(
+        sum(share * one.values_L for share, one in zip(shares_G, strata, strict=True)),
+        sum(share * one.draws_BL for share, one in zip(shares_G, strata, strict=True)),
+    )
 
 
 def bootstrap_statistic(
@@ -260,25 +289,30 @@ def within_comparison_auc(scores: ArrayLike, correct: ArrayLike, valid: ArrayLik
     return WithinAUC(float(won / pairs) if pairs else math.nan, pairs, comparisons)
 
 
-def blind_credits(lengths: Sequence[Sequence[int]], best: Sequence[int]) -> dict[str, np.ndarray]:
+def blind_credits(
+    lengths: Sequence[Sequence[int]], right: Sequence[Sequence[int]]
+) -> dict[str, np.ndarray]:
     """What verdicts that read no content earn: float64 [C] for first, random, longest, shortest.
 
     Args:
         lengths: the length of each response of each comparison, in any one unit.
-        best: index of the best response. Ties in length share the credit evenly.
+        right: indices of the right responses. Ties in length share the credit evenly.
 
     Raises:
-        ValueError: naming the comparison with fewer than two responses or `best` out of range.
+        ValueError: naming the comparison of which none or all responses are right, or with an
+            index out of range.
     """
-    credits = {name: np.zeros(len(best)) for name in ("first", "random", "longest", "shortest")}
-    for c, (row, j) in enumerate(zip(lengths, best, strict=True)):
-        n = len(row)
-        if n < 2 or not 0 <= j < n:
-            raise ValueError(f"comparison {c}: best {j} of {n} responses is no choice")
-        credits["first"][c] = float(j == 0)
-        credits["random"][c] = 1 / n
+    names = ("first", "random", "longest", "shortest")
+    credits = {name: np.zeros(len(right)) for name in names}
+    for c, (row, gold) in enumerate(zip(lengths, right, strict=True)):
+        n, gold = len(row), set(gold)
+        if not 0 < len(gold) < n or not gold <= set(range(n)):
+            raise ValueError(f"comparison {c}: right ones {sorted(gold)} of {n} are no choice")
+        credits["first"][c] = float(0 in gold)
+        credits["random"][c] = len(gold) / n
         for name, extreme in (("longest", max(row)), ("shortest", min(row))):
-            credits[name][c] = (row[j] == extreme) / list(row).count(extreme)
+            tied = {i for i, length in enumerate(row) if length == extreme}
+            credits[name][c] = len(tied & gold) / len(tied)
     return credits
 
 
@@ -298,34 +332,49 @@ def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _difference(value: float, means_B: np.ndarray, level: float) -> Difference:
+    # Differences such as 0.1 + 0.2 - 0.3 must not turn an exact tie into a sign.
+    means_B = np.where(np.abs(means_B) < 1e-12, 0.0, means_B)
+    smaller = min(np.sum(means_B <= 0), np.sum(means_B >= 0))
+    p_value = min(1.0, 2 * (int(smaller) + 1) / (len(means_B) + 1))
+    return Difference(value, *_percentiles(means_B, level), p_value)
+
+
 def _bootstrap_means(values, clusters, seeds, num_resamples, rng_seed):
-    """(mean, [B] bootstrap means): items in clusters, drawn with replacement, as count weights."""
+    """(mean, [B] bootstrap means), over items and training seeds."""
     values_RI = np.atleast_2d(_finite("values", values, dims=(1, 2)))
-    R, I = values_RI.shape  # noqa: E741
+    R = values_RI.shape[0]
     if seeds not in SEED_MODES:
         raise ValueError(f"seeds: {seeds!r} is not one of {SEED_MODES}")
     if seeds == "resampled" and R < 2:
         raise ValueError("seeds: 'resampled' needs at least two training seeds")
+    rng = np.random.default_rng(rng_seed)
+    means = []
+    for means_BR in _resampled_means(values_RI, clusters, num_resamples, rng):
+        B = len(means_BR)
+        seeds_BR = np.full((B, R), 1 / R)
+        if seeds == "resampled":
+            seeds_BR = rng.multinomial(R, np.full(R, 1 / R), size=B) / R
+        means.append(np.sum(means_BR * seeds_BR, axis=1))
+    return float(values_RI.mean()), np.concatenate(means)
+
+
+def _resampled_means(values_LI, clusters, num_resamples, rng):
+    """[chunk, L] means, chunk by chunk: whole clusters, with replacement, as count weights."""
     if num_resamples < 1:
         raise ValueError(f"num_resamples: {num_resamples} must be at least 1")
+    I = values_LI.shape[1]  # noqa: E741
     if clusters is None:
-        sums_RG, sizes_G = values_RI, np.ones(I)
+        sums_LG, sizes_G = values_LI, np.ones(I)
     else:
         if len(clusters) != I:
             raise ValueError(f"clusters: {len(clusters)} names for {I} items")
         _, group_I = np.unique(np.asarray(clusters), return_inverse=True)
         sizes_G = np.bincount(group_I).astype(np.float64)
-        sums_RG = np.stack([np.bincount(group_I, weights=row_I) for row_I in values_RI])
+        sums_LG = np.stack([np.bincount(group_I, weights=row_I) for row_I in values_LI])
     G = sizes_G.size
-    rng = np.random.default_rng(rng_seed)
-    means = []
     chunk = max(1, CHUNK_ENTRIES // G)
     for start in range(0, num_resamples, chunk):
         B = min(chunk, num_resamples - start)
-        items_BG = rng.multinomial(G, np.full(G, 1 / G), size=B)
-        seeds_BR = np.full((B, R), 1 / R)
-        if seeds == "resampled":
-            seeds_BR = rng.multinomial(R, np.full(R, 1 / R), size=B) / R
-        sums_B = np.sum((items_BG @ sums_RG.T) * seeds_BR, axis=1)
-        means.append(sums_B / (items_BG @ sizes_G))
-    return float(values_RI.mean()), np.concatenate(means)
+        items_BG = rng.multinomial(G, np.full(G, 1 / G), size=B).astype(np.float64)
+        yield (items_BG @ sums_LG.T) / (items_BG @ sizes_G)[:, None]

@@ -275,6 +275,12 @@ class DecodeCost(NamedTuple):
         return self.weights + self.prefix + self.suffix + self.written
 
 
+def sample_flops(config: ModelConfig, prompt_length: int, new: int) -> int:
+    """FLOPs of drawing `new` tokens after a prefilled prompt, whose last token is fed first."""
+    products = 2 * num_product_params(config) * new
+    return products + attention_flops(config, new, prompt_length - 1, absorbed=True)
+
+
 def decode_cost(
     config: ModelConfig, *, prompts: int, samples: int, prompt_length: int, new: int
 ) -> DecodeCost:
@@ -299,12 +305,10 @@ def decode_cost(
             before = past if window is None else min(past, window - 1 - seen)
             suffix += rows * seen * token
             prefix += prompts * before * token
-    products = 2 * num_product_params(config) * rows * new
-    attention = rows * attention_flops(config, new, past, absorbed=True)
     return DecodeCost(
         weights=new * weight_bytes(config, rows),
         prefix=prefix,
         suffix=suffix,
         written=new * rows * cache_bytes_per_token(config),
-        flops=products + attention,
+        flops=rows * sample_flops(config, prompt_length, new),
     )

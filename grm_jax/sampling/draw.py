@@ -23,7 +23,8 @@ class DrawConfig:
 
     Attributes:
       k: samples of each comparison.
-      order_policy: "random", "balanced", "identity", or "group" (one order for all k samples).
+      order_policy: "random", "balanced", "both", "identity" (see `orders.orders_for`), or "group"
+        (one order for all k samples).
       max_orders: most permutations under "balanced".
       temperature: 0 is greedy.
       top_p: nucleus mass; 1 keeps everything.
@@ -276,7 +277,8 @@ def to_trajectory(
         strict = scores.Parsed(None, "unfinished")
     lenient = scores.parse_lenient(text, comparison.n, low, high)
     correct = None
-    if comparison.n > 1 or config.binary(comparison):
+    told = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
+    if told:
         shown = [comparison.rewards[i] for i in completion.order]
         correct = strict.scores is not None and scores.is_correct(strict.scores, shown)
     return Trajectory(

@@ -11,7 +11,7 @@ import numpy as np
 
 from grm_jax.sampling.keys import stable_words
 
-POLICIES = ("random", "balanced", "identity")
+POLICIES = ("random", "balanced", "both", "identity")
 
 Order = tuple[int, ...]
 
@@ -52,7 +52,8 @@ def orders_for(
     Args:
       policy: "random" draws one for each sample, as in the paper; "balanced" spreads the samples
         evenly over at most `max_orders` permutations, so that no more prompts are prefilled;
-        "identity" keeps the order of the data.
+        "both" shows the order of the data and its reverse in turn, as benchmarks that judge a pair
+        twice do; "identity" keeps the order of the data.
       n: number of responses.
       k: number of samples. A sample's order does not depend on k.
       uid: of the comparison.
@@ -64,8 +65,11 @@ def orders_for(
     """
     if max_orders < 1:
         raise ValueError(f"max_orders must be at least 1, got {max_orders}")
+    given = tuple(range(n))
     if policy == "identity":
-        return (tuple(range(n)),) * k
+        return (given,) * k
+    if policy == "both":
+        return tuple(itertools.islice(itertools.cycle((given, given[::-1])), k))
     if policy == "random":
         return tuple(
             _permutation(n, _generator("order", seed, uid, sample)) for sample in range(k)

@@ -9,6 +9,7 @@ from grm_jax.data.benchmarks import SUITES, evenly, judgebench, load_suite
 from grm_jax.data.comparison import FieldError
 from grm_jax.text.prompts import Message
 
+NAMES = ("judgebench", "llmbar", "rmb_bon")
 LLMBAR = ("Natural", *(f"Adversarial/{s}" for s in ("Neighbor", "GPTInst", "GPTOut", "Manual")))
 
 
@@ -113,13 +114,13 @@ def test_rmb_keeps_a_loser_equal_to_the_best(folder):
     assert row.meta["llm_names"][row.best] == "best-model"
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_folder_of_a_suite_serves_as_well(folder, name):
     inner = {"rmb_bon": "rmb"}.get(name, name)
     assert load_suite(name, folder / inner) == load_suite(name, folder)
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_missing_folder_is_named_with_what_was_expected(tmp_path, name):
     expected = {"judgebench": judgebench.FILE, "llmbar": "LLMBar", "rmb_bon": "BoN_set"}[name]
     with pytest.raises(ValueError, match=f"^{name}: expected the f") as caught:
@@ -228,8 +229,8 @@ def test_a_part_is_told_from_the_whole(folder):
 
 
 def test_an_unknown_suite_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'rmbench'.*judgebench, llmbar, rmb_bon"):
-        load_suite("rmbench", tmp_path)
+    with pytest.raises(ValueError, match="'mtbench'.*rewardbench, .*rmb_bon"):
+        load_suite("mtbench", tmp_path)
 
 
 @pytest.mark.parametrize(

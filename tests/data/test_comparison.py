@@ -234,3 +234,15 @@ def test_a_refused_write_leaves_the_file_alone(tmp_path):
         write_jsonl(path, [make(), make(uid="b", meta={"k": {1, 2}})])
     assert read_jsonl(path) == [make()]
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_several_best_only_where_it_is_said(tmp_path):
+    fields = ("u", (Message("user", "q"),), ("a", "b", "c"), (1.0, 1.0, 0.0))
+    with pytest.raises(FieldError, match="the maximum must be unique"):
+        Comparison(*fields)
+    tie = Comparison(*fields, several_best=True)
+    assert tie.winners == (0, 1)
+    with pytest.raises(ValueError, match="several responses are best"):
+        _ = tie.best
+    with pytest.raises(FieldError, match="several_best"):
+        write_jsonl(tmp_path / "x.jsonl", [tie])

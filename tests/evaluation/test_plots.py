@@ -95,6 +95,25 @@ def test_scaling_shows_the_values(tmp_path, monkeypatch):
     assert band[:, 1].min() == pytest.approx(71.1) and band[:, 1].max() == pytest.approx(85.3)
 
 
+def test_cost_has_a_curve_over_flops_and_a_mark_for_one_point(tmp_path, monkeypatch):
+    found = [
+        plots.Curve("voting", (2e12, 1e12), [Interval(0.8, 0.7, 0.9), Interval(0.6, 0.5, 0.7)]),
+        plots.Curve("greedy", (1.5e12,), [Interval(0.65, 0.6, 0.7)]),
+    ]
+    plots.cost(tmp_path / "x.png", found)
+    assert read_png((tmp_path / "x.png").read_bytes())[0] == (960, 630)
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plots.cost(tmp_path / "x.png", found)
+    axes = figures[0].axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines["voting"].get_xdata()) == [1e12, 2e12]
+    assert lines["voting"].get_ydata()[0] == pytest.approx(60)
+    assert axes.get_xscale() == "log" and "FLOPs" in axes.get_xlabel()
+    with pytest.raises(ValueError, match="curve 'a'"):
+        plots.cost(tmp_path / "y.png", [plots.Curve("a", (), ())])
+
+
 def test_training_has_a_panel_for_each_metric_of_each_stage(tmp_path, monkeypatch):
     path = tmp_path / "training.png"
     plots.training(path, stages())

@@ -90,17 +90,25 @@ def test_p_value_agrees_with_the_normal_test(rng):
     assert got.p_value == pytest.approx(2 * scipy.stats.norm.sf(1.3), rel=0.06)
 
 
-def test_macro_mean_weights_groups_equally(rng):
-    groups = {"small": rng.random(20), "large": rng.random(500)}
-    got = st.bootstrap_macro(groups)
-    assert got.value == pytest.approx(np.mean([v.mean() for v in groups.values()]))
-    variance = sum(v.var() / v.size for v in groups.values()) / 4
+def test_weighted_mean_of_strata_that_are_drawn_apart(rng):
+    small, large = rng.random(20), rng.random(500)
+    parts = [st.resample([values], rng_seed=(0, i)) for i, values in enumerate((small, large))]
+    got = st.weighted_mean(parts, [3, 1]).interval(0)
+    assert got.value == pytest.approx(0.75 * small.mean() + 0.25 * large.mean())
+    variance = 9 / 16 * small.var() / 20 + 1 / 16 * large.var() / 500
     assert got.half_width == pytest.approx(1.96 * math.sqrt(variance), rel=0.04)
-    # Groups are drawn independently: two equal groups must not move together.
-    twice = st.bootstrap_macro({"a": groups["large"], "b": groups["large"]})
-    assert twice.half_width == pytest.approx(
-        1.96 * groups["large"].std() / math.sqrt(1000), rel=0.05
-    )
+    for weights in ([1], [0, 0], [2, -1]):
+        with pytest.raises(ValueError, match="weights"):
+            st.weighted_mean(parts, weights)
+
+
+def test_lines_on_the_same_resamples_are_what_they_are_alone(rng):
+    a, b = rng.random(300), rng.random(300)
+    clusters = np.arange(300) // 3
+    both = st.resample([a, b], clusters=clusters)
+    assert both.interval(0) == pytest.approx(st.bootstrap_mean(a, clusters=clusters))
+    assert both.interval(1) == pytest.approx(st.bootstrap_mean(b, clusters=clusters))
+    assert both.difference(0, 1) == pytest.approx(st.paired_difference(a, b, clusters=clusters))
 
 
 def test_bootstrap_of_a_general_statistic(rng):
@@ -169,15 +177,16 @@ def test_within_comparison_auc_ignores_difficulty():
 
 
 def test_blind_credits_share_ties():
-    got = st.blind_credits([[5, 5, 2], [1, 4], [3, 3]], [1, 0, 0])
+    got = st.blind_credits([[5, 5, 2], [1, 4], [3, 3], [1, 1, 1]], [[1], [0], [0], [1, 2]])
     assert {name: credit.tolist() for name, credit in got.items()} == {
-        "first": [0.0, 1.0, 1.0],
-        "random": [1 / 3, 0.5, 0.5],
-        "longest": [0.5, 0.0, 0.5],
-        "shortest": [0.0, 1.0, 0.5],
+        "first": [0.0, 1.0, 1.0, 0.0],
+        "random": [1 / 3, 0.5, 0.5, 2 / 3],
+        "longest": [0.5, 0.0, 0.5, 2 / 3],
+        "shortest": [0.0, 1.0, 0.5, 2 / 3],
     }
-    with pytest.raises(ValueError, match="comparison 1"):
-        st.blind_credits([[1, 2], [3]], [0, 0])
+    for row, right in (([3], [0]), ([1, 2], [0, 1]), ([1, 2], []), ([1, 2], [2])):
+        with pytest.raises(ValueError, match="comparison 1"):
+            st.blind_credits([[1, 2], row], [[0], right])
 
 
 @pytest.mark.parametrize(

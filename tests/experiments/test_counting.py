@@ -10,7 +10,7 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.text.prompts import Message
 
-RULES = CountingRules((1, 2), (1, 1), 4, "uniform", "chance", False, 2, 0)
+RULES = CountingRules((1, 2), (1, 1), 4, "sum", "uniform", "chance", "strict", False, 2, 0)
 
 
 def comparison(i):
@@ -41,7 +41,7 @@ def test_only_the_last_stage_votes_without_its_name():
         (drawn("rft", wrong, greedy=True), drawn("grpo", right, greedy=True),
          drawn("rft", wrong), drawn("grpo", right)),
     )  # fmt: skip
-    lines = counting.lines(suite, RULES, max_responses=2)
+    lines = counting.lines(suite, RULES)
     found = {line.label: float(np.mean(line.credits_C)) for line in lines}
     assert found["RFT, Voting@2"] == found["RFT, one sample"] == found["RFT, greedy"] == 0.0
     assert found["Voting@2"] == found["GRPO, one sample"] == found["GRPO, greedy"] == 1.0

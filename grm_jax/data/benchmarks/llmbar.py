@@ -11,14 +11,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from grm_jax.data.comparison import (
-    Comparison,
-    FieldError,
-    collect,
-    located,
-    read_objects,
-    require,
-)
+from grm_jax.data.benchmarks.files import find_folder, one_of
+from grm_jax.data.comparison import Comparison, collect, located, read_objects, require
 from grm_jax.text.prompts import Message
 
 ROWS: Mapping[str, int] = {
@@ -35,10 +29,7 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
     Raises:
       ValueError: a folder or file is missing; or a bad row, as ``path[row]: field 'x': ...``.
     """
-    folders = [Path(data_dir) / "llmbar" / "LLMBar", Path(data_dir) / "LLMBar"]
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    if folder is None:
-        raise ValueError(f"llmbar: expected the folder {folders[0]} (or {folders[1]})")
+    folder = find_folder("llmbar", data_dir, "llmbar", "LLMBar")
     return collect(place for subset in ROWS for place in _rows(folder, subset))
 
 
@@ -48,9 +39,7 @@ def _rows(folder: Path, subset: str) -> Iterator[tuple[str, Comparison]]:
     if not path.is_file():
         raise ValueError(f"llmbar: expected the file {path}")
     for number, (where, row) in enumerate(read_objects(path)):
-        label = require(where, row, "label", int)
-        if label not in (1, 2):
-            raise FieldError(where, "label", f"is 1 or 2, got {label}")
+        label = one_of(where, row, "label", (1, 2))
         comparison = located(
             where,
             f"llmbar/{subset}/{number}",

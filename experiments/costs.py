@@ -1,0 +1,137 @@
+"""What a verdict costs: tokens and FLOPs beside accuracy.
+
+Work is counted by arithmetic on the shape of the model (`grm_jax.models.cost`), from what was
+drawn: each distinct order among the k samples is a prompt that is prefilled once, each sample
+decodes its own tokens, and guided voting reads every sample once more.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import counting
+from experiments.counting import CountingRules, Drawn, Suite
+from experiments.report import LinesOf
+from grm_jax.evaluation import plots
+from grm_jax.evaluation.tables import Cell, Column, Row, Table
+from grm_jax.models import cost
+
+NOTE = (
+    "of one verdict, means over comparisons: generated tokens of all k samples; prefilled tokens, "
+    "a prompt for each distinct order among them (its length in the order of the first sample); "
+    "model FLOPs of both, 2 a parameter and token and attention; for MetaRM@k also a forward pass "
+    "of the meta RM over prompt and trajectory of each sample"
+)
+
+
+class Cost(NamedTuple):
+    """Means over comparisons, of one verdict."""
+
+    generated: float
+    prefilled: float
+    flops: float
+
+
+def expected_orders(counts: Sequence[int], k: int, *, stratified: bool) -> float:
+    """Expected number of distinct orders among k samples, of which `counts` were drawn of each.
+
+    Stratified subsets take the orders in turn; others are uniformly random without replacement.
+    """
+    if stratified:
+        return float(min(k, len(counts)))
+    drawn = sum(counts)
+    absent = sum(math.comb(drawn - count, k) for count in counts) / math.comb(drawn, k)
+    return len(counts) - absent
+
+
+def costs_of(
+    drawn: Drawn, ks: Sequence[int], *, guided: bool, stratified: bool
+) -> list[Cost]:
+    """What a verdict of k samples costs on average, for each k."""
+    rows_K: list[list[tuple[float, float, float]]] = [[] for _ in ks]
+    for length, own in zip(drawn.prompt_tokens, drawn.groups, strict=True):
+        new = float(np.mean([len(t.token_ids) for t in own]))
+        counts = list(Counter(t.order for t in own).values())
+        # Attention grows with the square of the length; the mean length stands for the lengths.
+        steps = max(1, round(new))
+        prefill = cost.forward_flops(drawn.model, [length - 1], output_tokens=0)
+        sample = cost.sample_flops(drawn.model, length, steps)
+        if guided:
+            sample += cost.forward_flops(drawn.meta_model, [length + steps], output_tokens=0)
+        for rows, k in zip(rows_K, ks, strict=True):
+            prompts = expected_orders(counts, k, stratified=stratified)
+            rows.append((k * new, prompts * length, prompts * prefill + k * sample))
+    return [Cost(*map(float, np.mean(rows, axis=0))) for rows in rows_K]
+
+
+class Point(NamedTuple):
+    """One line of a suite: where it stands in tables, the curve it is on, and its cost."""
+
+    section: str
+    label: str
+    curve: str
+    cost: Cost
+
+
+def points(suite: Suite, config: CountingRules) -> list[Point]:
+    """Everything that was drawn on a suite by a model of known shape."""
+    found = []
+    for drawn in suite.drawn:
+        if drawn.model is None:
+            continue
+        most = 1 if drawn.greedy else min(map(len, drawn.groups))
+        prefix = counting.prefix(suite, drawn)
+        for kind in ("voting", "guided") if drawn.meta is not None else ("voting",):
+            ks = [k for k in config.ks if k <= most and not (kind == "guided" and k == 1)]
+            curve = counting.greedy(drawn.stage)
+            if not drawn.greedy:
+                curve = {"voting": "voting", "guided": "guided by the meta RM"}[kind]
+                curve = f"{prefix}, {curve}" if prefix else curve
+            if drawn.section == counting.WITHOUT:
+                curve += f", {drawn.section}"
+            spent = costs_of(drawn, ks, guided=kind == "guided", stratified=config.stratified)
+            for k, one in zip(ks, spent, strict=True):
+                label = counting.label(drawn, k, kind, prefix)
+                found.append(Point(drawn.section, label, curve, one))
+    return found
+
+
+def table(suites: Sequence[Suite], config: CountingRules, lines: LinesOf) -> Table:
+    """Accuracy, tokens and TFLOPs of every line that was drawn, suite by suite."""
+    rows = []
+    for suite in suites:
+        at = {(line.section, line.label): line for line in lines[suite.name]}
+        head = suite.name + (f", {suite.coverage}" if suite.coverage else "")
+        for section, label, _, spent in points(suite, config):
+            interval = at[section, label].interval("accuracy")
+            accuracy = Cell() if interval is None else Cell(*interval)
+            numbers = (spent.generated, spent.prefilled, spent.flops / 1e12)
+            name = f"{label}, {section}" if section == counting.WITHOUT else label
+            rows.append(Row(name, (accuracy, *map(Cell, numbers)), head))
+    columns = [Column("accuracy"), Column("generated tokens", "plain"),
+               Column("prefilled tokens", "plain"), Column("TFLOPs", "plain", 4)]  # fmt: skip
+    return Table("Cost of a verdict", columns, rows, [NOTE], "method")
+
+
+def figure(
+    path: str | os.PathLike, suites: Sequence[Suite], config: CountingRules, lines: LinesOf
+) -> None:
+    """Accuracy against FLOPs: a curve for each kind of vote, a mark for greedy."""
+    curves = []
+    for suite in suites:
+        at = {(line.section, line.label): line for line in lines[suite.name]}
+        by_name: dict[str, list] = {}
+        for section, label, curve, spent in points(suite, config):
+            interval = at[section, label].interval("accuracy")
+            if interval is not None:
+                name = f"{suite.name}: {curve}" if len(suites) > 1 else curve
+                by_name.setdefault(name, []).append((max(spent.flops, 1.0), interval))
+        for name, own in by_name.items():
+            flops, intervals = zip(*own, strict=True)
+            curves.append(plots.Curve(name, flops, intervals))
+    if curves:
+        plots.cost(path, curves, note="bands: 95 % over comparisons; prompts are prefilled once")

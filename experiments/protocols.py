@@ -1,0 +1,49 @@
+"""One set of samples counted in every way: how much of a number is the counting."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from experiments import counting
+from experiments.counting import CountingRules, Suite
+from grm_jax import voting
+from grm_jax.evaluation.ballots import from_trajectories
+from grm_jax.evaluation.tables import Cell, Column, Row, Table
+
+PARSERS = ("strict", "lenient")
+
+
+def table(suites: Sequence[Suite], config: CountingRules, notes: Sequence[str]) -> Table:
+    """Mean credit of all samples of the last sampled stage, by suite, parser and aggregation.
+
+    A column for each tie policy, and the share of the samples that the parser gave no scores.
+    """
+    rows = [row for suite in suites if suite.choice_C.any() for row in _rows(suite, config)]
+    columns = [Column(policy) for policy in voting.TIE_POLICIES] + [Column("unparsed")]
+    title = "Accuracy (%) of the vote of all samples, by parser, aggregation and tie policy"
+    return Table(title, columns, rows, notes, "parser, aggregation")
+
+
+def _rows(suite: Suite, config: CountingRules) -> list[Row]:
+    drawn = counting.last_sampled(suite)
+    sizes = [comparison.n for comparison in suite.comparisons]
+    stage, k = counting.STAGE_NAMES[drawn.stage], max(map(len, drawn.groups))
+    coverage = f", {suite.coverage}" if suite.coverage else ""
+    section = f"{suite.name}: {stage}, k = {k}{coverage}"
+    found = []
+    for parser in PARSERS:
+        ballots = from_trajectories(drawn.groups, sizes, lenient=parser == "lenient")
+        unparsed = 1 - ballots.parsed_CS.sum() / ballots.drawn_CS.sum()
+        for aggregation in voting.AGGREGATIONS:
+            verdicts = voting.totals(ballots, ballots.drawn_CS, aggregation)
+            cells = []
+            for policy in voting.TIE_POLICIES:
+                credits = voting.credits(
+                    ballots, verdicts, suite.gold_CN, jax.random.key(config.seed),
+                    tie_policy=policy, parse_policy=config.parse_policy,
+                )  # fmt: skip
+                cells.append(Cell(np.mean(np.asarray(credits, np.float64)[suite.choice_C])))
+            label = f"{parser}, {aggregation}"
+            found.append(Row(label, (*cells, Cell(unparsed)), section))
+    return found

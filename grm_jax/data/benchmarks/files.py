@@ -1,0 +1,90 @@
+"""What the readers of the benchmarks share: finding files, and hiding which response is best."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from grm_jax.data.comparison import FieldError, require
+
+T = TypeVar("T")
+SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+def find_file(suite: str, data_dir: str | os.PathLike, folder: str, name: str) -> Path:
+    """`name` in `data_dir`/`folder`, or in `data_dir` itself; ValueError where it is in neither."""
+    paths = [Path(data_dir) / folder / name, Path(data_dir) / name]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise ValueError(f"{suite}: expected the file {paths[0]} (or {paths[1]})")
+    return found
+
+
+def find_folder(suite: str, data_dir: str | os.PathLike, folder: str, name: str) -> Path:
+    """As `find_file`, for a folder."""
+    paths = [Path(data_dir) / folder / name, Path(data_dir) / name]
+    found = next((path for path in paths if path.is_dir()), None)
+    if found is None:
+        raise ValueError(f"{suite}: expected the folder {paths[0]} (or {paths[1]})")
+    return found
+
+
+def find_tables(suite: str, data_dir: str | os.PathLike, folder: str, start: str) -> list[Path]:
+    """The files of a split as the hub names them, such as ``filtered-00000-of-00001.parquet``.
+
+    They start with `start`, end with one of `SUFFIXES`, and lie in `data_dir`/`folder`, in its
+    folder ``data``, or in `data_dir` or its folder ``data``: the first of these that has any.
+
+    Raises:
+      ValueError: there are none.
+    """
+    for base in (Path(data_dir) / folder, Path(data_dir)):
+        for place in (base, base / "data"):
+            found = [p for p in sorted(place.glob(f"{start}*")) if p.name.endswith(SUFFIXES)]
+            if found:
+                return found
+    raise ValueError(
+        f"{suite}: expected the files {Path(data_dir) / folder}/{start}* with one of the endings "
+        f"{SUFFIXES} (or {Path(data_dir)}/{start}*)"
+    )
+
+
+def place_of(uid: str, n: int) -> int:
+    """A place for the best of n responses: a hash of the uid.
+
+    The files put the best first. Neither ties nor a judge that likes the first response may
+    profit from that.
+    """
+    digest = hashlib.sha256(uid.encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") % n
+
+
+def with_best(uid: str, best: T, others: Sequence[T]) -> tuple[tuple[T, ...], tuple[float, ...]]:
+    """(responses, rewards) with the best at its hidden place and the others in their order."""
+    responses = list(others)
+    place = place_of(uid, len(others) + 1)
+    responses.insert(place, best)
+    return tuple(responses), tuple(float(i == place) for i in range(len(responses)))
+
+
+def texts(where: str, row: dict[str, Any], name: str) -> tuple[str, ...]:
+    """The list of strings in `row[name]`, not empty; else FieldError."""
+    values = require(where, row, name, list)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            problem = f"expected str, got {type(value).__name__}"
+            raise FieldError(where, f"{name}[{i}]", problem)
+    if not values:
+        raise FieldError(where, name, "is empty")
+    return tuple(values)
+
+
+def one_of(where: str, row: dict[str, Any], name: str, known: Sequence[Any]) -> Any:
+    """`row[name]`, one of `known` and of the type of its first; else FieldError."""
+    value = require(where, row, name, type(known[0]))
+    if value not in known:
+        raise FieldError(where, name, f"{value!r} is not one of {tuple(known)}")
+    return value

@@ -1,0 +1,50 @@
+"""PPE Preference (lmarena-ai/PPE-Human-Preference-V1): pairs with the vote of a person.
+
+The suite is the split ``test``, 16,038 rows. Columns read: `question_id`, `winner` ("model_a",
+"model_b", or a tie), `prompt`, `response_1` (of model_a), `response_2`, `language`. Human ties
+(about 5,800 rows) are read, so that rows can be counted, but not judged: see `Suite.judged`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from grm_jax.data.benchmarks.files import find_tables, one_of
+from grm_jax.data.comparison import Comparison, FieldError, collect, located, read_objects, require
+from grm_jax.text.prompts import Message
+
+ROWS: Mapping[str, int] = {"": 16_038}
+WINNERS = ("model_a", "model_b", "tie", "tie (bothbad)")
+
+
+def load(data_dir: str | os.PathLike) -> list[Comparison]:
+    """Reads ``test*`` in `data_dir`/ppe/preference, or in `data_dir` itself, in its order.
+
+    Each row has uid ``ppe_preference/<question_id>`` and `language` in meta. In a tie both
+    responses are best.
+
+    Raises:
+      ValueError: the file is missing; or a bad row, as ``path[row]: field 'x': ...``.
+    """
+    paths = find_tables("ppe_preference", data_dir, "ppe/preference", "test")
+    return collect(place for path in paths for place in _rows(path))
+
+
+def _rows(path: os.PathLike) -> Iterator[tuple[str, Comparison]]:
+    for where, row in read_objects(path):
+        winner = one_of(where, row, "winner", WINNERS)
+        if type(row.get("question_id")) not in (int, str):
+            raise FieldError(where, "question_id", "expected int or str")
+        rewards = {"model_a": (1.0, 0.0), "model_b": (0.0, 1.0)}.get(winner, (1.0, 1.0))
+        yield where, located(
+            where,
+            f"ppe_preference/{row['question_id']}",
+            (Message("user", require(where, row, "prompt", str)),),
+            tuple(require(where, row, name, str) for name in ("response_1", "response_2")),
+            rewards,
+            "",
+            {"language": row.get("language")},
+            several_best=rewards[0] == rewards[1],
+            query="prompt",
+        )

@@ -1,0 +1,78 @@
+"""ReaLMistake (psunlpgroup/ReaLMistake): single responses, with or without a mistake.
+
+The suite is six JSONL files in ``data.zip``, 900 responses. Fields read: `input` (the whole
+prompt), `llm_response`, `error_label` ("error" or "no_error"), `error_categories`. The authors ask
+that examples be kept out of plain text: the archive is read in memory only, errors never quote a
+text, and `Suite.private` keeps the rows off every page.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+
+from grm_jax.data.benchmarks.files import find_file
+from grm_jax.data.comparison import (
+    Comparison,
+    FieldError,
+    collect,
+    located,
+    parse_lines,
+    require,
+)
+from grm_jax.text.prompts import Message
+
+PASSWORD = b"open-realmistake"  # from the README of the repository: against crawlers, no secret
+TASKS = (
+    "math_word_problem_generation", "finegrained_fact_verification", "answerability_classification"
+)  # fmt: skip
+MODELS = {"gpt-4-0613": 140, "Llama-2-70b-chat-hf": 160}
+ROWS: Mapping[str, int] = {
+    f"{task}/{model}": rows for task in TASKS for model, rows in MODELS.items()
+}
+LABELS = ("no_error", "error")
+
+
+def load(data_dir: str | os.PathLike) -> list[Comparison]:
+    """Reads data.zip of `data_dir`/realmistake, or of `data_dir` itself, task by task.
+
+    Each response has uid ``realmistake/<task>/<model>/<line>``, ``<task>/<model>`` as subset, and
+    label 1 where there is no error.
+
+    Raises:
+      ValueError: the archive or a file in it is missing or damaged; or a bad row, as
+        ``data.zip/file:line: field 'x': ...``.
+    """
+    path = find_file("realmistake", data_dir, "realmistake", "data.zip")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return collect(row for subset in ROWS for row in _rows(path, archive, subset))
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise ValueError(f"{path}: damaged, or locked with another password: {error}") from None
+
+
+def _rows(
+    path: os.PathLike, archive: zipfile.ZipFile, subset: str
+) -> Iterator[tuple[str, Comparison]]:
+    inner = f"data/{subset}.jsonl"
+    if inner not in archive.namelist():
+        raise ValueError(f"{path}: expected the file {inner} in it")
+    with archive.open(inner, pwd=PASSWORD) as file:
+        for number, (where, row) in enumerate(parse_lines(f"{path}/{inner}", file)):
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+            label = require(where, row, "error_label", str)
+            if label not in LABELS:
+                raise FieldError(where, "error_label", f"is not one of {LABELS}")
+            yield where, located(
+                where,
+                f"realmistake/{subset}/{number}",
+                (Message("user", require(where, row, "input", str)),),
+                (require(where, row, "llm_response", str),),
+                (float(label == "no_error"),),
+                subset,
+                {"error_categories": row.get("error_categories")},
+                query="input",
+            )

@@ -1,0 +1,173 @@
+"""What else decides a verdict: the place of a response, its length; and how sure a vote is.
+
+Numpy, float64. Shape letters: C comparisons, S samples, N responses. Samples of one comparison are
+averaged before comparisons are, so that every comparison counts once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from grm_jax.evaluation import rules
+from grm_jax.voting import Ballots
+
+
+class PositionBias(NamedTuple):
+    """Of comparisons of one n; NaN where nothing can be said.
+
+    Attributes:
+        score_by_position_N: the mean score of what was shown at each position.
+        first_share: how often the response shown first is at the top of a sample, ties shared; a
+            judge without bias has 1 / n, if every response is shown first equally often.
+        flip_rate: of the comparisons with n = 2 that were judged in both orders, the chance that
+            two samples, one in each order, prefer different responses (ties and samples without
+            scores left out). Samples in one order differ too: compare `same_order_rate`.
+        same_order_rate: the same for two samples in one order, where an order has two.
+    """
+
+    score_by_position_N: np.ndarray
+    first_share: float
+    flip_rate: float
+    same_order_rate: float
+
+
+def position_bias(ballots: Ballots, n: int) -> PositionBias:
+    """`PositionBias` of the comparisons with n responses, from scores in presented order."""
+    at_C = np.asarray(ballots.num_responses_C) == n
+    scores = np.asarray(ballots.scores_CSN, np.float64)[at_C, :, :n]
+    valid = (np.asarray(ballots.parsed_CS) & np.asarray(ballots.drawn_CS))[at_C]
+    orders = np.asarray(ballots.orders_CSN)[at_C, :, :n]
+    scores[~valid] = np.nan
+    tops = scores == np.max(scores, axis=2, keepdims=True)
+    first = np.where(valid, tops[:, :, 0] / np.maximum(tops.sum(axis=2), 1), np.nan)
+    flips, same = [], []
+    if n == 2:
+        swapped = orders[:, :, 0] == 1
+        shown = rules.verdicts(scores)
+        original = np.where(swapped & (shown < rules.TIE), 1 - shown, shown)
+        for own, turned in zip(original, swapped, strict=True):
+            counts = [
+                [np.sum((own == v) & (turned == t)) for v in (rules.FIRST, rules.SECOND)]
+                for t in (False, True)
+            ]
+            (a, b), (c, d) = counts
+            if (a + b) and (c + d):
+                flips.append((a * d + b * c) / ((a + b) * (c + d)))
+            for x, y in counts:
+                if x + y > 1:
+                    same.append(x * y / math.comb(int(x + y), 2))
+    by_position = [_mean_of_means(scores[:, :, j]) for j in range(n)]
+    return PositionBias(np.array(by_position), _mean_of_means(first), _mean(flips), _mean(same))
+
+
+class LengthBias(NamedTuple):
+    """Of comparisons with right and wrong responses; NaN where nothing can be said.
+
+    Attributes:
+        longer_right, shorter_right: mean credit where the longest response is right, and where
+            it is wrong (a tie in length that mixes both is in neither).
+        longer_share: how often the longest response is at the top of the vote.
+        slope: points of score for each doubling of length, within comparisons.
+    """
+
+    longer_right: float
+    shorter_right: float
+    longer_share: float
+    slope: float
+
+
+def length_bias(
+    totals: ArrayLike, lengths: ArrayLike, gold: ArrayLike, credits: ArrayLike
+) -> LengthBias:
+    """`LengthBias` of a vote.
+
+    Args:
+        totals: [C, N] mean score of each response; NaN at padding and without a verdict.
+        lengths: [C, N], in any one unit; -1 at padding.
+        gold: [C, N] bool.
+        credits: [C] in [0, 1].
+    """
+    totals_CN, credits_C = np.asarray(totals, np.float64), np.asarray(credits, np.float64)
+    gold_CN = np.asarray(gold, bool)
+    lengths_CN = np.asarray(lengths, np.float64)
+    there_CN = lengths_CN >= 0
+    longest_CN = there_CN & (lengths_CN == np.max(lengths_CN, axis=1, keepdims=True))
+    right_C = (longest_CN & gold_CN).any(axis=1)
+    wrong_C = (longest_CN & ~gold_CN).any(axis=1)
+    judged_C = ~np.isnan(totals_CN).all(axis=1)
+    judged = np.where(np.isnan(totals_CN), -np.inf, totals_CN)
+    tops_CN = judged == np.max(judged, axis=1, keepdims=True)
+    share_C = np.sum(tops_CN & longest_CN, axis=1) / np.sum(tops_CN, axis=1)
+    known_CN = ~np.isnan(totals_CN)
+    doublings = np.log2(np.maximum(lengths_CN, 1))
+    x, y = _centred(doublings, known_CN), _centred(totals_CN, known_CN)
+    return LengthBias(
+        _mean(credits_C[right_C & ~wrong_C]),
+        _mean(credits_C[wrong_C & ~right_C]),
+        _mean(share_C[judged_C]),
+        float(np.sum(x * y) / np.sum(x * x)) if np.any(x) else math.nan,
+    )
+
+
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy, over equal bins.
+
+    Args:
+        confidence: [C] in [0, 1], such as the share of the samples that vote for the winner.
+        correct: [C] credits in [0, 1].
+
+    Raises:
+        ValueError: different shapes, nothing, or a value outside of [0, 1].
+    """
+    confidence_C, correct_C = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    if confidence_C.shape != correct_C.shape or confidence_C.ndim != 1 or not confidence_C.size:
+        raise ValueError("confidence, correct: expected two arrays [C] with something in them")
+    for name, values in (("confidence", confidence_C), ("correct", correct_C)):
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"{name}: values must be between 0 and 1")
+    bin_C = np.minimum((confidence_C * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_C, weights=confidence_C - correct_C, minlength=bins)
+    return float(np.abs(gaps).sum() / confidence_C.size)
+
+
+def vote_share(ballots: Ballots) -> np.ndarray:
+    """float64 [C]: the share of the parsed samples that have the winner of the vote at the top.
+
+    Ties of a sample are shared, ties of the vote are averaged; NaN without a verdict. The vote is
+    the sum of all drawn samples.
+    """
+    scores = np.asarray(ballots.scores_CSN, np.float64)
+    orders = np.asarray(ballots.orders_CSN)
+    back = np.take_along_axis(scores, np.argsort(orders, axis=2), axis=2)
+    valid = np.asarray(ballots.parsed_CS) & np.asarray(ballots.drawn_CS)
+    real_CN = np.arange(scores.shape[2]) < np.asarray(ballots.num_responses_C)[:, None]
+    totals = np.where(real_CN, np.sum(back * valid[:, :, None], axis=1), -np.inf)
+    winners = totals == np.max(totals, axis=1, keepdims=True)
+    back = np.where(real_CN[:, None, :], back, -np.inf)
+    tops = back == np.max(back, axis=2, keepdims=True)
+    votes = np.sum(tops / tops.sum(axis=2, keepdims=True) * valid[:, :, None], axis=1)
+    voters = valid.sum(axis=1)
+    shares = np.sum(votes * winners, axis=1) / winners.sum(axis=1) / np.maximum(voters, 1)
+    return np.where(voters > 0, shares, np.nan)
+
+
+def _centred(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    counts = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    filled = np.where(known, values, 0.0)
+    return np.where(known, filled - filled.sum(axis=1, keepdims=True) / counts, 0.0)
+
+
+def _mean(values) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _mean_of_means(values_CS: np.ndarray) -> float:
+    """The mean over comparisons of the mean over their samples, NaN left out."""
+    known = ~np.isnan(values_CS)
+    counts = known.sum(axis=1)
+    sums = np.where(known, values_CS, 0.0).sum(axis=1)
+    return _mean(sums[counts > 0] / counts[counts > 0])

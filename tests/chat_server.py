@@ -50,11 +50,17 @@ def chat_server(answer, fault=lambda number, body: None):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             number = server.begin(dict(self.headers), body)
+            self.in_work = True
             try:
                 self.reply(body, fault(number, body))
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client gave up
             finally:
+                self.leave()
+
+        def leave(self):
+            if self.in_work:
+                self.in_work = False
                 server.end()
 
         def reply(self, body, wrong):
@@ -81,6 +87,7 @@ def chat_server(answer, fault=lambda number, body: None):
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            self.leave()  # a client that has read the reply may ask again at once
             self.wfile.write(data[: len(data) // 2] if cut else data)
 
     listener = http.server.ThreadingHTTPServer(("localhost", 0), Handler)

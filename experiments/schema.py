@@ -84,8 +84,9 @@ class DataConfig:
       train: mixture of comparisons to train on.
       development, test: mixtures of comparisons to measure on, the suite "data".
       general: mixture of general instruction data.
-      benchmark_dir: folder of the benchmarks that what is trained on is compared with.
-      against: comma-separated names of these benchmarks; all of them must be there.
+      benchmark_dir: folder of the benchmarks that what is trained on is compared with: all that
+        are found there.
+      against: comma-separated names of those that must be there.
       overlap: what happens to rows of `train` and `general` whose prompt is in a benchmark:
         "refuse" ends the run, "drop" leaves them out, "allow" does not look for them.
     """

@@ -13,8 +13,18 @@ from experiments import run as runs
 
 
 def main(run: runs.Run) -> None:
-    """All stages in turn."""
+    """All stages in turn.
+
+    Raises:
+      ValueError: if the config lacks a stage, as those of RFT only do.
+    """
     config = benchmark.read_config(run)
+    for section in ("rft", "grpo", *(["meta_rm"] if config.meta_rm else [])):
+        if section not in run.config:
+            raise ValueError(
+                f"config.{section}: section is missing; run the stages that the config has by "
+                "their own experiments"
+            )
     stages: list[tuple[str, Callable[[runs.Run], None]]] = [
         ("base and cold start", sft.main),
         ("RFT", rft.run_stage),

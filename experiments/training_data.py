@@ -17,7 +17,9 @@ import ml_collections
 
 from experiments import schema, settings
 from grm_jax.data import mixture
-from grm_jax.data.benchmarks import load_suite
+from grm_jax.data.benchmarks import SUITES, load_suite
+from grm_jax.data.benchmarks.files import MissingFiles
+from grm_jax.data.comparison import Comparison
 from grm_jax.data.contamination import BenchmarkPrompts
 from grm_jax.data.training_sets import SETS, Record
 
@@ -111,11 +113,24 @@ class TrainingData:
                     parts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
+    def _benchmarks(self) -> dict[str, list[Comparison]]:
+        """Those that `against` names, which must be there, and all others that are."""
+        required = settings.names(self._config.against, "config.data.against")
+        suites = {}
+        for name in dict.fromkeys([*required, *SUITES]):
+            if name == "own":  # anybody's rows: perhaps those that are trained on
+                continue
+            try:
+                suites[name] = load_suite(name, self._config.benchmark_dir)
+            except MissingFiles:
+                if name in required:
+                    raise
+        return suites
+
     def _check(self) -> dict:
         suites = {}
         if self._config.overlap != "allow" and any(map(self._config.sources, SPLITS)):
-            names = settings.names(self._config.against, "config.data.against")
-            suites = {name: load_suite(name, self._config.benchmark_dir) for name in names}
+            suites = self._benchmarks()
         prompts = BenchmarkPrompts(suites)
         overlaps, by_split = [], {}
         for split in SPLITS:

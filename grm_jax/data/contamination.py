@@ -68,7 +68,9 @@ class BenchmarkPrompts:
                 row = len(self._rows)
                 self._rows.append((suite, comparison.uid))
                 words = _words(comparison.messages)
-                self._prompts.setdefault(_digest(words), row)
+                # Pairs of one prompt, or two forms of one benchmark, must not look like a template.
+                if self._prompts.setdefault(_digest(words), row) != row:
+                    continue
                 for gram in set(self._ngrams(words).tolist()):
                     self._grams.setdefault(gram, row)
                     uses[gram] = uses.get(gram, 0) + 1

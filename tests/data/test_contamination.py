@@ -70,6 +70,13 @@ def test_wording_of_templates_does_not_count(extra):
     assert (found is None) == bool(extra)
 
 
+def test_many_rows_of_one_prompt_are_no_template():
+    prompt = text(random.Random(2), N + 2)
+    suites = {name: [row(f"{name}/{i}", prompt) for i in range(TEMPLATE)] for name in "xy"}
+    found = BenchmarkPrompts(suites).find(ask(f"{prompt} and so on"))
+    assert found.uid == "x/0" and found.rule == "13 words in common"
+
+
 def test_characters_of_chinese_are_words():
     sentence = "请用一句话解释为什么天空是蓝色的"
     prompts = BenchmarkPrompts({"x": [row("r", f"问题{sentence}谢谢")]})

@@ -134,6 +134,20 @@ def test_rows_of_a_benchmark_are_refused_or_dropped(files, tmp_path, where, prom
     assert "not compared" in said[-1]
 
 
+def test_every_benchmark_that_is_there_is_compared(files, tmp_path):
+    write(files / "own.jsonl", pair(0, "fine?"), pair(1, "Which stew?"))
+    write(
+        files / "suites" / "pandalm" / "testset-v1.json",
+        [{"idx": 7, "instruction": "Which stew", "input": "", "response1": "a", "response2": "b",
+          **dict.fromkeys(("annotator1", "annotator2", "annotator3"), 1), "motivation_app": "m",
+          "cmp_key": "x_y"}],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"own\.jsonl:2: the same prompt as row .* of pandalm"):
+        checked(files, tmp_path)
+    with pytest.raises(ValueError, match="llmbar: expected the "):
+        checked(files, tmp_path, against="llmbar")
+
+
 def test_a_bad_row_is_found_before_the_run(files, tmp_path):
     write(files / "own.jsonl", pair(0, "a?"), {**pair(1, "b?"), "best": 7})
     with pytest.raises(ValueError, match=r"own\.jsonl:2: field 'best'"):

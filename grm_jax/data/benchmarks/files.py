@@ -14,12 +14,16 @@ T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 
 
+class MissingFiles(ValueError):
+    """The files of a benchmark are not there, which is no fault of what they hold."""
+
+
 def find_file(suite: str, data_dir: str | os.PathLike, folder: str, name: str) -> Path:
-    """`name` in `data_dir`/`folder`, or in `data_dir` itself; ValueError where it is in neither."""
+    """`name` in `data_dir`/`folder`, or in `data_dir` itself; MissingFiles if in neither."""
     paths = [Path(data_dir) / folder / name, Path(data_dir) / name]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
-        raise ValueError(f"{suite}: expected the file {paths[0]} (or {paths[1]})")
+        raise MissingFiles(f"{suite}: expected the file {paths[0]} (or {paths[1]})")
     return found
 
 
@@ -28,7 +32,7 @@ def find_folder(suite: str, data_dir: str | os.PathLike, folder: str, name: str)
     paths = [Path(data_dir) / folder / name, Path(data_dir) / name]
     found = next((path for path in paths if path.is_dir()), None)
     if found is None:
-        raise ValueError(f"{suite}: expected the folder {paths[0]} (or {paths[1]})")
+        raise MissingFiles(f"{suite}: expected the folder {paths[0]} (or {paths[1]})")
     return found
 
 
@@ -39,14 +43,14 @@ def find_tables(suite: str, data_dir: str | os.PathLike, folder: str, start: str
     folder ``data``, or in `data_dir` or its folder ``data``: the first of these that has any.
 
     Raises:
-      ValueError: there are none.
+      MissingFiles: there are none.
     """
     for base in (Path(data_dir) / folder, Path(data_dir)):
         for place in (base, base / "data"):
             found = [p for p in sorted(place.glob(f"{start}*")) if p.name.endswith(SUFFIXES)]
             if found:
                 return found
-    raise ValueError(
+    raise MissingFiles(
         f"{suite}: expected the files {Path(data_dir) / folder}/{start}* with one of the endings "
         f"{SUFFIXES} (or {Path(data_dir)}/{start}*)"
     )

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from grm_jax.data.benchmarks.files import find_tables
+from grm_jax.data.benchmarks.files import MissingFiles, find_tables
 from grm_jax.data.comparison import Comparison, FieldError, collect, located, read_objects, require
 from grm_jax.text.prompts import Message
 
@@ -58,7 +58,7 @@ def _rows(suite: str, data_dir: str | os.PathLike) -> Iterator[tuple[str, str, d
     base = next((b for b in bases if any((b / f).is_dir() for f in folders.values())), None)
     if base is None:
         names = ", ".join(folders.values())
-        raise ValueError(f"{suite}: expected the folders {names} in {bases[0]} (or {bases[1]})")
+        raise MissingFiles(f"{suite}: expected the folders {names} in {bases[0]} (or {bases[1]})")
     for domain, folder in folders.items():
         if (base / folder).is_dir():
             for path in find_tables(suite, base, folder, "train"):

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from grm_jax.data.benchmarks.files import place_of, texts, with_best
+from grm_jax.data.benchmarks.files import MissingFiles, place_of, texts, with_best
 from grm_jax.data.comparison import Comparison, FieldError, collect, located, read_objects, require
 from grm_jax.text.prompts import Message
 
@@ -56,7 +56,7 @@ def _rows(suite: str, data_dir: str | os.PathLike) -> Iterator[tuple[str, str, d
     base = next((b for b in bases if any((b / name).is_file() for name in names.values())), None)
     if base is None:
         expected = bases[0] / "<domain>_filtered.json"
-        raise ValueError(f"{suite}: expected the files {expected} (or {bases[1]}/...)")
+        raise MissingFiles(f"{suite}: expected the files {expected} (or {bases[1]}/...)")
     for domain, name in names.items():
         if (base / name).is_file():
             for where, row in read_objects(base / name):

@@ -12,6 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read once, when jax is first im
 
 import contextlib
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -30,6 +31,12 @@ hypothesis.settings.load_profile("patient")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: the last ones to start decide when two processes end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True, scope="module")

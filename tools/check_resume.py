@@ -6,10 +6,11 @@
 
 Runs one config from nothing twice: unbroken in DIR/whole, and in DIR/killed with SIGKILL at --kills
 moments of every stage, started again after each. Without --config it is a tiny one (a few minutes
-for all stages). A third of the moments lie inside the write of a checkpoint, in GRPO another third
-between rollout and update; one comes right after a checkpoint was read, the others at a random time
-after a random step or unit. Compared are final parameters, the last checkpoint of each stage
-(parameters, optimizer, key, position in the data), metrics without times, and trajectories.
+for all stages). A third of the moments lie inside the write of a checkpoint or a table, in GRPO
+another third between rollout and update; one comes right after a checkpoint was read, the others at
+a random time after a random step or unit. Compared are final parameters, the last checkpoint of
+each stage (parameters, optimizer, key, position in the data), metrics without times, trajectories,
+scores of the meta RM, and the tables.
 """
 
 import argparse
@@ -36,7 +37,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments import grpo, meta_rm, rft, sft
+from experiments import benchmark, grpo, meta_rm, rft, sft
 from experiments import run as runs
 from grm_jax.learning.checkpoints import Checkpoints
 
@@ -71,6 +72,15 @@ TINY = (
     "--config.meta_rm.buckets.samples=1",
     "--config.meta_rm.buckets.samples_per_unit=8",
     "--config.meta_rm.draw.max_new_tokens=12",
+    "--config.benchmark.limit=6",
+    "--config.benchmark.greedy_stages=grpo",
+    "--config.benchmark.sampled_stages=grpo",
+    "--config.benchmark.ks=1,2,4",
+    "--config.benchmark.ablation_k=0",
+    "--config.benchmark.draw.k=4",
+    "--config.benchmark.buckets.samples=1",
+    "--config.benchmark.buckets.samples_per_unit=8",
+    "--config.benchmark.draw.max_new_tokens=12",
 )
 
 
@@ -79,13 +89,21 @@ def _up_to_rft(run: runs.Run) -> None:
     rft.run_stage(run)
 
 
+def _up_to_benchmark(run: runs.Run) -> None:
+    meta_rm.main(run)
+    benchmark.run_benchmark(run)
+
+
 # What runs up to each stage, and the progress bars that belong to it.
 EXPERIMENTS = {
     "sft": sft.main, "rft": _up_to_rft, "grpo": grpo.main, "meta_rm": meta_rm.main,
+    "benchmark": _up_to_benchmark,
 }  # fmt: skip
 BARS = {
     "base": "sft", "cold_start": "sft", "rft: drawing": "rft", "rft: hinted": "rft", "rft": "rft",
     "grpo": "grpo", "meta_rm: drawing": "meta_rm", "meta_rm": "meta_rm",
+    "benchmark_small_world_grpo_greedy: drawing": "benchmark",
+    "benchmark_small_world_grpo_sampled: drawing": "benchmark", "meta RM": "benchmark",
 }  # fmt: skip
 
 STAGES = tuple(EXPERIMENTS)
@@ -98,7 +116,11 @@ WRITES = {
     "before the checksums of a checkpoint": ("open", "SHA256SUMS"),
     "before a checkpoint has its name": ("os.rename", r"\d+\.orbax-checkpoint-tmp"),
     "while an old checkpoint is removed": ("shutil.rmtree", r"\d+"),
+    "before a table has its name": ("os.rename", r"\.main\.md\..*"),
 }
+TABLE = [*WRITES][-1]
+# Files that must have the same bytes.
+WRITTEN = r"(trajectories|meta_scores|tables)/|\w+\.(md|html)$"
 ROLLOUT = "between rollout and update"
 RESTORED = "after a checkpoint was read"
 LATER = "seconds later"
@@ -299,17 +321,18 @@ def plan(
             if BARS[bar] == stage and reached[i + 1][0] == bar
         ]
         training = [place for place in places if ": " not in place[1]]
-        inside = [*WRITES]
+        measures = stage == "benchmark"  # and has no checkpoints
+        inside = [TABLE] if measures else [*WRITES][:-1]
         rng.shuffle(inside)
         moments = inside * kills
         third = -(-kills // 3)
         moments = moments[:third] + [ROLLOUT] * (third if stage == "grpo" else 0)
-        moments = (moments + [LATER] * kills)[: max(1, kills - 1)]
+        moments = (moments + [LATER] * kills)[: max(1, kills - (not measures))]
         chosen = [(*rng.choice(places if m == LATER else training), m) for m in moments]
         for _, bar, done, moment in sorted(chosen):
             later = rng.uniform(0, statistics.median(seconds[bar])) if moment == LATER else 0.0
             found.append(Kill(bar, done, moment, later))
-        if kills > 1:  # where the one before has most likely left a checkpoint
+        if kills > 1 and not measures:  # where the one before has most likely left a checkpoint
             found.append(Kill(found[-1].bar, found[-1].done, RESTORED))
     return found
 
@@ -373,9 +396,10 @@ def compare(whole: pathlib.Path, killed: pathlib.Path) -> Iterator[tuple[str, st
                     yield file, _same_bytes(whole / file, killed / file)
             yield name, _same_arrays(whole / name, killed / name)
     yield "metrics.jsonl without times", _first_difference(_metrics(whole), _metrics(killed))
-    for path in sorted((whole / "trajectories").glob("*")):
-        name = f"trajectories/{path.name}"
-        yield name, _same_bytes(path, killed / name)
+    for path in sorted(whole.rglob("*")):
+        name = str(path.relative_to(whole))
+        if path.is_file() and re.match(WRITTEN, name):
+            yield name, _same_bytes(path, killed / name)
 
 
 def _same_bytes(a: pathlib.Path, b: pathlib.Path) -> str:

@@ -16,7 +16,7 @@ from experiments import run as runs
 from experiments.metrics import Metrics
 from grm_jax.learning.checkpoints import save_params
 from tools import check_resume
-from tools.check_resume import LATER, RESTORED, ROLLOUT, Kill, Runner
+from tools.check_resume import LATER, RESTORED, ROLLOUT, TABLE, Kill, Runner
 
 # In the order in which a run comes to them. Stopped by SIGTERM in a step and in a work unit, killed
 # inside writes, between rollout and update, and while it resumes.
@@ -29,12 +29,14 @@ KILLS = [
     Kill("grpo", 4, LATER, signal=signal.SIGTERM),  # after step 5, where no checkpoint is due
     Kill("meta_rm", 3, "while an old checkpoint is removed"),
     Kill("meta_rm", 5, LATER, signal=signal.SIGTERM),
+    Kill("benchmark_small_world_grpo_sampled: drawing", 8, LATER),
+    Kill("meta RM", 0, TABLE),
 ]
 
 
 @pytest.fixture(scope="module")
 def runner():
-    return Runner("meta_rm", check_resume.TINY)
+    return Runner("benchmark", check_resume.TINY)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,9 @@ def test_killed_and_stopped_equals_unbroken(runner, whole):
     differences = dict(check_resume.compare(whole, killed))
     assert {name: text for name, text in differences.items() if text} == {}
     for name in ("params/meta_rm/params", "checkpoints/grpo/8/state", "trajectories/grpo.jsonl",
-                 "checkpoints/base/8/data/metadata"):  # fmt: skip
+                 "checkpoints/base/8/data/metadata", "tables/main.json", "samples.md",
+                 "trajectories/benchmark_small_world_grpo_sampled.jsonl",
+                 "meta_scores/benchmark_small_world_grpo_sampled.jsonl"):  # fmt: skip
         assert name in differences
     # A run in which nothing is learnt would be equal to anything.
     last = [record for record in Metrics(whole).read() if record["stage"] == "grpo"][-1]

@@ -5,9 +5,9 @@
         --config.benchmark.suites=judgebench,llmbar,rmb_bon --config.benchmark.data_dir=DATA
 
 Each stage is sampled once, with the largest k, into trajectories/benchmark_*.jsonl; every number
-is counted from there. Writes tables/{main,differences,protocols,bias,suite_*,...}.*, figures/*.png
-and samples.md. Ends with an error, after everything is written, where more samples were cut or had
-no scores than config.benchmark.max_cut and max_unparsed allow.
+is counted from there. Writes tables/{main,differences,protocols,bias,...}.*, figures/*.png,
+samples.md and critiques.html. Ends with an error, after everything is written, where more samples
+were cut or had no scores than config.benchmark.max_cut and max_unparsed allow.
 """
 
 import dataclasses
@@ -15,7 +15,18 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments import biases, costs, counting, meta_rm, protocols, report, rft, schema, settings
+from experiments import (
+    biases,
+    costs,
+    counting,
+    critiques,
+    meta_rm,
+    protocols,
+    report,
+    rft,
+    schema,
+    settings,
+)
 from experiments import run as runs
 from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax import voting
@@ -287,6 +298,7 @@ def write_report(
     )
     report.training_figure(run)
     report.write_samples(run, suites, lines)
+    critiques.write_page(run, suites, rules)
     for suite in suites:
         if suite.name == "small_world":
             report.show(run, report.diagnostics_table(run, suite), "diagnostics")
@@ -300,7 +312,8 @@ def write_report(
     report.show(run, report.main_table(suites, lines, notes), "main")
     for text in report.failure_lines(suites, lines):
         run.say(text)
-    run.say(f"written: {run.path('tables')}, {run.path('figures')}, {run.path('samples.md')}")
+    written = ("tables", "figures", "samples.md", "critiques.html")
+    run.say(f"written: {', '.join(str(run.path(name)) for name in written)}")
     return lines
 
 

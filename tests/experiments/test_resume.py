@@ -61,6 +61,7 @@ def test_killed_and_stopped_equals_unbroken(runner, whole):
     assert {name: text for name, text in differences.items() if text} == {}
     for name in ("params/meta_rm/params", "checkpoints/grpo/8/state", "trajectories/grpo.jsonl",
                  "checkpoints/base/8/data/metadata", "tables/main.json", "samples.md",
+                 "critiques.html",
                  "trajectories/benchmark_small_world_grpo_sampled.jsonl",
                  "meta_scores/benchmark_small_world_grpo_sampled.jsonl"):  # fmt: skip
         assert name in differences

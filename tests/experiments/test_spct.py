@@ -38,7 +38,8 @@ def test_the_whole_loop(config, tmp_path, compilation_counter):
 
     # What people look at.
     for path in ("tables/main.md", "tables/main.csv", "tables/main.tex", "tables/main.json",
-                 "figures/scaling.png", "figures/training.png", "samples.md"):  # fmt: skip
+                 "figures/scaling.png", "figures/training.png", "samples.md",
+                 "critiques.html"):  # fmt: skip
         assert (tmp_path / path).stat().st_size > 0, path
     table = (tmp_path / "tables/main.md").read_text()
     for row in ("first", "random", "longest", "shortest", "Voting@8", "MetaRM@8", "greedy"):

@@ -6,8 +6,9 @@
 
 Each stage is sampled once, with the largest k, into trajectories/benchmark_*.jsonl; every number
 is counted from there. Writes tables/{main,differences,protocols,bias,...}.*, figures/*.png,
-samples.md and critiques.html. Ends with an error, after everything is written, where more samples
-were cut or had no scores than config.benchmark.max_cut and max_unparsed allow.
+results/*.json (what `tools.tables` compares), samples.md and critiques.html. Ends with an error,
+after everything is written, where more samples were cut or had no scores than
+config.benchmark.max_cut and max_unparsed allow.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from experiments import (
     meta_rm,
     protocols,
     report,
+    results,
     rft,
     schema,
     settings,
@@ -299,6 +301,7 @@ def write_report(
     report.training_figure(run)
     report.write_samples(run, suites, lines)
     critiques.write_page(run, suites, rules)
+    results.write_results(run, suites, lines, dataclasses.asdict(rules))
     for suite in suites:
         if suite.name == "small_world":
             report.show(run, report.diagnostics_table(run, suite), "diagnostics")
@@ -312,7 +315,7 @@ def write_report(
     report.show(run, report.main_table(suites, lines, notes), "main")
     for text in report.failure_lines(suites, lines):
         run.say(text)
-    written = ("tables", "figures", "samples.md", "critiques.html")
+    written = ("tables", "figures", "results", "samples.md", "critiques.html")
     run.say(f"written: {', '.join(str(run.path(name)) for name in written)}")
     return lines
 

@@ -16,9 +16,11 @@ import numpy as np
 from experiments import counting
 from experiments.counting import CountingRules, Drawn, Suite
 from experiments.report import LinesOf
-from grm_jax.evaluation import plots
+from grm_jax.evaluation import paper, plots
+from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
 from grm_jax.models import cost
+from grm_jax.models.config import VARIANTS
 
 NOTE = (
     "of one verdict, means over comparisons: generated tokens of all k samples; prefilled tokens, "
@@ -117,10 +119,40 @@ def table(suites: Sequence[Suite], config: CountingRules, lines: LinesOf) -> Tab
     return Table("Cost of a verdict", columns, rows, [NOTE], "method")
 
 
+def published(suite: Suite) -> list[plots.Curve]:
+    """The paper's curves on a suite that it draws (Figure 4), at what they would cost here.
+
+    FLOPs are those of its models on the prompts of this run, with as many tokens a sample as its
+    Figure 7 has, and a prompt for each sample, since every one has an order of its own.
+    """
+    lengths = [length for drawn in suite.drawn for length in drawn.prompt_tokens]
+    if suite.name != "rewardbench" or not lengths:
+        return []
+    length = round(float(np.mean(lengths)))
+    of_grm = {row.label: row.values for row in paper.FIGURE_7.rows}["GRM-27B"]
+    new = round(float(np.mean(of_grm)))
+    found = []
+    for name, variant, readers in (
+        ("GRM-27B, voting", "gemma2_27b", 1), ("GRM-27B, guided", "gemma2_27b", 2),
+        ("GRM-16B, voting", "deepseek_v2_lite_16b", 1),
+    ):  # fmt: skip
+        model = VARIANTS[variant]
+        sample = cost.forward_flops(model, [length - 1], output_tokens=0)
+        sample += cost.sample_flops(model, length, new)
+        sample += (readers - 1) * cost.forward_flops(model, [length + new], output_tokens=0)
+        points = [
+            (k * sample, Interval(*[row.values[0] / 100] * 3))
+            for k in paper.KS for row in paper.FIGURE_4.rows if row.label == f"{name}, k = {k}"
+        ]  # fmt: skip
+        flops, intervals = zip(*points, strict=True)
+        found.append(plots.Curve(f"paper: {name}", flops, intervals, published=True))
+    return found
+
+
 def figure(
     path: str | os.PathLike, suites: Sequence[Suite], config: CountingRules, lines: LinesOf
 ) -> None:
-    """Accuracy against FLOPs: a curve for each kind of vote, a mark for greedy."""
+    """Accuracy against FLOPs: a curve for each kind of vote, a mark for greedy, and the paper's."""
     curves = []
     for suite in suites:
         at = {(line.section, line.label): line for line in lines[suite.name]}
@@ -134,4 +166,5 @@ def figure(
             flops, intervals = zip(*own, strict=True)
             curves.append(plots.Curve(name, flops, intervals))
     if curves:
+        curves += [curve for suite in suites for curve in published(suite)]
         plots.cost(path, curves, note="bands: 95 % over comparisons; prompts are prefilled once")

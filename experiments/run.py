@@ -6,7 +6,7 @@
             tokenizer.model    the tokenizer, if it was trained here
             metrics.jsonl      one line a record; wall-clock figures under "time"
             tensorboard/  checkpoints/<stage>/  params/<stage>/  trajectories/<stage>.jsonl
-            meta_scores/  tables/  figures/  samples.md  critiques.html
+            meta_scores/  tables/  figures/  results/  samples.md  critiques.html
 """
 
 import contextlib
@@ -64,7 +64,7 @@ _FREE_SECTIONS = ("benchmark", "mesh")
 
 # What one process of several writes. Everything else is read, or written in parts, by all.
 _LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
-         "samples.md", "critiques.html")  # fmt: skip
+         "results", "samples.md", "critiques.html")  # fmt: skip
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
 

@@ -120,7 +120,7 @@ WRITES = {
 }
 TABLE = [*WRITES][-1]
 # Files that must have the same bytes.
-WRITTEN = r"(trajectories|meta_scores|tables)/|\w+\.(md|html)$"
+WRITTEN = r"(trajectories|meta_scores|tables|results)/|\w+\.(md|html)$"
 ROLLOUT = "between rollout and update"
 RESTORED = "after a checkpoint was read"
 LATER = "seconds later"

@@ -38,11 +38,15 @@ STYLE = {
 
 
 class Curve(NamedTuple):
-    """A line of a figure: `intervals[i]` are fractions at `ks[i]`, or at another cost."""
+    """A line of a figure: `intervals[i]` are fractions at `ks[i]`, or at another cost.
+
+    `published` ones are of others, without intervals: dashed and grey.
+    """
 
     label: str
     ks: Sequence[float]
     intervals: Sequence[Interval]
+    published: bool = False
 
 
 def scaling(
@@ -106,12 +110,17 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
             ks = [k for k, _ in points]
             value, low, high = ([100 * p[j] for _, p in points] for j in range(3))
             color = COLORS[i % len(COLORS)]
-            if len(ks) > 1:
+            if curve.published:
+                color = "#888888"
+            elif len(ks) > 1:
                 axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
             else:
                 axes.vlines(ks, low, high, color=color, alpha=0.3)
             marker = MARKERS[i % len(MARKERS)]
-            axes.plot(ks, value, color=color, marker=marker, markersize=5, label=curve.label)
+            axes.plot(
+                ks, value, color=color, marker=marker, markersize=5, label=curve.label,
+                linestyle="--" if curve.published else "-",
+            )  # fmt: skip
         for i, (label, level) in enumerate(levels.items()):
             value = level.value if isinstance(level, Interval) else level
             dashes = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))[i % 3]

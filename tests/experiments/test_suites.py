@@ -256,6 +256,26 @@ def test_the_cost_figure_has_a_curve_a_method(tmp_path, monkeypatch):
     assert [(c.label, len(c.ks)) for c in curves] == [("random weights, greedy", 1), ("voting", 4)]
 
 
+def test_the_papers_curves_stand_in_the_cost_figure_of_its_benchmark(tmp_path):
+    rows = [dataclasses.replace(c, subset="hep-cpp") for c in pairs(4)]
+    assert costs.published(suite_of("own", rows)) == []
+    suite = suite_of("rewardbench", rows)
+    curves = {curve.label: curve for curve in costs.published(suite)}
+    voting = curves["paper: GRM-27B, voting"]
+    assert voting.published and voting.intervals[-1].value == 0.885
+    length, new = 102, 280  # mean prompt of the stub, mean of Figure 7
+    model = VARIANTS["gemma2_27b"]
+    one = cost.forward_flops(model, [length - 1], output_tokens=0)
+    one += cost.sample_flops(model, length, new)
+    assert voting.ks == pytest.approx([k * one for k in (1, 2, 4, 8, 16, 32)])
+    guided = one + cost.forward_flops(model, [length + new], output_tokens=0)
+    assert curves["paper: GRM-27B, guided"].ks[3] == pytest.approx(8 * guided)
+    assert len(curves["paper: GRM-16B, voting"].ks) == 4
+    lines = {"rewardbench": counting.lines(suite, RULES)}
+    costs.figure(tmp_path / "cost.png", [suite], RULES, lines)
+    assert (tmp_path / "cost.png").stat().st_size > 10_000
+
+
 def test_the_suites_of_a_config_are_loaded_and_judged(shared_data):
     config = small_world.get_config("gemma_tokens").benchmark
     names = ("rmb_bon", "rmb_pairs", "judgebench", "llmbar", "rmbench")

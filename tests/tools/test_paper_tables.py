@@ -1,0 +1,230 @@
+"""The paper's tables with ours beside them, and two runs compared."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import benchmark, counting, results
+from experiments.counting import CountingRules, Drawn, Suite, group
+from grm_jax.data.benchmarks import rewardbench
+from grm_jax.data.comparison import Comparison
+from grm_jax.evaluation import paper, rules, statistics
+from grm_jax.evaluation.tables import read_json
+from grm_jax.models.config import VARIANTS
+from grm_jax.text.prompts import Message
+from tools import tables
+from tools.bench_harness import judge
+
+K = 4
+RULES = CountingRules(
+    ks=(1, 2, 4), k_metas=(1, 1, 2), num_subsets=8, aggregation="sum", tie_policy="strict",
+    parse_policy="wrong", parse="strict", stratified=True, num_samples=K, seed=0,
+)  # fmt: skip
+
+
+def rows_of(suite, subsets, count):
+    found = []
+    for subset in subsets:
+        for i in range(count):
+            rewards = (1.0, 0.0) if i % 2 else (0.0, 1.0)
+            query = f"{subset}: question {i // 2}"  # two rows a query
+            found.append(
+                Comparison(f"{suite}/{subset}/{i}", (Message("user", query),), ("a", "b"),
+                           rewards, subset)
+            )  # fmt: skip
+    return found
+
+
+class StubRun:
+    """As much of a run as writing results takes."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def path(self, *names):
+        return self.folder.joinpath(*names)
+
+
+def measured(folder, name, comparisons, accuracy, seed, *, model="gemma2_27b", coverage=""):
+    """Writes results of a stub judge, greedy and with K samples; returns the lines."""
+    drawn = []
+    for greedy in (True, False):
+        stage = f"{name}-{accuracy}-{seed}-{greedy}"
+        groups = group(comparisons, judge(comparisons, stage, 1 if greedy else K, accuracy, seed))
+        drawn.append(Drawn("grpo", "self", greedy, groups, model=VARIANTS[model]))
+    suite = Suite(name, coverage, comparisons, tuple(drawn))
+    lines = benchmark.count([suite], RULES)
+    results.write_results(StubRun(folder), [suite], lines, {"tie_policy": "strict"})
+    return {(line.section, line.label): line for line in lines[name]}
+
+
+@pytest.fixture
+def suites():
+    subsets = list(rewardbench.ROWS)
+    return {
+        "rewardbench": rows_of("rewardbench", subsets, 4),
+        "ppe_preference": rows_of("ppe", ["all"], 60),
+    }
+
+
+def test_results_are_read_as_they_were_counted(tmp_path, suites):
+    lines = measured(tmp_path / "a", "rewardbench", suites["rewardbench"], 0.7, 1)
+    read = results.read_results(tmp_path / "a")["rewardbench"]
+    assert read.lines.keys() == lines.keys() and read.parameters == pytest.approx(27.2e9, rel=0.01)
+    assert read.uids == [c.uid for c in suites["rewardbench"]]
+    assert len(set(read.clusters)) == len(read.uids) // 2
+    for key, line in lines.items():
+        np.testing.assert_array_equal(read.lines[key].credits_C, line.credits_C)
+        for name in line.measured:
+            assert read.lines[key].columns[name] == line.interval(name)
+    path = tmp_path / "a/results/rewardbench.json"
+    before = path.read_bytes()
+    measured(tmp_path / "a", "rewardbench", suites["rewardbench"], 0.7, 1)
+    assert path.read_bytes() == before
+    path.write_bytes(before[:-20])
+    with pytest.raises(ValueError, match=r"rewardbench\.json: not a result"):
+        results.read_results(tmp_path / "a")
+    with pytest.raises(ValueError, match="no results"):
+        results.read_results(tmp_path / "b")
+
+
+def test_ours_stands_beside_the_papers(tmp_path, suites, capsys):
+    lines = measured(tmp_path / "run", "rewardbench", suites["rewardbench"], 0.8, 1,
+                     coverage="92 of 2985 rows")  # fmt: skip
+    tables.main(["--table=table8", f"--workdirs={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"])
+    table = read_json(tmp_path / "out/table8.json")
+    names = [(column.group, column.name) for column in table.columns]
+    at = {row.label: dict(zip(names, row.cells, strict=True)) for row in table.rows}
+    own = lines["greedy", "GRPO, greedy"]
+    for section in (*paper.SECTIONS, "RewardBench"):
+        cell, expected = at["GRM-27B"][section, "run (27.2B)"], own.interval(section)
+        assert (cell.value, cell.low, cell.high) == expected
+        gap = at["GRM-27B"][section, "run − paper"].value
+        stated = at["GRM-27B"][section, "paper"].value
+        assert gap == pytest.approx(expected.value - stated)
+    assert at["GRM-27B"]["RewardBench", "paper"].value == 0.86
+    # Of other models the paper's values stand alone; the one of 16B is none of 27B.
+    for label in ("DeepSeek-R1-0120 *", "GRM-16B", "GRM-671B *", "GRM-27B, Voting@32 *"):
+        assert at[label]["RewardBench", "run (27.2B)"].value is None
+    notes = " ".join(table.notes)
+    assert "run, rewardbench: 92 of 2985 rows" in notes and "needs the released weights" in notes
+    assert "--config=configs/deepseek_grm_16b.py" in notes and "swapped" in notes
+    shown = capsys.readouterr().out
+    assert "Table 8: RewardBench" in shown and "86.0" in shown
+
+
+def test_means_of_several_suites_want_all_of_them(tmp_path, suites):
+    folder = tmp_path / "run"
+    parts = {"rewardbench": suites["rewardbench"], "ppe_preference": suites["ppe_preference"],
+             "ppe_correctness": rows_of("ppe_correctness", paper.DOMAINS, 10),
+             "rmb_bon": rows_of("bon", ["Helpfulness", "Harmlessness"], 20)}  # fmt: skip
+    lines = {name: measured(folder, name, rows, 0.7, 2) for name, rows in parts.items()}
+    (row,) = (row for row in paper.TABLE_2.rows if row.label == "GRM-27B")
+
+    def value():
+        workdir = tables.Workdir("run", results.read_results(folder))
+        return tables.our_value(paper.OVERALL, row, workdir)
+
+    assert value() is None
+    rows = rows_of("pairwise", ["Helpfulness", "Harmlessness"], 30)
+    lines["rmb_pairwise"] = measured(folder, "rmb_pairwise", rows, 0.6, 3)
+    key = ("greedy", "GRPO, greedy")
+    one = {name: own[key].interval(column) for (name, own), column in zip(
+        lines.items(), ("RewardBench", "accuracy", "mean", "mean", "mean"), strict=True)}
+    rmb = (one["rmb_bon"].value + one["rmb_pairwise"].value) / 2
+    four = [one[name].value for name in ("rewardbench", "ppe_preference", "ppe_correctness")]
+    found = value()
+    assert found.value == pytest.approx(np.mean([*four, rmb]))
+    halves = [one[name].half_width * (1 if "rmb" not in name else 0.5) / 4 for name in one]
+    assert found.half_width == pytest.approx(np.sqrt(np.sum(np.square(halves))))
+
+
+def test_two_runs_are_compared_item_by_item(tmp_path, suites, capsys):
+    rows = suites["ppe_preference"]
+    for seed, name in ((1, "one"), (2, "two")):
+        measured(tmp_path / name, "ppe_preference", rows, 0.5 if seed == 1 else 0.9, seed)
+    a, b = (tables.Workdir(n, results.read_results(tmp_path / n)) for n in ("one", "two"))
+    (table,) = tables.compared(a, b)
+    clusters = rules.of_rows([c.messages for c in rows])[1]
+    for row in table.rows:
+        x, y = (w.results["ppe_preference"].lines[row.section, row.label].credits_C
+                for w in (a, b))  # fmt: skip
+        expected = statistics.paired_difference(x, y, clusters=clusters)
+        mine, theirs, difference, p, exact = row.cells
+        assert (mine.value, theirs.value) == (x.mean(), y.mean())
+        assert (difference.value, difference.low, difference.high) == expected[:3]
+        assert p.value == expected.p_value
+        if row.label == "GRPO, greedy":
+            assert exact.value == statistics.mcnemar(x, y) < 0.05
+        if row.label == "GRPO, one sample":
+            assert exact.value is None, "means over samples are no outcomes"
+    tables.main([f"--workdirs={tmp_path / 'one'},{tmp_path / 'two'}"])
+    shown = capsys.readouterr().out
+    assert "one (27.2B)" in shown and "McNemar" in shown and "without a value" in shown
+
+
+def test_what_cannot_be_compared_is_said(tmp_path, suites):
+    rows = suites["ppe_preference"]
+    for name, own in (("a", rows), ("b", rows[:-1]), ("c", rows[::-1])):
+        measured(tmp_path / name, "ppe_preference", own, 0.5, 1)
+    measured(tmp_path / "d", "rewardbench", suites["rewardbench"], 0.5, 1)
+
+    def message(argv):
+        with pytest.raises(SystemExit) as error:
+            tables.main(argv)
+        return str(error.value)
+
+    folder = str(tmp_path)
+    shorter = message([f"--workdirs={folder}/a,{folder}/b"])
+    assert f"{rows[-1].uid!r}, are in a and not in b" in shorter
+    assert "in other orders" in message([f"--workdirs={folder}/a,{folder}/c"])
+    assert "a has results on ['ppe_preference']" in message([f"--workdirs={folder}/a,{folder}/d"])
+    assert "'table99' is none of" in message(["--table=table99"])
+    assert "takes two, got 1" in message(["--table=compare", f"--workdirs={folder}/a"])
+    assert "no results/*.json" in message([f"--workdirs={folder}/nothing"])
+
+
+def test_export_for_the_leaderboard(tmp_path, suites):
+    rows = suites["rewardbench"]
+    lines = measured(tmp_path / "run", "rewardbench", rows, 0.7, 1)
+    common = [f"--workdirs={tmp_path / 'run'}", "--export=rewardbench"]
+    tables.main([*common, "--line=Voting@4", f"--out={tmp_path / 'out'}"])
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert [*record][:3] == ["model", "model_type", "chat_template"]
+    assert {*record} - {*rewardbench.ROWS} == {"model", "model_type", "chat_template"}
+    credits = lines["k samples", "Voting@4"].credits_C
+    for subset in rewardbench.ROWS:
+        own = [credit for credit, c in zip(credits, rows, strict=True) if c.subset == subset]
+        assert record[subset] == pytest.approx(np.mean(own))
+    with pytest.raises(SystemExit, match="is none of"):
+        tables.main([*common, "--line=Voting@64", f"--out={tmp_path / 'out'}"])
+    measured(tmp_path / "run", "rewardbench", rows, 0.7, 1, coverage="92 of 2985 rows")
+    with pytest.raises(SystemExit, match="is not whole"):
+        tables.main([*common, "--line=Voting@4", f"--out={tmp_path / 'out'}"])
+
+
+def test_ranks_are_those_of_the_paper():
+    (table,), count = tables.make("ranks", [])
+    printed = {row.label: row.cells[0].value for row in table.rows}
+    assert count == 0 and printed == {
+        "LLM-as-a-Judge": 4.5, "BTRM-27B": 3.5, "CLoud": 3.5, "PairRM-27B": 2.75,
+        "GRM-27B-RFT": 4.0, "GRM-27B": 2.75,
+    }  # fmt: skip
+
+
+def test_every_table_is_named_and_printed(capsys):
+    tables.main(["--list"])
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"table2", "table3", "table4", "table8", "table9", "table10", "table11", "table12",
+            "table13", "table15", "figure1", "figure4", "figure7"} <= {*names}  # fmt: skip
+    tables.main([f"--table={','.join([*paper.TABLES, *paper.ALIASES, 'spread'])}"])
+    assert capsys.readouterr().out.count("needs the released weights") >= len(paper.TABLES) - 2
+
+
+def test_lines_are_named_as_the_benchmark_names_them():
+    for stage, (greedy, one) in {"grpo": (0, 0), "released": (1, 1)}.items():
+        assert paper.GRM[greedy] == (counting.GREEDY, counting.greedy(stage))
+        assert paper.ONE[one] == (counting.SAMPLED, counting.one_sample(stage))
+    assert ((counting.GREEDY, counting.greedy("rft")),) == paper.RFT
+    assert paper.WITHOUT == counting.WITHOUT

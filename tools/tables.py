@@ -1,0 +1,363 @@
+"""The paper's tables by name with our values beside them, and two runs compared item by item.
+
+    python -m tools.tables --workdirs=W1,W2          # paired, then what is filled of the paper
+    python -m tools.tables --table=table2 --workdirs=W
+    python -m tools.tables --list
+    python -m tools.tables --workdirs=W --out=DIR          # all of them as md, csv, tex and json
+    python -m tools.tables --export=rewardbench --line=Voting@32 --workdirs=W --out=DIR
+
+A workdir is one of experiments.benchmark; its results/*.json are read. Where it has no value, the
+command that makes one is printed. Rows of the 27B model may stand beside a model of any size, whose
+parameters are in the heading; rows of other sizes only beside a model of that size.
+
+The export is the file of accuracies by subset that RewardBench keeps for each model, in the form of
+published ones; nobody has sent one of ours in.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from experiments.results import Result, read_results
+from grm_jax.evaluation import official, paper, statistics
+from grm_jax.evaluation.paper import PaperTable
+from grm_jax.evaluation.statistics import Interval
+from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write, write_atomically
+from tools import errors_in_one_line
+
+SIZE_TOLERANCE = 0.15  # of the number of parameters, for rows of one size
+RANKED = ("LLM-as-a-Judge", "BTRM-27B", "CLoud", "PairRM-27B", "GRM-27B-RFT", "GRM-27B")
+COMPARED = "compare"
+EXTRA = ("ranks", "spread")
+
+
+class Workdir(NamedTuple):
+    """A workdir and its results by suite."""
+
+    name: str
+    results: dict[str, Result]
+
+    @property
+    def billions(self) -> float | None:
+        """Parameters of its policy, in billions."""
+        known = [r.parameters for r in self.results.values() if r.parameters]
+        return known[0] / 1e9 if known else None
+
+    @property
+    def title(self) -> str:
+        """For headings."""
+        size = self.billions
+        return self.name if size is None else f"{self.name} ({size:.3g}B)"
+
+
+def our_value(column: paper.Column, row: paper.Row, workdir: Workdir) -> Interval | None:
+    """What a workdir has for a cell; the interval of a mean takes its parts as independent.
+
+    None unless it has all of the parts, and a model of the size that the row is about.
+    """
+    size = workdir.billions
+    if row.size != 27 and (size is None or abs(size / row.size - 1) > SIZE_TOLERANCE):
+        return None
+    parts, weights = [], []
+    for suite, name, weight in column.parts:
+        part = _part(workdir.results.get(suite), name, row.ours)
+        if part is None:
+            return None
+        parts.append(part)
+        weights.append(weight)
+    shares = np.array(weights) / np.sum(weights)
+    value = float(shares @ [part.value for part in parts])
+    half = math.hypot(*(share * part.half_width for share, part in zip(shares, parts, strict=True)))
+    return parts[0] if len(parts) == 1 else Interval(value, value - half, value + half)
+
+
+def _part(result: Result | None, name: str, ours: paper.Lines) -> Interval | None:
+    if result is None:
+        return None
+    for key in ours:
+        line = result.lines.get(key)
+        if line is None:
+            continue
+        if name.startswith("tokens of "):
+            return _tokens(result, line.tokens, name.removeprefix("tokens of "))
+        if name in line.columns:
+            return line.columns[name]
+    return None
+
+
+def _tokens(result: Result, tokens: dict[str, float], section: str) -> Interval | None:
+    """Mean over the rows of a section of RewardBench; without an interval of its own."""
+    rows = [tokens[s] for s in result.subsets if s in official.REWARDBENCH[section] and s in tokens]
+    return None if not rows else Interval(*[float(np.mean(rows))] * 3)
+
+
+def filled(table: PaperTable, workdirs: Sequence[Workdir]) -> tuple[Table, int]:
+    """A table of the paper with ours beside it, and how many values of ours it has."""
+    columns, count = [], 0
+    for column in table.columns:
+        shared = {"unit": column.unit, "digits": column.digits, "group": column.name}
+        columns.append(Column("paper", **shared))
+        for workdir in workdirs:
+            columns.append(Column(workdir.title, **shared))
+            columns.append(Column(f"{workdir.name} − paper", signed=True, **shared))
+    rows, notes, missing = [], [*table.notes], {}
+    for row in table.rows:
+        cells = []
+        for column, stated in zip(table.columns, row.values, strict=True):
+            scale = 100 if column.unit == "percent" else 1
+            cells.append(Cell(None if stated is None else stated / scale))
+            for workdir in workdirs:
+                own = our_value(column, row, workdir)
+                count += own is not None
+                shown = Cell() if own is None else Cell(*own)
+                if own is not None and own.low == own.high == own.value:
+                    shown = Cell(own.value)
+                gap = own is not None and stated is not None
+                cells += [shown, Cell(own.value - stated / scale) if gap else Cell()]
+        label = row.label
+        if row.note:
+            notes.append(f"{row.label}: {row.note}")
+            label += " *"
+        rows.append(Row(label, tuple(cells)))
+        if row.filled_by != paper.THEIRS:
+            missing.setdefault(row.filled_by, []).append(row.label)
+    notes += [f"to fill {', '.join(labels)}: {command}" for command, labels in missing.items()]
+    suites = dict.fromkeys(suite for column in table.columns for suite, *_ in column.parts)
+    notes += [
+        f"{workdir.name}, {name}: {workdir.results[name].coverage}"
+        for workdir in workdirs for name in suites
+        if name in workdir.results and " of " in workdir.results[name].coverage
+    ]  # fmt: skip
+    return Table(table.title, tuple(columns), tuple(rows), tuple(notes), "method"), count
+
+
+def _by_row(table: PaperTable, workdir: Workdir | None) -> dict[str, list[float | None]]:
+    """Values of every row in per cent: the paper's, or ours."""
+    found = {}
+    for row in table.rows:
+        if workdir is None:
+            found[row.label] = list(row.values)
+        else:
+            own = [our_value(column, row, workdir) for column in table.columns]
+            found[row.label] = [None if one is None else 100 * one.value for one in own]
+    return found
+
+
+def ranks(workdirs: Sequence[Workdir]) -> Table:
+    """Mean rank over the four benchmarks of Table 2 among six methods, as the paper has it."""
+    sources = {"paper": None} | {workdir.title: workdir for workdir in workdirs}
+    cells: dict[str, list[Cell]] = {label: [] for label in RANKED}
+    for workdir in sources.values():
+        values = _by_row(paper.TABLE_2, workdir)
+        rows = [values[label][:4] for label in RANKED]
+        if any(value is None for row in rows for value in row):
+            means = [Cell()] * len(RANKED)
+        else:
+            placed = scipy.stats.rankdata(-np.array(rows, float), axis=0)
+            means = [Cell(mean) for mean in placed.mean(axis=1)]
+        for label, cell in zip(RANKED, means, strict=True):
+            cells[label].append(cell)
+    rows = tuple(Row(label, tuple(own)) for label, own in cells.items())
+    columns = tuple(Column(name, "plain", 2) for name in sources)
+    note = "1 is the best; a run has ranks once it has all six methods on all four benchmarks"
+    return Table("Average rank over the four benchmarks", columns, rows, (note,), "method")
+
+
+def spread(workdirs: Sequence[Workdir]) -> Table:
+    """How unevenly a method scores, which is what the paper means by severe bias."""
+    sources = (
+        ("benchmarks", paper.TABLE_2, slice(0, 4)), ("RewardBench sections", paper.TABLE_8,
+        slice(0, 4)), ("PPE domains", paper.TABLE_9, slice(0, 5)),
+        ("RMB parts", paper.TABLE_10, slice(0, 4)),
+    )  # fmt: skip
+    columns, rows = [], {}
+    for name, table, part in sources:
+        for workdir in (None, *workdirs):
+            columns.append(Column("paper" if workdir is None else workdir.title, group=name))
+            for label, values in _by_row(table, workdir).items():
+                own = values[part]
+                cell = Cell()
+                if not any(value is None for value in own):
+                    cell = Cell((max(own) - min(own)) / 100)
+                rows.setdefault(label, {})[len(columns) - 1] = cell
+    body = tuple(
+        Row(label, tuple(cells.get(i, Cell()) for i in range(len(columns))))
+        for label, cells in rows.items()
+    )
+    note = "largest minus smallest score, points: the paper's severe bias is one between domains"
+    return Table("Spread over domains", tuple(columns), body, (note,), "method")
+
+
+def compared(a: Workdir, b: Workdir) -> list[Table]:
+    """The paired comparison of every line that two workdirs share, one table a suite.
+
+    Raises:
+      ValueError: naming suite and uid where they did not measure the same comparisons, or if they
+        share no suite.
+    """
+    shared = [name for name in a.results if name in b.results]
+    if not shared:
+        raise ValueError(
+            f"{a.name} has results on {sorted(a.results)}, {b.name} on {sorted(b.results)}"
+        )
+    found = []
+    for name in shared:
+        one, other = a.results[name], b.results[name]
+        _require_same(name, a, b)
+        rows = []
+        for key in [key for key in one.lines if key in other.lines]:
+            x, y = one.lines[key].credits_C, other.lines[key].credits_C
+            counted = ~np.isnan(x)
+            if not counted.any() or np.isnan(y).all():
+                continue
+            clusters = np.array(one.clusters)[counted]
+            difference = statistics.paired_difference(x[counted], y[counted], clusters=clusters)
+            whole = np.isin(x[counted], (0, 1)).all() and np.isin(y[counted], (0, 1)).all()
+            exact = statistics.mcnemar(x[counted], y[counted]) if whole else None
+            cells = (Cell(x[counted].mean()), Cell(y[counted].mean()),
+                     Cell(difference.value, difference.low, difference.high),
+                     Cell(difference.p_value), Cell(exact))  # fmt: skip
+            rows.append(Row(key[1], cells, key[0]))
+        columns = (Column(a.title), Column(b.title), Column("difference", signed=True),
+                   Column("p", "p_value", 3), Column("McNemar p", "p_value", 3))  # fmt: skip
+        notes = [
+            "95 % interval and p: paired bootstrap over comparisons, those with one query "
+            "together; McNemar: exact, where every credit is 0 or 1 (no shared ties, one sample "
+            "or all)"
+        ]
+        notes += [f"rules differ: {text}" for text in _differing(one.rules, other.rules)]
+        coverage = f", {one.coverage}" if one.coverage else ""
+        title = f"{a.name} − {b.name}: {name}{coverage} (accuracy, %)"
+        found.append(Table(title, columns, tuple(rows), tuple(notes), "method"))
+    return found
+
+
+def _require_same(suite: str, a: Workdir, b: Workdir) -> None:
+    one, other = (w.results[suite] for w in (a, b))
+    if one.uids == other.uids:
+        return
+    for mine, theirs, names in ((one, other, (a.name, b.name)), (other, one, (b.name, a.name))):
+        only = [uid for uid in mine.uids if uid not in set(theirs.uids)]
+        if only:
+            raise ValueError(
+                f"suite {suite}: {len(only)} comparisons, such as {only[0]!r}, are in {names[0]} "
+                f"and not in {names[1]}; measure both with equal data, limit and split"
+            )
+    raise ValueError(f"suite {suite}: {a.name} and {b.name} have the comparisons in other orders")
+
+
+def _differing(a: dict, b: dict) -> list[str]:
+    return [f"{name} {a.get(name)!r} and {b.get(name)!r}"
+            for name in sorted({*a, *b}) if a.get(name) != b.get(name)]  # fmt: skip
+
+
+def leaderboard(workdir: Workdir, label: str) -> dict:
+    """Accuracy by subset of RewardBench, in the form of its result files.
+
+    Raises:
+      ValueError: if the workdir has no such suite or line, or not all of its rows.
+    """
+    result = workdir.results.get("rewardbench")
+    if result is None:
+        raise ValueError(f"{workdir.name} has no results on rewardbench")
+    if " of " in result.coverage and len({*result.coverage.split(" rows")[0].split(" of ")}) > 1:
+        raise ValueError(f"{workdir.name}: rewardbench is not whole ({result.coverage})")
+    lines = {name: line for (section, name), line in result.lines.items()
+             if section != paper.WITHOUT}  # fmt: skip
+    if label not in lines:
+        raise ValueError(f"--line: {label!r} is none of {sorted(lines)}")
+    subsets = np.array(result.subsets)
+    accuracy = {
+        subset: float(np.nanmean(lines[label].credits_C[subsets == subset]))
+        for subset in sorted(set(result.subsets))
+    }
+    about = {"model": workdir.name, "model_type": "Generative RM", "chat_template": None}
+    return about | accuracy
+
+
+def make(name: str, workdirs: Sequence[Workdir]) -> tuple[list[Table], int]:
+    """The tables of a name, and how many values of ours are in them."""
+    if name == COMPARED:
+        if len(workdirs) != 2:
+            raise ValueError(f"--workdirs: a comparison takes two, got {len(workdirs)}")
+        tables = compared(*workdirs)
+        return tables, sum(len(table.rows) for table in tables)
+    if name in EXTRA:
+        table = {"ranks": ranks, "spread": spread}[name](workdirs)
+        own = [cell for row in table.rows for cell, column in zip(row.cells, table.columns,
+               strict=True) if column.name != "paper"]  # fmt: skip
+        return [table], sum(cell.value is not None for cell in own)
+    name = paper.ALIASES.get(name, name)
+    if name not in paper.TABLES:
+        known = ", ".join([COMPARED, *paper.TABLES, *paper.ALIASES, *EXTRA])
+        raise ValueError(f"--table: {name!r} is none of {known}")
+    table, count = filled(paper.TABLES[name], workdirs)
+    return [table], count
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints, and writes where --out says so."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--workdirs", default="", help="comma-separated")
+    parser.add_argument("--table", default="", help="comma-separated names; see --list")
+    parser.add_argument("--list", action="store_true", help="print the names")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for md, csv, tex and json")
+    parser.add_argument("--export", choices=("rewardbench",), help="write a leaderboard's file")
+    parser.add_argument("--line", default="Voting@32", help="the line that is exported")
+    args = parser.parse_args(argv)
+    with errors_in_one_line():
+        _main(args)
+
+
+def _main(args: argparse.Namespace) -> None:
+    if args.list:
+        for table in paper.TABLES.values():
+            print(f"{table.name:10} {table.title}")
+        print("ranks      average rank over the four benchmarks of Table 2\n"
+              "spread     spread over domains\n"
+              "compare    two workdirs, paired")  # fmt: skip
+        return
+    paths = [pathlib.Path(part) for part in args.workdirs.split(",") if part]
+    names = [path.name for path in paths]
+    shown = [str(path) if names.count(path.name) > 1 else path.name for path in paths]
+    workdirs = [Workdir(n, read_results(path)) for n, path in zip(shown, paths, strict=True)]
+    if args.export:
+        if len(workdirs) != 1 or args.out is None:
+            raise ValueError("--export takes one workdir, and --out")
+        record = leaderboard(workdirs[0], args.line)
+        path = args.out / f"{workdirs[0].name}.json"
+        write_atomically(path, (json.dumps(record, indent=4) + "\n").encode())
+        print(f"written: {path}")
+        return
+    asked = [part for part in args.table.split(",") if part]
+    wanted = asked or [*([COMPARED] if len(workdirs) == 2 else []), *paper.TABLES, *EXTRA]
+    empty = []
+    for name in wanted:
+        tables, count = make(name, workdirs)
+        for i, table in enumerate(tables):
+            if args.out:
+                write(table, args.out, name if len(tables) == 1 else f"{name}_{i + 1}")
+            if asked or count:
+                width = 60 + 14 * len(table.columns)
+                print(to_terminal(table, width=max(width, 100), color=sys.stdout.isatty()))
+        if not count:
+            empty.append(name)
+    if empty and not asked:
+        print(f"without a value of these workdirs: {', '.join(empty)} (--table=NAME prints one, "
+              "with the command that fills each row)")  # fmt: skip
+    if args.out:
+        print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -76,7 +76,6 @@ def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
             "num_subsets": 64,
             "tie_policy": "uniform",
             "parse_policy": "chance",
-            "ablation_k": 0,
             "meta_rm": True,
         }
     )

@@ -93,6 +93,21 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     c.benchmark.buckets.output_lengths = "1024"
     c.benchmark.buckets.samples = "1,8"
     c.benchmark.buckets.samples_per_unit = 512
+    c.benchmark.split, c.benchmark.arms, c.benchmark.arm_k = "test", "", 8
+    # Arms as in Table 4 of the paper: rejective sampling is left out by learning from general data
+    # only. One seed, as there.
+    c.ablate = ConfigDict({"seeds": "0", "development_seeds": "", "only": ""})
+    c.ablate.arms = ConfigDict(
+        {
+            "without_principles": "template.principles=none",
+            "without_rejective_sampling": "rft.use_hinted=False; rft.use_non_hinted=False",
+            "without_hinted_sampling": "rft.use_hinted=False",
+            "without_non_hinted_sampling": "rft.use_non_hinted=False",
+            "without_general_data": "rft.data.general=0",
+            "kl_0": "grpo.kl_coef=0.0",
+            "kl_0_32": "grpo.kl_coef=0.32",
+        }
+    )
     return c
 
 
@@ -111,6 +126,7 @@ def rft_only(c: ConfigDict) -> None:
     """Models above 27B: no RL, no meta RM, and 50K rejective-sampled examples (appendix C.1)."""
     del c.grpo
     del c.meta_rm
+    del c.ablate
     c.rft.data.comparisons, c.rft.data.micro_batches = 27_000, 1
     c.benchmark.greedy_stages = "released,rft"
     c.benchmark.sampled_stages = "rft"
@@ -175,6 +191,7 @@ def run_locally(c: ConfigDict, kind: str) -> None:
     c.benchmark.ks, c.benchmark.num_subsets = "1,2", 4
     c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
     c.benchmark.draw.k, c.benchmark.draw.max_new_tokens = 2, 16
+    c.benchmark.arm_k = 2
     c.benchmark.draw.max_truncated = 1.0
     c.benchmark.buckets.prompt_lengths, c.benchmark.buckets.output_lengths = "512", "16"
     c.benchmark.buckets.samples, c.benchmark.buckets.samples_per_unit = "1,2", 8

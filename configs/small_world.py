@@ -157,7 +157,8 @@ def _full() -> ConfigDict:
             "num_subsets": 64,
             "tie_policy": "uniform",
             "parse_policy": "chance",
-            "ablation_k": 32,
+            "arms": "without_principles",
+            "arm_k": 8,
             "meta_rm": True,
             "split": "test",
         }
@@ -177,6 +178,34 @@ def _full() -> ConfigDict:
             "output_lengths": "96",
             "samples": "1,8,16,32",
             "samples_per_unit": 128,
+        }
+    )
+    # What `experiments.ablate` runs: seeds (of the world too), and arms, each one entry.
+    c.ablate = ConfigDict(
+        {
+            "seeds": "11,12,13,14,15",
+            "development_seeds": "0,1,2,3,7",
+            "opened": "4,5,6,8,9,10",
+            "only": "",  # such as "kl_0,group_2"; all arms
+        }
+    )
+    c.ablate.arms = ConfigDict(
+        {
+            "without_principles": "template.principles=none",
+            # A model of this size forgets the form without trajectories: then GRPO starts at once.
+            "without_rejective_sampling": "grpo.loop.start=cold_start",
+            "without_hinted_sampling": "rft.use_hinted=False",
+            "without_non_hinted_sampling": "rft.use_non_hinted=False",
+            "without_general_data": "rft.data.general=0",
+            "kl_0": "grpo.kl_coef=0.0",
+            "kl_0_02": "grpo.kl_coef=0.02",
+            "kl_0_32": "grpo.kl_coef=0.32",
+            # As many trajectories a step.
+            "group_2": "grpo.group_size=2; grpo.loop.prompts_per_step=96; grpo.buckets.samples=2",
+            "group_8": "grpo.group_size=8; grpo.loop.prompts_per_step=24; grpo.buckets.samples=8",
+            "random_orders": "benchmark.draw.order_policy=random",
+            # Verdicts by name, in the order of the query: is it the format or the content?
+            "verdicts_by_name": "cold_start.data.verdicts=query",
         }
     )
     return c
@@ -201,7 +230,6 @@ def _demo(c: ConfigDict) -> None:
     c.meta_rm.loop.comparisons = 240
     c.meta_rm.optimizer.steps = 120
     c.benchmark.limit = 180
-    c.benchmark.ablation_k = 8
     c.benchmark.sampled_stages = "rft,grpo"
     c.benchmark.split = "development"
 
@@ -225,6 +253,12 @@ def _ci(c: ConfigDict) -> None:
     c.grpo.buckets.samples_per_unit = 16
     c.grpo.micro_batches = 1
     c.grpo.optimizer.steps = 3
+    c.ablate.arms.group_2 = (
+        "grpo.group_size=2; grpo.loop.prompts_per_step=8; grpo.buckets.samples=2"
+    )
+    c.ablate.arms.group_8 = (
+        "grpo.group_size=8; grpo.loop.prompts_per_step=2; grpo.buckets.samples=8"
+    )
     c.meta_rm.loop.comparisons = 8
     c.meta_rm.loop.batch_size = 8
     c.meta_rm.only_mixed = False
@@ -236,14 +270,14 @@ def _ci(c: ConfigDict) -> None:
     c.benchmark.ks = "1,2,4,8"
     c.benchmark.draw.k = 8
     c.benchmark.buckets.samples = "1,8"
-    c.benchmark.ablation_k = 4
+    c.benchmark.arm_k = 4
     c.benchmark.num_subsets = 8
     c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
 
 
 def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     """Real rows, real tokenizer, random weights: the path of the 27B model at the size of a toy."""
-    for name in ("lora", "small_world", "base", "cold_start", "rft", "grpo", "meta_rm"):
+    for name in ("lora", "small_world", "base", "cold_start", "rft", "grpo", "meta_rm", "ablate"):
         del c[name]
     c.mesh.data = 1
     c.template.form = "full"
@@ -256,7 +290,7 @@ def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     c.benchmark.greedy_stages = "random_weights"
     c.benchmark.sampled_stages = "random_weights"
     c.benchmark.ks = "1,2,4"
-    c.benchmark.ablation_k = 0
+    c.benchmark.arms = ""
     c.benchmark.meta_rm = False
     c.benchmark.draw.k = 4
     c.benchmark.draw.max_orders = 2  # 2 prompts and one shape a comparison, whatever its n

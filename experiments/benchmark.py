@@ -49,6 +49,11 @@ def read_config(run: runs.Run) -> schema.BenchmarkConfig:
     )
 
 
+def arm_names(config: schema.BenchmarkConfig) -> list[str]:
+    """The arms that are measured beside the run itself."""
+    return settings.names(config.arms, "config.benchmark.arms")
+
+
 def counting_rules(run: runs.Run, config: schema.BenchmarkConfig) -> CountingRules:
     """How votes are counted, by the config."""
     draw = run.draw_config("benchmark")
@@ -95,12 +100,16 @@ def load_comparisons(run: runs.Run, config: schema.BenchmarkConfig) -> Loaded:
     return Loaded(found, coverage)
 
 
+def _draw_config(run: runs.Run) -> DrawConfig:
+    return dataclasses.replace(run.draw_config("benchmark"), max_dropped=0.0)
+
+
 class Measurement:
     """Draws on all suites, with parameters loaded once a stage."""
 
     def __init__(self, run: runs.Run, comparisons: dict[str, list[Comparison]]):
         self.run, self.comparisons = run, comparisons
-        self.draw_config = dataclasses.replace(run.draw_config("benchmark"), max_dropped=0.0)
+        self.draw_config = _draw_config(run)
         self.engine = run.engine("benchmark")
         self._params: tuple[str, dict | None, str] | None = None  # stage, parameters, digest
 
@@ -112,7 +121,7 @@ class Measurement:
           stage: its stage, such as "grpo", or one of `schema.UNTRAINED_STAGES`.
           k: samples of each comparison.
         """
-        config = dataclasses.replace(self.draw_config, principles=run.principles)
+        config = _draw_config(run)
         if k is None:
             # Under "both" one greedy sample in each order, as JudgeBench and auto-j want them.
             both = config.order_policy == "both"
@@ -139,7 +148,8 @@ class Measurement:
             # What a server runs is not known here.
             model = None if isinstance(self.engine, RemoteEngine) else run.model
             found[suite] = Drawn(
-                stage, run.principles, k is None, groups, prompt_tokens=lengths, model=model
+                stage, run.principles, k is None, groups, prompt_tokens=lengths, model=model,
+                arm=run.arm_name,
             )
         return found
 
@@ -228,7 +238,7 @@ def require_stages(run: runs.Run, stages: Sequence[str]) -> None:
             raise ValueError(
                 f"{run.workdir}: stage {run.stage(stage)!r} is not finished and the benchmark "
                 "measures it; run its experiment or experiments.spct first, or change "
-                "config.benchmark (greedy_stages, sampled_stages, meta_rm, ablation_k)"
+                "config.benchmark (greedy_stages, sampled_stages, meta_rm, arms)"
             )
 
 
@@ -238,10 +248,10 @@ def run_benchmark(run: runs.Run) -> None:
     rules = counting_rules(run, config)
     greedy = settings.names(config.greedy_stages, "config.benchmark.greedy_stages")
     sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
-    arm = run.arm("none") if config.ablation_k else None
+    measured = [run.arm(name) for name in arm_names(config)]
     needs_meta = config.meta_rm and not meta_rm.is_released(run)
     require_stages(run, [*greedy, *sampled, *(["meta_rm"] if needs_meta else [])])
-    if arm is not None:
+    for arm in measured:
         require_stages(arm, sampled[-1:])
     loaded = load_comparisons(run, config)
 
@@ -250,9 +260,11 @@ def run_benchmark(run: runs.Run) -> None:
     drawn += [measurement.draw(run, stage, k=measurement.draw_config.k) for stage in sampled]
     if config.meta_rm:
         drawn[-1] = measurement.score(drawn[-1])
-    if arm is not None:
-        drawn.append(measurement.draw(arm, sampled[-1], k=None))
-        drawn.append(measurement.draw(arm, sampled[-1], k=config.ablation_k))
+    for arm in measured:
+        # Greedy, what it does not share with an arm before it; its samples are its own anyway.
+        own = [stage for stage in greedy if arm.owns(stage)]
+        drawn += [measurement.draw(arm, stage, k=None) for stage in own]
+        drawn.append(measurement.draw(arm, sampled[-1], k=config.arm_k))
 
     suites = to_suites(loaded, drawn)
     lines = write_report(run, suites, rules)
@@ -276,10 +288,12 @@ def require_readable(
     suites: Sequence[Suite], lines: report.LinesOf, config: schema.BenchmarkConfig
 ) -> None:
     """Raises ValueError where more samples have no scores, or were cut, than the config allows."""
+    # What an arm fails to write is its result.
     bad = [
         f"{suite.name}, {line.label}: {share:.1%} {name} (config.benchmark.max_{name}: {most:g})"
         for suite in suites
         for line in lines[suite.name]
+        if line.section in counting.SECTIONS
         for name, share, most in (
             ("unparsed", line.unparsed, config.max_unparsed), ("cut", line.cut, config.max_cut)
         )

@@ -44,8 +44,8 @@ def table(suites: Sequence[Suite], config: CountingRules, notes: Sequence[str]) 
             for drawn in suite.drawn:
                 name = counting.greedy if drawn.greedy else counting.one_sample
                 label = name(drawn.stage)
-                if drawn.section == counting.WITHOUT:
-                    label = f"{label}, {counting.WITHOUT}"
+                if drawn.arm:
+                    label = f"{label}, {drawn.section}"
                 coverage = f", {suite.coverage}" if suite.coverage else ""
                 section = f"{suite.name}, positions of n = {n}{coverage}"
                 rows.append(Row(label, _cells(suite, drawn, config, n), section))

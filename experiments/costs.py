@@ -93,7 +93,7 @@ def points(suite: Suite, config: CountingRules) -> list[Point]:
             if not drawn.greedy:
                 curve = {"voting": "voting", "guided": "guided by the meta RM"}[kind]
                 curve = f"{prefix}, {curve}" if prefix else curve
-            if drawn.section == counting.WITHOUT:
+            if drawn.arm:
                 curve += f", {drawn.section}"
             spent = costs_of(drawn, ks, guided=kind == "guided", stratified=config.stratified)
             for k, one in zip(ks, spent, strict=True):
@@ -112,7 +112,7 @@ def table(suites: Sequence[Suite], config: CountingRules, lines: LinesOf) -> Tab
             interval = at[section, label].interval("accuracy")
             accuracy = Cell() if interval is None else Cell(*interval)
             numbers = (spent.generated, spent.prefilled, spent.flops / 1e12)
-            name = f"{label}, {section}" if section == counting.WITHOUT else label
+            name = label if section in counting.SECTIONS else f"{label}, {section}"
             rows.append(Row(name, (accuracy, *map(Cell, numbers)), head))
     columns = [Column("accuracy"), Column("generated tokens", "plain"),
                Column("prefilled tokens", "plain"), Column("TFLOPs", "plain", 4)]  # fmt: skip
@@ -157,9 +157,10 @@ def figure(
     for suite in suites:
         at = {(line.section, line.label): line for line in lines[suite.name]}
         by_name: dict[str, list] = {}
+        shown = {counting.GREEDY, counting.SAMPLED, *counting.arms_in_figures(suite)}
         for section, label, curve, spent in points(suite, config):
             interval = at[section, label].interval("accuracy")
-            if interval is not None:
+            if interval is not None and section in shown:
                 name = f"{suite.name}: {curve}" if len(suites) > 1 else curve
                 by_name.setdefault(name, []).append((max(spent.flops, 1.0), interval))
         for name, own in by_name.items():

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from experiments import arms
 from grm_jax import voting
 from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.comparison import Comparison
@@ -35,7 +36,8 @@ STAGE_NAMES = {
 BLIND = "content-blind baselines"
 GREEDY = "greedy"
 SAMPLED = "k samples"
-WITHOUT = "without principles"
+# Every other section is that of an arm.
+SECTIONS = (BLIND, GREEDY, SAMPLED)
 MISSING_SINGLE = 0.5  # what an unparsed judgement of a single response counts in its AUC
 
 
@@ -78,6 +80,7 @@ class Drawn(NamedTuple):
       prompt_tokens: of the prompt of each comparison, in the order of its first sample.
       model: shape of the policy; None where it is not known.
       meta_model: shape of the meta RM, or None.
+      arm: the arm it is of, "" for the run itself.
     """
 
     stage: str
@@ -88,12 +91,13 @@ class Drawn(NamedTuple):
     prompt_tokens: Sequence[int] = ()
     model: ModelConfig | None = None
     meta_model: ModelConfig | None = None
+    arm: str = arms.MAIN
 
     @property
     def section(self) -> str:
         """The section of the table it belongs to."""
-        if self.principles == "none":
-            return WITHOUT
+        if self.arm:
+            return arms.title(self.arm)
         return GREEDY if self.greedy else SAMPLED
 
 
@@ -209,8 +213,14 @@ def lines(suite: Suite, config: CountingRules) -> list[Line]:
 
 def prefix(suite: Suite, drawn: Drawn) -> str:
     """The stage, for labels of votes: "" for the last of each arm, whose votes are "Voting@k"."""
-    last = {one.principles: one.stage for one in suite.drawn if not one.greedy}
-    return "" if drawn.stage == last.get(drawn.principles) else STAGE_NAMES[drawn.stage]
+    last = {one.arm: one.stage for one in suite.drawn if not one.greedy}
+    return "" if drawn.stage == last.get(drawn.arm) else STAGE_NAMES[drawn.stage]
+
+
+def arms_in_figures(suite: Suite) -> list[str]:
+    """Sections of arms whose curves a figure has room for: of one or two, or of none."""
+    found = list(dict.fromkeys(drawn.section for drawn in suite.drawn if drawn.arm))
+    return found if len(found) <= 2 else []
 
 
 def _measured(suite: Suite, found: list[Line]) -> list[Line]:

@@ -76,7 +76,10 @@ def run_stage(run: runs.Run) -> None:
     by_uid = {comparison.uid: comparison for comparison in comparisons}
 
     # State, data, reference.
-    reference = run.load_params(run.stage("rft"))
+    if loop.start == "cold_start":
+        reference = run.load_start("cold_start")
+    else:
+        reference = run.load_params(run.stage("rft"))
     fingerprint = run.fingerprint(runs.params_digest(reference), draw_config)
     optimizer = make_optimizer(optimizer_config)
     update = grpo.make_update_step(model, config, optimizer)

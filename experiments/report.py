@@ -134,7 +134,7 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
     return found
 
 
-def pairs(rules: CountingRules, lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
+def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
     """The paired differences of a suite: (label, a, b), as far as both were measured."""
     at = {(line.section, line.label): line for line in lines}
     voters = [line for line in lines if line.section == counting.SAMPLED]
@@ -147,7 +147,7 @@ def pairs(rules: CountingRules, lines: Sequence[Line]) -> list[tuple[str, Line, 
     def sampled(label):
         return (counting.SAMPLED, label)
 
-    ks = [k for k in rules.ks if k > 1]
+    ks = [k for k in ks if k > 1]
     if voters and ks:
         middle, top = (8 if 8 in ks else ks[-1]), ks[-1]
         singles = [line.label for line in voters if line.label.endswith(", one sample")]
@@ -169,32 +169,11 @@ def pairs(rules: CountingRules, lines: Sequence[Line]) -> list[tuple[str, Line, 
             add(names, (section, name(a)), (section, name(b)))
     for k in ks:
         add(f"MetaRM@{k} − Voting@{k}", sampled(f"MetaRM@{k}"), sampled(f"Voting@{k}"))
-    for label, a, b in _with_and_without(lines):
-        found.append((f"{label}: with − without principles", a, b))
+    own = {line.label: line for line in lines if line.section in counting.SECTIONS}
+    for line in lines:
+        if line.section not in counting.SECTIONS and line.label in own:
+            found.append((f"{line.label}: full − {line.section}", own[line.label], line))
     return found
-
-
-def _with_and_without(lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
-    own = {line.label: line for line in lines if line.section != counting.WITHOUT}
-    others = [line for line in lines if line.section == counting.WITHOUT]
-    return [(line.label, own[line.label], line) for line in others if line.label in own]
-
-
-def ablation_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) -> Table:
-    """Accuracy with and without principles and the paired difference, for every method of both."""
-    rows = [
-        Row(
-            label,
-            (_cell(a.interval("accuracy")), _cell(b.interval("accuracy")), *_difference(a, b)),
-            suite.name,
-        )
-        for suite in suites
-        for label, a, b in _with_and_without(lines[suite.name])
-    ]
-    columns = [Column("with"), Column("without"), Column("difference", signed=True),
-               Column("p", "p_value", digits=3)]  # fmt: skip
-    notes = [*notes, PAIRED]
-    return Table("Accuracy (%) with and without principles", columns, rows, notes, "method")
 
 
 def differences_table(
@@ -210,7 +189,7 @@ def differences_table(
             short = "" if number == "accuracy" else f"{number}, "
             columns.append(Column(f"{short}difference", signed=True, group=name))
             columns.append(Column(f"{short}p", "p_value", digits=3, group=name))
-            for label, a, b in pairs(rules, lines[suite.name]):
+            for label, a, b in pairs(rules.ks, lines[suite.name]):
                 cells.setdefault(label, []).extend(_difference(a, b, number))
     rows = [Row(label, tuple(own)) for label, own in cells.items()]
     parts = [f"{suite.name}: {suite.coverage}" for suite in suites if suite.coverage]
@@ -272,7 +251,7 @@ def scaling_figure(
                 keep = drawn.section == counting.GREEDY and len(suites) == 1
                 if keep and line.credits_C is not None:
                     levels[line.label] = line.interval("accuracy")
-        for section in (counting.SAMPLED, counting.WITHOUT):
+        for section in (counting.SAMPLED, *counting.arms_in_figures(suite)):
             for kind in ("Voting", "MetaRM"):
                 points = {k: at.get((section, f"{kind}@{k}")) for k in rules.ks}
                 stages = [d.stage for d in suite.drawn if d.section == section and not d.greedy]
@@ -282,7 +261,7 @@ def scaling_figure(
                 if not points:
                     continue
                 name = {"Voting": "voting", "MetaRM": "guided by the meta RM"}[kind]
-                name += f", {section}" if section == counting.WITHOUT else ""
+                name += "" if section in counting.SECTIONS else f", {section}"
                 intervals = [p.interval("accuracy") for p in points.values()]
                 curves.append(plots.Curve(prefix + name, list(points), intervals))
     if curves:
@@ -336,7 +315,7 @@ def failure_lines(suites: Sequence[Suite], lines: LinesOf) -> list[str]:
         for line in lines[suite.name]:
             if line.unparsed:
                 mostly |= line.unparsed >= 0.5
-                where = f" ({line.section})" if line.section == counting.WITHOUT else ""
+                where = "" if line.section in counting.SECTIONS else f" ({line.section})"
                 parts.append(f"{line.unparsed:.1%} of {line.label}{where}")
         if parts:
             found.append(f"{suite.name}: no scores in the samples (strict): {'; '.join(parts)}")

@@ -1,6 +1,7 @@
 """What every experiment shares: flags, the workdir, the model, the tokenizer, the data.
 
     workdir/config.json        the config; another config is refused
+            arms/<arm>.json    what an arm changes; other changes under its name are refused
             data.json          what the check of the training files found
             fingerprint.json   versions, devices, commit: whatever must not be in a table
             tokenizer.model    the tokenizer, if it was trained here
@@ -35,7 +36,7 @@ import rich.progress
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import launch, schema, settings
+from experiments import arms, launch, schema, settings
 from experiments.metrics import Metrics
 from experiments.training_data import TrainingData
 from grm_jax.data.comparison import Comparison
@@ -59,9 +60,6 @@ from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sen
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 
-# Sections that may change between runs on one workdir: they decide no parameters, up to rounding.
-_FREE_SECTIONS = ("benchmark", "mesh")
-
 # What one process of several writes. Everything else is read, or written in parts, by all.
 _LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
          "results", "samples.md", "critiques.html")  # fmt: skip
@@ -84,11 +82,12 @@ class Run:
         """
         self.config = ml_collections.FrozenConfigDict(config)
         self.workdir = pathlib.Path(workdir)
-        self.principles = self.config.template.principles
+        self.arm_name = arms.MAIN
         self.engines: list[JittedEngine] = []
         self.console = rich.console.Console()
         self._stop_asked = threading.Event()  # an arm shares it
         schema.check(self.config)
+        self._arms = schema.arm_configs(self.config)
         self.writes = processes.index() == 0
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.writes:
@@ -114,9 +113,10 @@ class Run:
         now = json.loads(self.config.to_json())
         if path.exists():
             before = json.loads(path.read_text())
-            different = settings.differing_fields(
-                *({k: v for k, v in c.items() if k not in _FREE_SECTIONS} for c in (before, now))
-            )
+            fixed = [
+                {k: v for k, v in c.items() if k not in arms.FREE_SECTIONS} for c in (before, now)
+            ]
+            different = settings.differing_fields(*fixed)
             if different:
                 raise ValueError(
                     f"{self.workdir} belongs to another config; give another --workdir, or undo: "
@@ -149,17 +149,50 @@ class Run:
 
     # Names and places.
 
-    def stage(self, name: str) -> str:
-        """Name of a stage on disk; arms other than the paper's principle mode have their own."""
-        if self.principles == "self" or name == "base":
-            return name
-        return f"{name}_{self.principles}"
+    @property
+    def principles(self) -> str:
+        """The principle mode."""
+        return self.config.template.principles
 
-    def arm(self, principles: str) -> "Run":
-        """The same run with another principle mode; shares workdir, base model and metrics."""
+    def stage(self, name: str) -> str:
+        """Name of a stage on disk: with that of the first arm that trains it in this way."""
+        if name not in self.config:
+            return name
+        own = arms.deciding(self.config, name)
+        for arm, config in self._arms.items():
+            if name in config and arms.deciding(config, name) == own:
+                return f"{name}_{arm}" if arm else name
+        return name
+
+    def owns(self, name: str) -> bool:
+        """Whether this arm is the first that trains stage `name` in its way."""
+        return self.stage(name) == (f"{name}_{self.arm_name}" if self.arm_name else name)
+
+    def arm(self, name: str) -> "Run":
+        """The same run with the changes of an arm; shares workdir, devices and metrics.
+
+        Raises:
+          ValueError: there is no such arm, or the workdir has another of that name.
+        """
+        config = arms.changed(self.config, name)
         other = object.__new__(Run)
-        other.__dict__ = dict(self.__dict__, principles=principles)
+        # What is cached already follows from sections that no arm may change.
+        other.__dict__ = dict(self.__dict__, config=config, arm_name=name)
+        if name:
+            self._check_arm(name)
         return other
+
+    def _check_arm(self, name: str) -> None:
+        path, now = self.workdir / "arms" / f"{name}.json", self.config.ablate.arms[name]
+        if path.exists():
+            before = json.loads(path.read_text())
+            if before != now:
+                raise ValueError(
+                    f"{self.workdir} has another arm {name!r}: {before!r} there, {now!r} now; "
+                    "give it another name"
+                )
+        elif self.writes:
+            write_json(path, now)
 
     def path(self, *parts: str) -> pathlib.Path:
         """A path below the workdir, or for logs below where this process keeps them."""
@@ -492,25 +525,43 @@ def _corpus(world: SmallWorld) -> Iterator[str]:
         yield from (messages[0].content, answer)
 
 
+def carry_out(
+    experiment: Callable[[Run], None], config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+    """One experiment on one workdir, which SIGTERM stops at its next safe point."""
+    run = Run(config, workdir)
+    signal.signal(signal.SIGTERM, run.ask_to_stop)
+    try:
+        with jax.set_mesh(run.mesh):
+            experiment(run)
+    finally:
+        if run.writes:
+            run._lock.close()
+
+
 def main(experiment: Callable[[Run], None]) -> None:
     """Runs one experiment from the command line."""
+    start(functools.partial(carry_out, experiment))
+
+
+def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) -> None:
+    """Runs a program of a config and a workdir from the command line."""
 
     def with_flags(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # jax tells of each backend that is not there
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        workdir = pathlib.Path(_WORKDIR.value)
         try:
-            launch.start(pathlib.Path(_WORKDIR.value))
-            run = Run(_CONFIG.value, _WORKDIR.value)
-            signal.signal(signal.SIGTERM, run.ask_to_stop)
-            with jax.set_mesh(run.mesh):
-                experiment(run)
+            launch.start(workdir)
+            program(_CONFIG.value, workdir)
         except Stopped as stopped:
-            run.say(str(stopped))
+            if processes.index() == 0:
+                print(stopped, flush=True)
             sys.exit(STOPPED)
         except Exception as error:
             if processes.several():
-                launch.fail(pathlib.Path(_WORKDIR.value), error)
+                launch.fail(workdir, error)
             if isinstance(error, ValueError | OSError):
                 sys.exit(f"error: {error}")
             raise

@@ -8,11 +8,11 @@ import dataclasses
 
 import ml_collections
 
-from experiments import settings
+from experiments import arms, settings
 from grm_jax.data import mixture
 from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.pipeline import PackingConfig
-from grm_jax.data.small_world import SmallWorldConfig
+from grm_jax.data.small_world import VERDICTS, SmallWorldConfig
 from grm_jax.learning.grpo import GRPOConfig
 from grm_jax.learning.meta_rm import MetaRMConfig
 from grm_jax.learning.rejection import RejectionRules
@@ -173,12 +173,18 @@ class SFTData:
       general: pieces of general instruction data.
       micro_batches: pieces of a batch whose gradients are summed.
       checkpoint_every: steps between checkpoints.
+      verdicts: order in which demonstrations check their criteria, see `small_world.VERDICTS`.
     """
 
     demonstrations: int
     general: int
     micro_batches: int = 1
     checkpoint_every: int = 100
+    verdicts: str = "weight"
+
+    def __post_init__(self):
+        if self.verdicts not in VERDICTS:
+            raise ValueError(f"verdicts must be one of {VERDICTS}, got {self.verdicts!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +216,7 @@ class GRPOLoop:
         comparisons that its non-hinted trajectories get right `easy_samples` times of as many are
         left out, as the paper does with those of DeepSeek-V2-Lite-Chat. "" leaves out none.
       easy_samples: fewest trajectories that make a comparison too easy, if all are right.
+      start: the stage that GRPO starts from and has as its reference, "rft" or "cold_start".
     """
 
     comparisons: int
@@ -217,8 +224,11 @@ class GRPOLoop:
     checkpoint_every: int = 10
     easy_for: str = ""
     easy_samples: int = 3
+    start: str = "rft"
 
     def __post_init__(self):
+        if self.start not in ("rft", "cold_start"):
+            raise ValueError(f"start must be rft or cold_start, got {self.start!r}")
         if self.easy_samples < 1:
             raise ValueError(f"easy_samples must be at least 1, got {self.easy_samples}")
 
@@ -260,7 +270,8 @@ class BenchmarkConfig:
       parse: whose scores count, those of the "strict" or of the "lenient" parser.
       max_unparsed: share of samples without strict scores above which the run ends with an error.
       max_cut: the same for samples that met the length limit.
-      ablation_k: samples of the arm without principles; 0 leaves the arm out.
+      arms: comma-separated arms of `config.ablate.arms` that are measured beside the run itself.
+      arm_k: samples of each of them.
       meta_rm: measure guided voting.
       split: "development" or "test".
     """
@@ -279,7 +290,8 @@ class BenchmarkConfig:
     parse: str = "strict"
     max_unparsed: float = 0.2
     max_cut: float = 0.2
-    ablation_k: int = 0
+    arms: str = ""
+    arm_k: int = 8
     meta_rm: bool = True
     split: str = "development"
 
@@ -299,13 +311,44 @@ class BenchmarkConfig:
             bad = [part for part in given if part not in known]
             if not given or bad:
                 raise ValueError(f"{name} must name some of {known}, got {getattr(self, name)!r}")
-        for name, lowest in (("limit", 1), ("num_subsets", 1), ("ablation_k", 0)):
+        for name, lowest in (("limit", 1), ("num_subsets", 1), ("arm_k", 1)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class AblateConfig:
+    """Seeds of an ablation; its arms are in the section `ablate.arms`, see `experiments.arms`.
+
+    Attributes:
+      seeds: comma-separated, listed before any of them is run; each is measured on the split "test"
+        once.
+      development_seeds: for the split "development", on which everything is chosen.
+      opened: seeds that earlier configs were measured on: no longer held out.
+      only: comma-separated arms that are run; "" for all.
+    """
+
+    seeds: str
+    development_seeds: str
+    opened: str = ""
+    only: str = ""
+
+    def __post_init__(self):
+        place = {}
+        for name in ("seeds", "development_seeds", "opened"):
+            for seed in settings.numbers(getattr(self, name), name):
+                if seed in place:
+                    raise ValueError(f"{name}: seed {seed} is in {place[seed]} already")
+                place[seed] = name
+
+    def of_split(self, split: str) -> list[int]:
+        """The seeds that a split is measured on."""
+        name = "development_seeds" if split == "development" else "seeds"
+        return settings.numbers(getattr(self, name), name)
+
+
 _TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "released", "model", "lora",
-        "small_world", "data", *TRAINED_STAGES, "benchmark")  # fmt: skip
+        "small_world", "data", *TRAINED_STAGES, "benchmark", "ablate")  # fmt: skip
 
 # Sections inside sections, and the fields that the experiment fills in itself.
 _INNER = {
@@ -348,6 +391,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     if "data" in config:
         settings.from_section(DataConfig, config, "data")
     _check_origin(config)
+    if "ablate" in config:
+        settings.from_section(AblateConfig, config, "ablate", sections=("arms",))
     built = {}
     for name, own in _SECTIONS.items():
         if name not in config:
@@ -371,6 +416,31 @@ def check(config: ml_collections.ConfigDict) -> None:
                 dotted = f"{name}.{part}"
                 built[dotted] = settings.from_section(cls, config, dotted, **fixed)
     _check_together(config, built)
+
+
+def arm_configs(
+    config: ml_collections.ConfigDict,
+) -> dict[str, ml_collections.FrozenConfigDict]:
+    """Checked configs of the run itself, as arm "", and of its arms.
+
+    Raises:
+      ValueError: naming the arm, and the field that it makes impossible.
+    """
+    found = {arms.MAIN: ml_collections.FrozenConfigDict(config)}
+    for name in config.get("ablate", {}).get("arms", {}):
+        found[name] = arms.changed(config, name)
+        try:
+            check(found[name])
+        except ValueError as error:
+            raise ValueError(f"config.ablate.arms.{name}: {error}") from error
+    if "benchmark" in config:
+        for name in settings.names(config.benchmark.get("arms", ""), "config.benchmark.arms"):
+            if name not in found:
+                raise ValueError(
+                    f"config.benchmark.arms: no arm {name!r} in config.ablate.arms; there are "
+                    f"{[*found][1:]}"
+                )
+    return found
 
 
 def _check_released(config) -> None:
@@ -536,9 +606,9 @@ def _check_together(config, built) -> None:
             resolve_k_meta(ks, k_meta or half)
         except ValueError as error:
             raise ValueError(f"config.benchmark.k_meta: {error}") from error
-        if built["benchmark"].ablation_k > k:
+        if built["benchmark"].arms and built["benchmark"].arm_k > k:
             raise ValueError(
-                f"config.benchmark.ablation_k: {built['benchmark'].ablation_k} exceeds "
+                f"config.benchmark.arm_k: {built['benchmark'].arm_k} exceeds "
                 f"config.benchmark.draw.k = {k}"
             )
     _check_divisible(config, built)

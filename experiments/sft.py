@@ -38,7 +38,9 @@ def general_examples(run: runs.Run, count: int, *, seed: int) -> list[pipeline.E
     return [example(run, one.messages, one.answer) for one in run.data.take("general", count)]
 
 
-def demonstrations(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Example]:
+def demonstrations(
+    run: runs.Run, count: int, *, seed: int, verdicts: str
+) -> list[pipeline.Example]:
     """Trajectories of the imperfect demonstrator, some of them with the hint in the prompt."""
     examples = []
     for index, comparison in enumerate(run.comparisons("train", count, seed=seed)):
@@ -57,7 +59,9 @@ def demonstrations(run: runs.Run, count: int, *, seed: int) -> list[pipeline.Exa
             shown.messages, shown.responses, form=run.config.template.form,
             principles=run.principles, binary=binary, hint=hint,
         )  # fmt: skip
-        answer = run.world.demonstration(shown, rng, principles=run.principles, hint=hint)
+        answer = run.world.demonstration(
+            shown, rng, principles=run.principles, verdicts=verdicts, hint=hint
+        )
         examples.append(example(run, [Message("user", text)], answer))
     return examples
 
@@ -144,7 +148,9 @@ def run_stage(run: runs.Run, name: str) -> None:
     if name == "base":
         params = run.init_params()
     else:
-        examples += demonstrations(run, data.demonstrations, seed=seed)
+        examples += demonstrations(
+            run, data.demonstrations, seed=seed, verdicts=data.verdicts
+        )
         params = run.load_start("base")
     train(run, stage, name, params, examples, data)
 

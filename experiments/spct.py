@@ -1,15 +1,20 @@
-"""The whole loop: cold start, RFT, GRPO, meta RM, the arm without principles, and the table.
+"""The whole loop: cold start, RFT, GRPO, meta RM, the arms of the config, and the table.
 
     python -m experiments.spct --config=configs/small_world.py:demo --workdir=runs/demo
 
 Finished stages are skipped and unfinished ones go on, so the same command resumes a killed run.
 """
 
+import functools
 import time
 from collections.abc import Callable
 
-from experiments import ablate, benchmark, grpo, meta_rm, rft, sft
+from experiments import arms, benchmark, grpo, meta_rm, rft, sft
 from experiments import run as runs
+
+
+def _run_arm(run: runs.Run, name: str) -> None:
+    grpo.main(run.arm(name))
 
 
 def main(run: runs.Run) -> None:
@@ -32,8 +37,8 @@ def main(run: runs.Run) -> None:
     ]
     if config.meta_rm:
         stages.append(("meta RM", meta_rm.run_stage))
-    if config.ablation_k:
-        stages.append(("without principles", ablate.run_stages))
+    for name in benchmark.arm_names(config):
+        stages.append((arms.title(name), functools.partial(_run_arm, name=name)))
     stages.append(("benchmark", benchmark.run_benchmark))
 
     seconds = {}

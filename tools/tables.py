@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from experiments import counting
 from experiments.results import Result, read_results
 from grm_jax.evaluation import official, paper, statistics
 from grm_jax.evaluation.paper import PaperTable
@@ -270,7 +271,7 @@ def leaderboard(workdir: Workdir, label: str) -> dict:
     if " of " in result.coverage and len({*result.coverage.split(" rows")[0].split(" of ")}) > 1:
         raise ValueError(f"{workdir.name}: rewardbench is not whole ({result.coverage})")
     lines = {name: line for (section, name), line in result.lines.items()
-             if section != paper.WITHOUT}  # fmt: skip
+             if section in counting.SECTIONS}  # fmt: skip
     if label not in lines:
         raise ValueError(f"--line: {label!r} is none of {sorted(lines)}")
     subsets = np.array(result.subsets)

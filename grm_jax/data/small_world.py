@@ -69,6 +69,10 @@ AUDIENCES = (
     "sailors", "teachers", "miners", "tourists", "dancers", "bankers",
 )  # fmt: skip
 
+# Order in which a trajectory checks its criteria: that of their weights in the principles, which
+# gives principles a causal path to the scores, or by name, as the query has them.
+VERDICTS = ("weight", "query")
+
 TOPICS = {
     "gardens": ("seeds", "roses", "pots", "hedges"),
     "kitchens": ("knives", "pans", "stoves", "bowls"),
@@ -218,6 +222,7 @@ class SmallWorld:
         rng: np.random.Generator,
         *,
         principles: str = "self",
+        verdicts: str = "weight",
         hint: int | None = None,
     ) -> str:
         """One trajectory of the imperfect demonstrator, for responses in their given order.
@@ -233,14 +238,16 @@ class SmallWorld:
             value = self._value[audience, named] + self._bias[named]
             value = value + rng.gumbel(size=len(named)) * self.config.noise
             ranked = [truth.named[i] for i in np.argsort(-value)]
-            verdicts = [
+            checks = [
                 {name: (name in met) ^ (rng.random() < self.config.verdict_flips)
                  for name in truth.named}
                 for met in truth.met
             ]  # fmt: skip
-            if hint is None or _outcome(ranked, verdicts) == hint:
+            if hint is None or _outcome(ranked, checks) == hint:
                 break
-        return write_trajectory(truth.named, ranked, verdicts, principles=principles)
+        return write_trajectory(
+            truth.named, ranked, checks, principles=principles, by=verdicts
+        )
 
     # General instruction data.
 
@@ -348,7 +355,9 @@ _CRITIQUE = "Analysis:"
 _SCORES = "Scores:"
 
 
-def write_trajectory(named, ranked, verdicts, *, principles: str) -> str:
+def write_trajectory(
+    named, ranked, verdicts, *, principles: str, by: str = "weight"
+) -> str:
     """Principles, critique and scores as text.
 
     Args:
@@ -357,11 +366,14 @@ def write_trajectory(named, ranked, verdicts, *, principles: str) -> str:
       verdicts: per response, criterion -> met.
       principles: "self" states the weighted criteria and checks in their order; "none" checks
         all named criteria in the order of the query.
+      by: one of `VERDICTS`.
     """
     scores = [score_of(ranked, v) for v in verdicts]
     if len(verdicts) == 1:
         scores = [int(verdicts[0][ranked[0]])]
     checked = ranked[: len(WEIGHTS)] if principles == "self" else named
+    if by == "query":
+        checked = [name for name in named if name in checked]
     lines = []
     if principles == "self":
         lines.append(_PRINCIPLES + _stated(ranked))

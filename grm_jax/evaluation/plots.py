@@ -1,4 +1,4 @@
-"""The figures: accuracy against k and against FLOPs, and health metrics against step.
+"""The figures: accuracy against k and against FLOPs, paired differences, metrics against step.
 
 matplotlib is imported inside the functions and drawn without pyplot, so no display, backend or
 global style of the caller is touched. Equal inputs give byte-identical PNGs for one version of
@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from grm_jax.evaluation.statistics import Interval
+from grm_jax.evaluation.statistics import Difference, Interval
 from grm_jax.evaluation.tables import write_atomically
 
 # Okabe and Ito's palette: told apart with the common kinds of colour blindness.
@@ -134,6 +134,59 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
         axes.set_ylabel(ylabel)
         axes.set_title(title, loc="left")
         axes.legend(loc="best")
+        if note:
+            figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
+        _save(figure, path)
+
+
+class Effect(NamedTuple):
+    """A paired difference, as a fraction, and the paper's where it has one."""
+
+    label: str
+    difference: Difference
+    published: float | None = None
+
+
+def effects(
+    path: str | os.PathLike,
+    rows: Sequence[Effect],
+    *,
+    title: str = "What each step and each arm is worth",
+    xlabel: str = "difference of accuracy (points)",
+    note: str = "",
+) -> None:
+    """Paired differences with their intervals, one below the other, and the paper's as a cross.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("rows: at least one is needed")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 1.2 + 0.26 * len(rows)), dpi=130, layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color="#444444", linewidth=1)
+        for y, row in enumerate(rows):
+            value, low, high = (100 * x for x in row.difference[:3])
+            # Filled where the interval leaves zero out.
+            clear = low > 0 or high < 0
+            axes.hlines(y, low, high, color=COLORS[0], linewidth=1.6)
+            axes.plot([value], [y], marker="o", markersize=5, color=COLORS[0],
+                      markerfacecolor=COLORS[0] if clear else "white")  # fmt: skip
+        theirs = [(100 * row.published, y) for y, row in enumerate(rows)
+                  if row.published is not None]  # fmt: skip
+        if theirs:
+            axes.plot(*zip(*theirs, strict=True), marker="x", markersize=6, linestyle="none",
+                      color="#888888", label="paper, 27B")  # fmt: skip
+            axes.legend(loc="best")
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(xlabel)
+        axes.set_title(title, loc="left")
         if note:
             figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
         _save(figure, path)

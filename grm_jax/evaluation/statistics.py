@@ -165,6 +165,41 @@ def resample(
     return Resampled(values_LI.mean(axis=1), np.concatenate(list(draws)))
 
 
+def over_seeds(
+    values: Sequence[ArrayLike],
+    *,
+    clusters: Sequence[Sequence],
+    num_resamples: int = 10_000,
+    rng_seed: int = 0,
+) -> Resampled:
+    """Means over R training seeds that each have items of their own.
+
+    A resample draws R seeds with replacement, then of each drawn seed its items (clusters); the
+    mean is over seeds. With few seeds such intervals are too narrow, by sqrt((R - 1) / R) if the
+    seeds differ much.
+
+    Args:
+        values: of each seed [L, I], the number I may differ.
+        clusters: of each seed [I] names.
+
+    Raises:
+        ValueError: as `bootstrap_mean`, no seed, or seeds of unequal L.
+    """
+    values = [_finite("values", one, dims=(2,)) for one in values]
+    if not values or len({len(one) for one in values}) > 1:
+        raise ValueError("values: needs as many lines of each seed, and at least one seed")
+    R = len(values)
+    rng = np.random.default_rng(rng_seed)
+    seeds_BR = rng.integers(R, size=(num_resamples, R))
+    draws_BL = np.zeros((num_resamples, len(values[0])))
+    for r, (own_LI, names) in enumerate(zip(values, clusters, strict=True)):
+        times_B = np.sum(seeds_BR == r, axis=1)
+        # A seed that was drawn twice has its items resampled twice.
+        means = np.concatenate(list(_resampled_means(own_LI, names, int(times_B.sum()), rng)))
+        np.add.at(draws_BL, np.repeat(np.arange(num_resamples), times_B), means)
+    return Resampled(np.mean([one.mean(axis=1) for one in values], axis=0), draws_BL / R)
+
+
 def weighted_mean(strata: Sequence[Resampled], weights: Sequence[float]) -> Resampled:
     """The mean of the means of strata that were resampled apart: benchmarks fix their weights.
 

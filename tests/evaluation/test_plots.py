@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from grm_jax.evaluation import plots
-from grm_jax.evaluation.statistics import Interval
+from grm_jax.evaluation.statistics import Difference, Interval
 
 KS = (1, 2, 4, 8, 16, 32)
 
@@ -112,6 +112,25 @@ def test_cost_has_a_curve_over_flops_and_a_mark_for_one_point(tmp_path, monkeypa
     assert axes.get_xscale() == "log" and "FLOPs" in axes.get_xlabel()
     with pytest.raises(ValueError, match="curve 'a'"):
         plots.cost(tmp_path / "y.png", [plots.Curve("a", (), ())])
+
+
+def test_effects_show_intervals_and_the_published_difference(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: seen.append(figure))
+    rows = [
+        plots.Effect("Voting@8 − greedy", Difference(0.03, 0.01, 0.05, 0.01), 0.007),
+        plots.Effect("full − kl 0", Difference(-0.01, -0.02, 0.01, 0.4)),
+    ]
+    plots.effects(tmp_path / "effects.png", rows)
+    (axes,) = seen[0].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [row.label for row in rows]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == pytest.approx([3, -1])
+    assert [line.get_markerfacecolor() for line in points] == [plots.COLORS[0], "white"]
+    (paper,) = (line for line in axes.lines if line.get_marker() == "x")
+    assert list(paper.get_xdata()) == pytest.approx([0.7]) and list(paper.get_ydata()) == [0]
+    with pytest.raises(ValueError, match="at least one"):
+        plots.effects(tmp_path / "none.png", [])
 
 
 def test_training_has_a_panel_for_each_metric_of_each_stage(tmp_path, monkeypatch):

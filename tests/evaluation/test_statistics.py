@@ -211,3 +211,34 @@ def test_unpaired_inputs_are_an_error():
         st.paired_difference([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="not paired"):
         st.mcnemar([1, 0], [1])
+
+
+def test_over_seeds_resamples_seeds_and_then_their_own_items(rng):
+    """Against a loop; seeds have different numbers of items, and clusters stay whole."""
+    values = [rng.random((2, 30)), 0.3 + rng.random((2, 20)), 0.1 * rng.random((2, 40))]
+    clusters = [np.arange(30) // 3, np.arange(20), np.arange(40)]
+    got = st.over_seeds(values, clusters=clusters, num_resamples=4000)
+    means = np.mean([one.mean(axis=1) for one in values], axis=0)
+    np.testing.assert_allclose(got.values_L, means)
+    loop = []
+    for _ in range(4000):
+        drawn = []
+        for r in rng.integers(3, size=3):
+            names = np.unique(clusters[r])
+            picked = rng.choice(names, size=len(names))
+            items = np.concatenate([np.flatnonzero(clusters[r] == name) for name in picked])
+            drawn.append(values[r][:, items].mean(axis=1))
+        loop.append(np.mean(drawn, axis=0))
+    for level in (2.5, 25, 50, 75, 97.5):
+        np.testing.assert_allclose(
+            np.percentile(got.draws_BL, level, axis=0), np.percentile(loop, level, axis=0),
+            atol=0.02,
+        )  # fmt: skip
+    # Lines share their resamples: a constant shift is certain.
+    shifted = [np.concatenate([one, one[:1] - 0.25]) for one in values]
+    difference = st.over_seeds(shifted, clusters=clusters).difference(0, 2)
+    assert difference.low == pytest.approx(0.25) and difference.high == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="as many lines of each seed"):
+        st.over_seeds([values[0], values[1][:1]], clusters=clusters[:2])
+    with pytest.raises(ValueError, match="at least one seed"):
+        st.over_seeds([], clusters=[])

@@ -74,7 +74,7 @@ def test_every_variant_is_valid(variant):
         ({"benchmark__ks": "0,2"}, "config.benchmark.ks: '0,2'"),
         ({"benchmark__k_meta": "1,1,2,9"}, "config.benchmark.k_meta: k_meta: 9"),
         ({"benchmark__k_meta": "1,1"}, "config.benchmark.k_meta: k_meta: 2 values"),
-        ({"benchmark__ablation_k": 9}, "config.benchmark.ablation_k: 9"),
+        ({"benchmark__arm_k": 9}, "config.benchmark.arm_k: 9"),
         ({"mesh__data": 2, "grpo__loop__prompts_per_step": 3},
          "config.grpo.loop.prompts_per_step: 3"),
         ({"mesh__fsdp": 3}, "config.base.packing.batch_size: 4 rows are not a multiple of 3"),

@@ -46,7 +46,7 @@ def test_the_whole_loop(config, tmp_path, compilation_counter):
         assert row in table, row
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     stages = {record["stage"] for record in metrics}
-    assert {"base", "cold_start", "rft", "grpo", "meta_rm", "grpo_none"} <= stages
+    assert {"base", "cold_start", "rft", "grpo", "meta_rm", "grpo_without_principles"} <= stages
     gaps = [record["logprob_gap_max"] for record in metrics if record["stage"] == "grpo"]
     assert gaps and max(gaps) <= 1e-4
 

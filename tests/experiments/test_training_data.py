@@ -224,7 +224,7 @@ def config(folder, **changes):
     c.grpo.draw.max_new_tokens, c.grpo.buckets.output_lengths = 8, "8"
     c.grpo.optimizer.steps = 1
     c.benchmark.suites = "data"
-    c.benchmark.meta_rm, c.benchmark.ablation_k = False, 0
+    c.benchmark.meta_rm, c.benchmark.arms = False, ""
     c.benchmark.ks, c.benchmark.draw.k, c.benchmark.buckets.samples = "1,2", 2, "1,2"
     return c
 

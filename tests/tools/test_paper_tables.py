@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import benchmark, counting, results
+from configs import small_world
+from experiments import arms, benchmark, counting, results
 from experiments.counting import CountingRules, Drawn, Suite, group
 from grm_jax.data.benchmarks import rewardbench
 from grm_jax.data.comparison import Comparison
@@ -227,4 +228,5 @@ def test_lines_are_named_as_the_benchmark_names_them():
         assert paper.GRM[greedy] == (counting.GREEDY, counting.greedy(stage))
         assert paper.ONE[one] == (counting.SAMPLED, counting.one_sample(stage))
     assert ((counting.GREEDY, counting.greedy("rft")),) == paper.RFT
-    assert paper.WITHOUT == counting.WITHOUT
+    titles = {arms.title(name) for name in small_world.get_config().ablate.arms}
+    assert {paper.WITHOUT, paper.REJECTIVE, paper.GENERAL, paper.HINTED, paper.NON_HINTED} <= titles

@@ -1,0 +1,79 @@
+"""The command: two arms on two seeds, once, and then at once."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs import small_world
+from experiments import ablate, effects
+from grm_jax.evaluation.tables import read_json
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+    "--config=configs/small_world.py:ci", "--config.ablate.only=without_principles,kl_0",
+    "--config.ablate.seeds=21,22", "--config.benchmark.split=test",
+    "--config.benchmark.meta_rm=False", "--config.benchmark.limit=4", "--config.benchmark.ks=1,2",
+    "--config.benchmark.draw.k=2", "--config.benchmark.arm_k=2",
+    "--config.benchmark.buckets.samples=1,2",
+)  # fmt: skip
+
+
+def run(workdir, *more):
+    # What the first process compiled, the second one reads.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "cache"),
+             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.ablate", *FLAGS, f"--workdir={workdir}", *more],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | cache,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_arms_on_two_seeds(tmp_path):
+    done = run(tmp_path, "--shard=0/2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "1 of 2 seeds are finished" in done.stdout
+    assert not (tmp_path / "seed_22").exists()
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 of 2 seeds are finished" in done.stdout
+
+    table = read_json(tmp_path / "tables/ablation.json")
+    found = {(row.section, row.label) for row in table.rows}
+    assert {("steps", "GRPO − RFT, one sample"), ("full − kl 0", "Voting@2"),
+            ("full − without principles", "RFT, greedy")} <= found  # fmt: skip
+    assert ("full − kl 0", "RFT, greedy") not in found  # it shares that stage
+    assert (tmp_path / "figures/ablation.png").stat().st_size > 0
+    seeds = read_json(tmp_path / "tables/seeds.json")
+    assert [column.name for column in seeds.columns] == ["mean", "seed 21", "seed 22"]
+    for seed in (21, 22):
+        stages = {path.name for path in (tmp_path / f"seed_{seed}/params").iterdir()}
+        assert {"grpo", "grpo_kl_0", "grpo_without_principles"} <= stages
+        assert "rft_kl_0" not in stages
+        own = json.loads((tmp_path / f"seed_{seed}/config.json").read_text())
+        assert own["seed"] == own["small_world"]["world_seed"] == seed
+
+    # A report is made again from what is on disk, and is the same.
+    before = (tmp_path / "tables/ablation.md").read_bytes()
+    began = time.monotonic()
+    effects.write_report(tmp_path, [21, 22])
+    assert time.monotonic() - began < 20
+    assert (tmp_path / "tables/ablation.md").read_bytes() == before
+
+    # The seeds are opened: another measurement of them is refused before anything is drawn.
+    refused = run(tmp_path, "--config.benchmark.draw.temperature=0.9")
+    assert refused.returncode == 1
+    assert "seed 21 was opened on" in refused.stderr and "temperature" in refused.stderr
+
+
+def test_a_development_seed_is_no_held_out_seed():
+    config = small_world.get_config("ci")
+    config.benchmark.split = "test"
+    config.ablate.seeds = "3"
+    with pytest.raises(ValueError, match="development_seeds: seed 3 is in seeds already"):
+        ablate.seeds(config)

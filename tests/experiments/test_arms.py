@@ -1,0 +1,204 @@
+"""Arms: what they change, what they share, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from configs import deepseek_v2_lite_16b, gemma2_27b, small_world
+from experiments import ablate, arms, effects, schema
+from experiments import run as runs
+from experiments.results import Measured, Result
+
+
+@pytest.fixture
+def config():
+    return small_world.get_config("ci")
+
+
+def with_arm(config, changes: str) -> ConfigDict:
+    config.ablate.arms.tried = changes
+    return config
+
+
+def test_an_arm_changes_its_fields_and_no_other(config):
+    changed = arms.changed(with_arm(config, "grpo.kl_coef=0.5; grpo.buckets.samples=2"), "tried")
+    assert changed.grpo.kl_coef == 0.5 and changed.grpo.buckets.samples == "2"
+    back = ConfigDict(changed).copy_and_resolve_references()
+    back.grpo.kl_coef, back.grpo.buckets.samples = 0.08, "4"
+    assert back.to_dict() == config.to_dict()
+    assert config.grpo.kl_coef == 0.08
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ("grpo.kl=0.1", "config.ablate.arms.tried: config.grpo.kl: unknown field"),
+        ("grpo.kl_coef=much", "config.grpo.kl_coef: expected float, got 'much'"),
+        ("grpo.group_size=2.5", "config.grpo.group_size: expected int"),
+        ("grpo.loops.start=rft", "config.grpo.loops is no section"),
+        ("grpo.loop.start=base", "start must be rft or cold_start"),
+        ("cold_start.data.verdicts=random", "verdicts must be one of"),
+        ("seed=3", "expected section.field=value, got 'seed=3'"),
+        ("model.num_layers=4", "arms may change"),
+        ("small_world.noise=0.1", "arms may change"),
+        ("grpo.kl_coef", "expected section.field=value"),
+    ],
+)
+def test_a_bad_arm_is_named(config, changes, named):
+    with pytest.raises(ValueError) as caught:
+        schema.arm_configs(with_arm(config, changes))
+    assert "config.ablate.arms.tried" in str(caught.value) and named in str(caught.value)
+
+
+def test_an_arm_that_does_not_exist_is_named(config):
+    with pytest.raises(ValueError, match="no arm 'kl_7'; there are"):
+        arms.changed(config, "kl_7")
+    config.benchmark.arms = "kl_0,kl_7"
+    with pytest.raises(ValueError, match=r"config\.benchmark\.arms: no arm 'kl_7'"):
+        schema.arm_configs(config)
+    config.ablate.only = "kl_7"
+    with pytest.raises(ValueError, match=r"config\.ablate\.only: no arm 'kl_7'"):
+        ablate.read_config(config)
+
+
+@pytest.mark.parametrize("module", [small_world, gemma2_27b, deepseek_v2_lite_16b])
+def test_every_arm_of_every_config_is_valid(module):
+    config = module.get_config()
+    names = list(config.ablate.arms)
+    assert len(names) >= 5
+    for name in names:
+        changed = arms.changed(config, name)
+        assert changed.to_json() != FrozenConfigDict(config).to_json()
+        if "released" not in config:  # the folder of the weights is not here
+            schema.check(changed)
+
+
+def test_stages_are_shared_as_far_as_they_are_equal(config, tmp_path):
+    run = runs.Run(config, tmp_path)
+    stages = ("base", "cold_start", "rft", "grpo")
+
+    def of(arm):
+        return [run.arm(arm).stage(stage) for stage in stages]
+
+    assert [run.stage(stage) for stage in stages] == list(stages)
+    assert of("kl_0") == ["base", "cold_start", "rft", "grpo_kl_0"]
+    assert of("without_hinted_sampling")[:3] == [
+        "base", "cold_start", "rft_without_hinted_sampling",
+    ]  # fmt: skip
+    assert of("without_principles") == ["base", *(f"{s}_without_principles" for s in stages[1:])]
+    assert of("without_rejective_sampling")[2:] == ["rft", "grpo_without_rejective_sampling"]
+    assert of("random_orders") == list(stages)  # the same policy, drawn otherwise
+    arm = run.arm("kl_0")
+    assert arm.owns("grpo") and not arm.owns("rft") and run.owns("grpo")
+    assert arm.config.grpo.kl_coef == 0.0 and run.config.grpo.kl_coef == 0.08
+
+    # Two arms that are equal are one; an arm is what it was when the workdir was made.
+    run._lock.close()
+    config.ablate.arms.more = config.ablate.arms.kl_0
+    later = runs.Run(config, tmp_path)
+    assert later.arm("more").stage("grpo") == "grpo_kl_0"
+    later._lock.close()
+    config.ablate.arms.kl_0 = "grpo.kl_coef=0.01"
+    with pytest.raises(ValueError, match="has another arm 'kl_0'"):
+        runs.Run(config, tmp_path).arm("kl_0")
+
+
+def test_without_rejective_sampling_no_field_of_it_decides_grpo(config):
+    arm = dict(json.loads(arms.changed(config, "without_rejective_sampling").to_json()))
+    before = arms.deciding(arm, "grpo")
+    arm["rft"]["num_hinted"] += 1
+    assert arms.deciding(arm, "grpo") == before
+    full = dict(json.loads(FrozenConfigDict(config).to_json()))
+    before = arms.deciding(full, "grpo")
+    full["rft"]["num_hinted"] += 1
+    assert arms.deciding(full, "grpo") != before
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"seeds": "11,12,11"}, "seeds: seed 11 is in seeds already"),
+        ({"development_seeds": "0,11"}, "development_seeds: seed 11 is in seeds already"),
+        ({"opened": "4,11"}, "opened: seed 11 is in seeds already"),
+        ({"seeds": "1;2"}, "seeds: expected comma-separated integers"),
+    ],
+)
+def test_a_seed_has_one_use(config, fields, named):
+    config.ablate.update(fields)
+    with pytest.raises(ValueError, match=f"config.ablate: {named}"):
+        schema.check(config)
+
+
+def test_the_split_decides_the_seeds_and_shards_divide_them(config):
+    config.benchmark.split = "test"
+    assert ablate.seeds(config) == [11, 12, 13, 14, 15]
+    assert ablate.take_shard(ablate.seeds(config), "1/2") == [12, 14]
+    assert ablate.take_shard(ablate.seeds(config), "0/2") == [11, 13, 15]
+    config.benchmark.split = "development"
+    assert ablate.seeds(config) == [0, 1, 2, 3, 7]
+    own = ablate.of_seed(config, 7)
+    assert own.seed == own.small_world.world_seed == 7
+    assert own.benchmark.arms.split(",") == list(config.ablate.arms)
+    config.ablate.development_seeds = ""
+    with pytest.raises(ValueError, match="no seeds for config.benchmark.split='development'"):
+        ablate.seeds(config)
+    for shard in ("2/2", "1", "a/b", "-1/2"):
+        with pytest.raises(ValueError, match="--shard: expected i/n"):
+            ablate.take_shard([1], shard)
+
+
+def test_a_held_out_seed_is_opened_once(config, tmp_path):
+    ablate.record_opening(tmp_path, config)
+    assert json.loads((tmp_path / "opened.json").read_text())["date"]
+    config.ablate.arms.more = "grpo.kl_coef=0.5"  # a later arm, and a resumed run
+    config.benchmark.arms = "more"
+    ablate.record_opening(tmp_path, config)
+    config.benchmark.draw.temperature = 0.7
+    with pytest.raises(ValueError) as caught:
+        ablate.record_opening(tmp_path, config)
+    assert "was opened on" in str(caught.value)
+    assert "config.benchmark.draw.temperature: 0.5 there, 0.7 now" in str(caught.value)
+
+
+def test_effects_are_paired_by_seed_and_comparison():
+    """Two seeds of 3 and 2 comparisons; every number by hand."""
+    sampled, greedy = "k samples", "greedy"
+
+    def result(seed, of_lines):
+        lines = {key: Measured(np.array(own, np.float64), {}, {}) for key, own in of_lines.items()}
+        count = len(next(iter(of_lines.values())))
+        return Result("small_world", "", None, [f"{seed}-{i}" for i in range(count)],
+                      list(range(count)), ["n2"] * count, {"ks": [1, 2], "seed": seed},
+                      lines)  # fmt: skip
+
+    nan = float("nan")
+    first = result(0, {
+        (greedy, "GRPO, greedy"): [1, 0, 0, nan], (sampled, "GRPO, one sample"): [1, 0.5, 0, nan],
+        (sampled, "Voting@2"): [1, 1, 0, nan], ("kl 0", "GRPO, greedy"): [0, 0, 0, nan],
+        ("kl 0", "Voting@2"): [1, 1, 1, nan],
+    })  # fmt: skip
+    second = result(1, {
+        (greedy, "GRPO, greedy"): [1, 1], (sampled, "GRPO, one sample"): [1, 1],
+        (sampled, "Voting@2"): [0, 1], ("kl 0", "GRPO, greedy"): [0, 1],
+        ("kl 0", "Voting@2"): [1, 1],
+    })  # fmt: skip
+    lines = effects.over_seeds([first, second])
+    pair = ((sampled, "Voting@2"), (greedy, "GRPO, greedy"))
+    difference = lines.difference(*pair)
+    assert difference.value == pytest.approx((1 / 3 - 1 / 2) / 2)
+    assert difference.low < difference.value < difference.high
+    assert lines.seeds_above(*pair) == 1
+    table, shown = effects.ablation_table("small_world", [first, second], "note")
+    at = {(row.section, row.label): row.cells for row in table.rows}
+    assert at["steps", "Voting@2 − GRPO, greedy"][2].value == pytest.approx(-1 / 12)
+    full = at["full − kl 0", "GRPO, greedy"]
+    assert [full[i].value for i in (0, 1, 2)] == pytest.approx([2 / 3, 1 / 4, 5 / 12])
+    assert full[4].value == 2 and full[5].value == pytest.approx(0.699)
+    assert at["full − kl 0", "Voting@2"][2].value == pytest.approx((-1 / 3 - 1 / 2) / 2)
+    assert len(shown) == len(table.rows) == 4
+
+    other = second._replace(rules={"ks": [1, 2], "tie_policy": "half", "seed": 1})
+    with pytest.raises(ValueError, match="counted by other rules"):
+        effects.over_seeds([first, other])

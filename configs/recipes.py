@@ -106,6 +106,10 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
             "without_general_data": "rft.data.general=0",
             "kl_0": "grpo.kl_coef=0.0",
             "kl_0_32": "grpo.kl_coef=0.32",
+            # Not in the paper: the same policy, given principles; `experiments.given`.
+            "own_principles_given": "benchmark.principles=own",
+            "shuffled_principles": "benchmark.principles=shuffled",
+            "principles_of_query": "benchmark.principles=query",
         }
     )
     return c

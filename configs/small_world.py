@@ -204,6 +204,10 @@ def _full() -> ConfigDict:
             "group_2": "grpo.group_size=2; grpo.loop.prompts_per_step=96; grpo.buckets.samples=2",
             "group_8": "grpo.group_size=8; grpo.loop.prompts_per_step=24; grpo.buckets.samples=8",
             "random_orders": "benchmark.draw.order_policy=random",
+            # Principles that are given to the same policy: content against form.
+            "own_principles_given": "benchmark.principles=own",
+            "shuffled_principles": "benchmark.principles=shuffled",
+            "true_principles": "benchmark.principles=given",
             # Verdicts by name, in the order of the query: is it the format or the content?
             "verdicts_by_name": "cold_start.data.verdicts=query",
         }

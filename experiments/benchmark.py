@@ -21,6 +21,7 @@ from experiments import (
     costs,
     counting,
     critiques,
+    given,
     meta_rm,
     protocols,
     report,
@@ -104,6 +105,13 @@ def _draw_config(run: runs.Run) -> DrawConfig:
     return dataclasses.replace(run.draw_config("benchmark"), max_dropped=0.0)
 
 
+def _greedy(config: DrawConfig) -> DrawConfig:
+    """One greedy sample; under "both" one in each order, as JudgeBench and auto-j want them."""
+    both = config.order_policy == "both"
+    orders = {"k": 2} if both else {"k": 1, "order_policy": "random"}
+    return dataclasses.replace(config, temperature=0.0, **orders)
+
+
 class Measurement:
     """Draws on all suites, with parameters loaded once a stage."""
 
@@ -121,14 +129,9 @@ class Measurement:
           stage: its stage, such as "grpo", or one of `schema.UNTRAINED_STAGES`.
           k: samples of each comparison.
         """
-        config = _draw_config(run)
-        if k is None:
-            # Under "both" one greedy sample in each order, as JudgeBench and auto-j want them.
-            both = config.order_policy == "both"
-            orders = {"k": 2} if both else {"k": 1, "order_policy": "random"}
-            config = dataclasses.replace(config, temperature=0.0, **orders)
-        else:
-            config = dataclasses.replace(config, k=k)
+        own = read_config(run)
+        config = dataclasses.replace(_draw_config(run), reference=own.reference)
+        config = _greedy(config) if k is None else dataclasses.replace(config, k=k)
         untrained = stage in schema.UNTRAINED_STAGES
         name = stage if untrained else run.stage(stage)
         if self._params is None or self._params[0] != name:
@@ -138,20 +141,39 @@ class Measurement:
             self._params = (name, params, digest)
         found = {}
         for suite, comparisons in self.comparisons.items():
-            trajectories = self._draw_suite(suite, name, config, comparisons, greedy=k is None)
+            if own.reference and not any(c.reference for c in comparisons):
+                raise ValueError(f"config.benchmark.reference: {suite} has no references")
+            if own.principles:
+                comparisons = self._given(run, suite, name, own.principles)
+                config = dataclasses.replace(config, principles="given")
+            trajectories = self._draw_suite(suite, name, config, comparisons)
             groups = counting.group(comparisons, trajectories)
             limit = self.engine.buckets.prompt_lengths[-1]
             lengths = [
-                min(limit, len(prompt_ids(c, own[0].order, config, run.tokenizer)))
-                for c, own in zip(comparisons, groups, strict=True)
+                min(limit, len(prompt_ids(c, drawn[0].order, config, run.tokenizer)))
+                for c, drawn in zip(comparisons, groups, strict=True)
             ]
             # What a server runs is not known here.
             model = None if isinstance(self.engine, RemoteEngine) else run.model
             found[suite] = Drawn(
                 stage, run.principles, k is None, groups, prompt_tokens=lengths, model=model,
                 arm=run.arm_name,
-            )
+            )  # fmt: skip
         return found
+
+    def _given(self, run: runs.Run, suite: str, stage: str, source: str) -> list[Comparison]:
+        """The comparisons of a suite with principles; those of its own greedy samples are drawn."""
+
+        def draw(comparisons: Sequence[Comparison], mode: str) -> list[Trajectory]:
+            config = dataclasses.replace(
+                _greedy(_draw_config(self.run)), k=1, order_policy="random", principles=mode
+            )
+            return self._draw_suite(suite, stage, config, comparisons)
+
+        return given.give(
+            source, self.comparisons[suite], draw, mode=run.principles, seed=run.config.seed,
+            max_missing=read_config(run).max_unparsed,
+        )  # fmt: skip
 
     def _load(self, run: runs.Run, name: str, untrained: bool) -> dict | None:
         if isinstance(self.engine, RemoteEngine):
@@ -159,9 +181,9 @@ class Measurement:
         return run.init_params() if untrained else run.load_params(name)
 
     def _draw_suite(
-        self, suite: str, stage: str, config: DrawConfig, comparisons, *, greedy: bool
+        self, suite: str, stage: str, config: DrawConfig, comparisons: Sequence[Comparison]
     ) -> list[Trajectory]:
-        label = f"benchmark_{suite}_{stage}_{'greedy' if greedy else 'sampled'}"
+        label = f"benchmark_{suite}_{stage}_{'sampled' if config.temperature else 'greedy'}"
         try:
             return rft.draw_stage(
                 self.run, label, self._params[1], comparisons, config, self.engine,

@@ -9,6 +9,7 @@ import dataclasses
 import ml_collections
 
 from experiments import arms, settings
+from experiments.given import SOURCES
 from grm_jax.data import mixture
 from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.pipeline import PackingConfig
@@ -272,6 +273,9 @@ class BenchmarkConfig:
       max_cut: the same for samples that met the length limit.
       arms: comma-separated arms of `config.ablate.arms` that are measured beside the run itself.
       arm_k: samples of each of them.
+      principles: whose principles the judge is given, one of `given.SOURCES`; "" if it writes its
+        own.
+      reference: show the reference of each comparison in the prompt.
       meta_rm: measure guided voting.
       split: "development" or "test".
     """
@@ -292,6 +296,8 @@ class BenchmarkConfig:
     max_cut: float = 0.2
     arms: str = ""
     arm_k: int = 8
+    principles: str = ""
+    reference: bool = False
     meta_rm: bool = True
     split: str = "development"
 
@@ -299,6 +305,7 @@ class BenchmarkConfig:
         for name, known in (
             ("aggregation", AGGREGATIONS), ("tie_policy", TIE_POLICIES),
             ("parse_policy", PARSE_POLICIES), ("parse", ("strict", "lenient")),
+            ("principles", ("", *SOURCES)),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
@@ -588,6 +595,11 @@ def _check_together(config, built) -> None:
                     f"config.benchmark.{field}: {config.benchmark[field]!r}, but the stage "
                     "'remote' is what config.benchmark.engine=openai draws from, and all of it"
                 )
+            if remote and config.benchmark.get("principles"):
+                raise ValueError(
+                    "config.benchmark.principles: no principles can be given to a server, which "
+                    "begins its answers itself"
+                )
             impossible = "random_weights" if "released" in config else "released"
             if impossible in stages:
                 raise ValueError(
@@ -606,6 +618,11 @@ def _check_together(config, built) -> None:
             resolve_k_meta(ks, k_meta or half)
         except ValueError as error:
             raise ValueError(f"config.benchmark.k_meta: {error}") from error
+        if config.template.principles == "none" and built["benchmark"].principles:
+            raise ValueError(
+                "config.benchmark.principles: config.template.principles='none' has no place for "
+                "them"
+            )
         if built["benchmark"].arms and built["benchmark"].arm_k > k:
             raise ValueError(
                 f"config.benchmark.arm_k: {built['benchmark'].arm_k} exceeds "

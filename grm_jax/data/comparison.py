@@ -24,7 +24,7 @@ from grm_jax.text.prompts import Message
 ROLES = ("system", "user", "assistant")
 FIELDS = (
     "uid", "prompt", "messages", "responses", "best", "rewards", "label", "subset", "meta",
-    "hint_note",
+    "hint_note", "principles", "reference",
 )  # fmt: skip
 GOLD_FIELDS = ("best", "rewards", "label")
 
@@ -55,6 +55,8 @@ class Comparison:
       meta: string keys; whatever later scoring needs, never shown to a model.
       hint_note: a further line of the hint of hinted sampling, such as how strong the preference
         is. It must not name a position: the order of the responses is drawn later.
+      principles: to judge by, where a benchmark gives principles instead of having them written.
+      reference: a correct answer to the query, where a benchmark shows one.
       several_best: responses may share the highest reward: a tie that people stated, or several
         right answers. Only benchmarks have such comparisons; nothing can be trained on them.
 
@@ -70,6 +72,8 @@ class Comparison:
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
     hint_note: str = ""
     several_best: bool = False
+    principles: str = ""
+    reference: str = ""
 
     def __post_init__(self) -> None:
         where = f"comparison {self.uid!r}"
@@ -83,7 +87,8 @@ class Comparison:
         if self.n > 1 and not self.several_best and len(self.winners) > 1:
             raise FieldError(where, "rewards", f"the maximum must be unique, got {self.rewards}")
         _check_text(where, "subset", self.subset)
-        _check_text(where, "hint_note", self.hint_note)
+        for name in ("hint_note", "principles", "reference"):
+            _check_text(where, name, getattr(self, name))
         if not isinstance(self.meta, Mapping) or not all(isinstance(k, str) for k in self.meta):
             raise FieldError(where, "meta", "expected a mapping with string keys")
         put(self, "meta", dict(self.meta))
@@ -324,9 +329,12 @@ def from_row(where: str, row: dict[str, Any]) -> Comparison:
         rewards = [label]
     subset = require(where, row, "subset", str) if "subset" in row else ""
     meta = require(where, row, "meta", dict) if "meta" in row else {}
-    note = require(where, row, "hint_note", str) if "hint_note" in row else ""
+    texts = {
+        name: require(where, row, name, str)
+        for name in ("hint_note", "principles", "reference") if name in row
+    }  # fmt: skip
     uid = require(where, row, "uid", str)
-    return located(where, uid, messages, responses, rewards, subset, meta, note, query=query)
+    return located(where, uid, messages, responses, rewards, subset, meta, query=query, **texts)
 
 
 def read_messages(
@@ -377,7 +385,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
 
     Fields of a line: ``uid``; ``prompt`` (one user turn) or ``messages`` ([{role, content}]);
     ``responses``; one of ``best`` (index, N >= 2), ``rewards`` ([N]) and ``label`` (0 or 1,
-    N == 1); optionally ``subset``, ``meta`` and ``hint_note``.
+    N == 1); optionally ``subset``, ``meta``, ``hint_note``, ``principles`` and ``reference``.
 
     Raises:
       ValueError: nothing to read, or a bad line: ``path:line: field 'x': ...``. Nothing is
@@ -418,8 +426,9 @@ def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> N
             row["subset"] = comparison.subset
         if comparison.meta:
             row["meta"] = comparison.meta
-        if comparison.hint_note:
-            row["hint_note"] = comparison.hint_note
+        for name in ("hint_note", "principles", "reference"):
+            if getattr(comparison, name):
+                row[name] = getattr(comparison, name)
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
             lines.append(line.encode())

@@ -204,6 +204,7 @@ class SmallWorld:
             rewards=tuple(rewards),
             subset=f"n{n}",
             meta={"audience": AUDIENCES[audience]},
+            principles=_stated([NAMES[f] for f in ranked]).strip(),
         )
 
     def truth(self, comparison: Comparison) -> Truth:

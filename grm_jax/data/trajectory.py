@@ -80,7 +80,7 @@ class Trajectory:
         empty too. A trajectory that was drawn here has at least its end token.
       logprobs: [T] log pi of the ids, untempered.
       sampling_logprobs: [T] log-probs under the distribution that was sampled from.
-      text: the decoded ids.
+      text: what was given, and the decoded ids.
       scores: strict parse, in the PRESENTED order; None if it failed, see `parse_reason`.
       parse_reason: 'ok' exactly if scores is not None.
       lenient_scores: lenient parse, in the presented order, or None.
@@ -88,6 +88,7 @@ class Trajectory:
       correct: the correctness rule (paper Eq. 10); None where it is not told.
       hinted: the prompt told which response is best.
       truncated: the prompt was cut to fit.
+      given: the beginning of the text that was not generated: given principles.
 
     Raises:
       FieldError: a field has the wrong type, length or range.
@@ -111,6 +112,7 @@ class Trajectory:
     correct: bool | None
     hinted: bool = False
     truncated: bool = False
+    given: str = ""
 
     def __post_init__(self) -> None:
         def put(name: str, make: Callable[[Any], Any]) -> Any:
@@ -121,8 +123,9 @@ class Trajectory:
             object.__setattr__(self, name, value)
             return value
 
-        for name in ("fingerprint", "stage", "uid", "text", "parse_reason", "finish"):
+        for name in ("fingerprint", "stage", "uid", "text", "parse_reason", "finish", "given"):
             put(name, _text)
+        self._demand(self.text.startswith(self.given), "given", "is not how the text begins")
         for name in ("step", "sample"):
             self._demand(put(name, operator.index) >= 0, name, "is negative")
         for name in ("hinted", "truncated"):
@@ -190,7 +193,8 @@ class Trajectory:
     def _from_record(cls, record: Any) -> Trajectory:
         if not isinstance(record, dict):
             raise ValueError(f"expected a JSON object, got {type(record).__name__}")
-        for name in sorted(record.keys() ^ _TRAJECTORY_FIELDS):
+        # Logs of before there was one have no `given`.
+        for name in sorted((record.keys() ^ _TRAJECTORY_FIELDS) - {"given"}):
             problem = "unknown field" if name in record else "is missing"
             raise FieldError("trajectory", name, problem)
         return cls(**record)

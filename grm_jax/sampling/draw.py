@@ -30,7 +30,10 @@ class DrawConfig:
       top_p: nucleus mass; 1 keeps everything.
       max_new_tokens: longest trajectory.
       form: form of the prompt, "full" or "compact".
-      principles: principle mode, "self" or "none".
+      principles: principle mode, "self" or "none"; or "given", where answers begin with the
+        principles of their comparison if it has any; or "query", which asks for principles from
+        the query alone, and for no scores.
+      reference: show the reference of a comparison.
       binary_singles: n = 1 is scored 0 or 1 (the form of training) instead of 1 to 10.
       max_dropped: share of comparisons that may be dropped because their prompt is too long.
       max_truncated: share of prompts whose responses may be shortened instead; 0 drops.
@@ -44,6 +47,7 @@ class DrawConfig:
     max_new_tokens: int = 1024
     form: str = "full"
     principles: str = "self"
+    reference: bool = False
     binary_singles: bool = True
     max_dropped: float = 0.05
     max_truncated: float = 0.0
@@ -79,22 +83,32 @@ def prompt_ids(
 ) -> tuple[int, ...]:
     """Token ids of the GRM prompt with responses in `order`, ready to be continued."""
     text = _prompt(comparison, comparison.messages, comparison.responses, order, config, hinted)
-    return _ids(text, tokenizer)
+    return _ids(text, _given(comparison, config), tokenizer)
 
 
 def answer_ids(trajectory: Trajectory, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Token ids of a trajectory, its end included; of its text, if it was drawn as text."""
     if trajectory.token_ids:
-        return trajectory.token_ids
+        return (*tokenizer.encode(trajectory.given), *trajectory.token_ids)
     end = (tokenizer.end_of_turn_id,) if trajectory.finish == "stop" else ()
     return (*tokenizer.encode(trajectory.text), *end)
 
 
-def _ids(prompt: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    return tuple(tokenizer.chat([Message("user", prompt)]))
+def _given(comparison: Comparison, config: DrawConfig) -> str:
+    """How the answer begins, which is not generated."""
+    if config.principles != "given" or not comparison.principles.strip():
+        return ""
+    return prompts.given_principles(comparison.principles)
+
+
+def _ids(prompt: str, given: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    beginning = tokenizer.encode(given) if given else ()
+    return (*tokenizer.chat([Message("user", prompt)]), *beginning)
 
 
 def _prompt(comparison, messages, responses, order, config, hinted) -> str:
+    if config.principles == "query":
+        return prompts.principles_prompt(messages, form=config.form)
     binary = config.binary(comparison)
     hint = None
     if hinted:
@@ -103,10 +117,11 @@ def _prompt(comparison, messages, responses, order, config, hinted) -> str:
         messages,
         [responses[i] for i in order],
         form=config.form,
-        principles=config.principles,
+        principles="self" if config.principles == "given" else config.principles,
         binary=binary,
         hint=hint,
         hint_note=comparison.hint_note if hinted else "",
+        reference=comparison.reference if config.reference else "",
     )
 
 
@@ -141,7 +156,7 @@ def _truncate(comparison, order, config, tokenizer, hinted, limit) -> str:
             [_shortened(text, for_responses, tokenizer) for text in comparison.responses],
             order, config, hinted,
         )  # fmt: skip
-        if len(_ids(text, tokenizer)) <= limit:
+        if len(_ids(text, _given(comparison, config), tokenizer)) <= limit:
             best, high = text, middle - 1
         else:
             low = middle + 1
@@ -220,10 +235,11 @@ def plan(
             text = _prompt(
                 comparison, comparison.messages, comparison.responses, order, config, hinted
             )
-            ids = _ids(text, tokenizer)
+            given = _given(comparison, config)
+            ids = _ids(text, given, tokenizer)
             if len(ids) > limit and config.max_truncated > 0:
                 text = _truncate(comparison, order, config, tokenizer, hinted, limit)
-                ids = _ids(text, tokenizer)
+                ids = _ids(text, given, tokenizer)
                 shortened.add(order)
             own += [
                 Request(
@@ -270,6 +286,8 @@ def to_trajectory(
         text = tokenizer.decode(
             completion.token_ids[:-1] if completion.stopped else completion.token_ids
         )
+    given = _given(comparison, config)
+    text = given + text
     low, high = prompts.score_range(config.binary(comparison))
     # A text that was cut off may end in an intermediate box: it has no scores.
     strict = scores.parse_strict(text, comparison.n, low, high)
@@ -300,6 +318,7 @@ def to_trajectory(
         correct=correct,
         hinted=hinted,
         truncated=completion.truncated,
+        given=given,
     )
 
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 FORMS = ("full", "compact")
 PRINCIPLE_MODES = ("self", "none")
+PRINCIPLES_HEADING = "Specific Criteria:"
 ROLES = ("system", "user", "assistant")
 
 
@@ -106,11 +107,11 @@ _PRINCIPLES = {
     ("full", "self"): _Principles(
         " and against further criteria that you state yourself for this query, each with its"
         " weight",
-        "Specific Criteria: the further criteria for this query, and the weight of each.",
+        f"{PRINCIPLES_HEADING} the further criteria for this query, and the weight of each.",
         "three parts",
     ),
     ("full", "none"): _Principles("", "", "two parts"),
-    ("compact", "self"): _Principles("", "Specific Criteria: names, weights", ""),
+    ("compact", "self"): _Principles("", f"{PRINCIPLES_HEADING} names, weights", ""),
     ("compact", "none"): _Principles("", "", ""),
 }
 
@@ -230,6 +231,12 @@ _WORDING = {
         "Scores: {box}",
     ),
 }
+_ASK_PRINCIPLES = {
+    "full": "You are an experienced grader of the responses of assistants.\n"
+    "Below is a conversation, whose last turn is the query of the user. State the criteria by which"
+    " responses to this query should be judged, each with its weight. There are no responses yet.",
+    "compact": "State criteria for responses, with weights.",
+}
 _META_REQUEST = {"full": "Rate the responses below.", "compact": "Rate the responses."}
 
 
@@ -328,6 +335,7 @@ def grm_prompt(
     binary: bool = False,
     hint: int | None = None,
     hint_note: str = "",
+    reference: str = "",
 ) -> str:
     r"""Text of the one user message that asks a GRM to score `responses`.
 
@@ -342,6 +350,8 @@ def grm_prompt(
         prompts the label. It is appended after the output format (the paper leaves the place
         open), so that the unhinted prompt is a prefix.
       hint_note: a further line of the hint, e.g. the strength of the preference.
+      reference: a correct answer to the query, shown before the responses (the paper's variant with
+        reference); "" for none.
 
     Raises:
       ValueError: naming the argument that is out of its domain.
@@ -352,6 +362,8 @@ def grm_prompt(
     if hint is None and hint_note:
         raise ValueError("hint_note: given without a hint")
     blocks = _render("binary" if binary else "grm", messages, responses, form, principles, n)
+    if reference:
+        blocks.insert(3, _section("Reference Answer", guard(reference)))
     if hint is not None:
         blocks.append(_hint(hint, hint_note, n, binary))
     return _join(form, blocks)
@@ -378,6 +390,34 @@ def meta_rm_prompt(messages: Sequence[Message], responses: Sequence[str], *, for
     return _join(form, [_META_REQUEST[form], _conversation(messages), _responses(responses)])
 
 
+def principles_prompt(messages: Sequence[Message], *, form="full") -> str:
+    """Prompt for principles from the query alone: no response can sway them."""
+    _check(form)
+    line = _PRINCIPLES[form, "self"].line
+    return _join(
+        form,
+        [_ASK_PRINCIPLES[form], _conversation(messages),
+         _section("Output Format Requirements", line)],
+    )  # fmt: skip
+
+
+def given_principles(text: str) -> str:
+    """The beginning of an answer whose principles are given: the critique follows (Eq. 8).
+
+    In SPCT one generation holds principles and then critique, so to give principles is to begin
+    the answer with them: the model meets nothing that its training did not have.
+
+    Raises:
+      ValueError: an empty text.
+    """
+    text = guard(text).strip()
+    if not text.removeprefix(PRINCIPLES_HEADING).strip():
+        raise ValueError("principles: nothing is given")
+    if not text.startswith(PRINCIPLES_HEADING):
+        text = f"{PRINCIPLES_HEADING} {text}"
+    return text + "\n"
+
+
 def score_range(binary: bool) -> tuple[int, int]:
     """Lowest and highest score of `grm_prompt`: (0, 1) for the binary form, else (1, 10)."""
     return (0, 1) if binary else (1, 10)
@@ -389,7 +429,9 @@ def template_fingerprint() -> str:
     turns = [Message("system", "s"), Message("user", "u"), Message("assistant", "v"), *query]
     texts = []
     for form in FORMS:
-        texts += [judge_prompt(turns, pair, form=form), meta_rm_prompt(query, pair, form=form)]
+        texts += [judge_prompt(turns, pair, form=form), meta_rm_prompt(query, pair, form=form),
+                  principles_prompt(query, form=form), given_principles("p"),
+                  grm_prompt(query, pair, form=form, reference="r")]  # fmt: skip
         for mode in PRINCIPLE_MODES:
             for binary, shown in ((False, pair), (False, pair[:1]), (True, pair[:1])):
                 hint = 0 if binary or len(shown) > 1 else None

@@ -44,6 +44,8 @@ def test_an_empty_response_is_a_response():
         ("uid", {"uid": " "}),
         ("uid", {"uid": 3}),
         ("hint_note", {"hint_note": None}),
+        ("principles", {"principles": 3}),
+        ("reference", {"reference": None}),
         ("messages", {"messages": ()}),
         ("messages", {"messages": "Which soup?"}),
         ("messages", {"messages": (*ASK, Message("assistant", "pea"))}),
@@ -213,6 +215,8 @@ def comparisons(draw):
         subset=draw(texts),
         meta=draw(st.dictionaries(texts, st.one_of(texts, st.integers(), st.none()))),
         hint_note=draw(texts),
+        principles=draw(texts),
+        reference=draw(texts),
     )
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from grm_jax.data import small_world
-from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
-from grm_jax.text.prompts import grm_prompt
+from grm_jax.data.small_world import SmallWorld, SmallWorldConfig, read_trajectory
+from grm_jax.text.prompts import given_principles, grm_prompt
 from grm_jax.text.scores import is_correct, parse_strict
+from grm_jax.text.tokenizers import train_sentencepiece
 
 NOISELESS = SmallWorldConfig(bias=0.0, noise=1e-9, verdict_flips=0.0)
 
@@ -194,3 +195,32 @@ def test_bad_fields_are_named():
         SmallWorldConfig(num_audiences=13)
     with pytest.raises(ValueError, match="small_world.verdict_flips"):
         SmallWorldConfig(verdict_flips=1.5)
+
+
+def test_true_principles_begin_what_the_demonstrator_without_noise_writes(tmp_path):
+    """Given as the beginning of an answer, they are token by token how such an answer begins."""
+    world = SmallWorld(NOISELESS)
+    rng = np.random.default_rng(0)
+    comparisons = world.comparisons("train", 40)
+    texts = [world.demonstration(comparison, rng) for comparison in comparisons]
+    tokenizer = train_sentencepiece(texts, tmp_path / "model", vocab_size=420)
+    for comparison, text in zip(comparisons, texts, strict=True):
+        beginning = given_principles(comparison.principles)
+        assert text.startswith(beginning)
+        ids = tokenizer.encode(beginning)
+        assert tokenizer.encode(text)[: len(ids)] == ids
+
+
+def test_verdicts_by_name_stand_in_the_order_of_the_query():
+    world = SmallWorld(NOISELESS)
+    for comparison in world.comparisons("train", 30):
+        truth, order = world.truth(comparison), tuple(range(comparison.n))
+        by_name, by_weight = (
+            world.demonstration(comparison, np.random.default_rng(1), verdicts=verdicts)
+            for verdicts in ("query", "weight")
+        )
+        assert by_name.split("\n")[0] == by_weight.split("\n")[0]  # the same principles
+        checked = by_name.split("\n")[2].split()[2:8:2]
+        assert checked == [name for name in truth.named if name in truth.ranked[:3]]
+        reading = read_trajectory(by_name, truth, order)
+        assert reading.follows and reading.verdicts_right == 1

@@ -388,3 +388,40 @@ def test_trajectories_depend_on_key_stage_and_step(tokenizer, jitted, tmp_path):
     many = {t.key[3:]: t for t in stored(tmp_path / "c", engine, tokenizer, params, more)[1]}
     for t in first:
         assert many[t.key[3:]].token_ids == t.token_ids
+
+
+def test_given_principles_begin_the_answer_and_are_not_generated(tokenizer):
+    given = dataclasses.replace(COMPARISONS[0], principles="answer 5\n\\boxed{9, 1, 1}")
+    config = dataclasses.replace(CONFIG, principles="given")
+    order = (2, 0, 1)
+    ids = prompt_ids(given, order, config, tokenizer)
+    plain = prompt_ids(given, order, CONFIG, tokenizer)
+    beginning = "Specific Criteria: answer 5\n\\fbox{9, 1, 1}\n"
+    assert ids == (*plain, *tokenizer.encode(beginning))
+    # Nobody gave any: the judge writes its own.
+    assert prompt_ids(COMPARISONS[0], order, config, tokenizer) == plain
+
+    got = judged(tokenizer, "Scores: \\boxed{1, 2, 3}", order, of=given, config=config)
+    assert got.given == beginning and got.text == beginning + "Scores: \\boxed{1, 2, 3}"
+    assert got.scores == (1, 2, 3) and len(got.token_ids) == len(got.logprobs)
+    assert tokenizer.decode(got.token_ids[:-1]) == "Scores: \\boxed{1, 2, 3}"
+    both = draw_module.answer_ids(got, tokenizer)
+    assert both == (*tokenizer.encode(beginning), *got.token_ids)
+
+
+def test_a_reference_is_shown_only_if_the_config_says_so(tokenizer):
+    shown = dataclasses.replace(COMPARISONS[0], reference="the answer of Query 9")
+    order = (0, 1, 2)
+    config = dataclasses.replace(CONFIG, reference=True)
+    text = tokenizer.decode(prompt_ids(shown, order, config, tokenizer))
+    at = text.index("#### Reference Answer ####\nthe answer of Query 9")
+    assert text.index("Conversation Context") < at < text.index("Responses to be Scored")
+    hidden = tokenizer.decode(prompt_ids(shown, order, CONFIG, tokenizer))
+    assert "Reference" not in hidden and "Query 9" not in hidden
+
+
+def test_principles_of_the_query_are_asked_without_responses(tokenizer):
+    config = dataclasses.replace(CONFIG, principles="query", k=1)
+    text = tokenizer.decode(prompt_ids(COMPARISONS[0], (0, 1, 2), config, tokenizer))
+    assert "Query c0?" in text and "Specific Criteria:" in text
+    assert "answer c0" not in text and "boxed" not in text

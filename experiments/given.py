@@ -1,0 +1,98 @@
+"""Principles that a judge is given instead of writing them: whose they are.
+
+With the same policy and the same form of answer, what is given decides what principles are worth:
+
+    own        the principles of its greedy sample, for all samples: nothing new but their number
+    shuffled   those of another comparison: the form without the content
+    given      those of the comparison: of a user's file, or the true ones of the small world
+    query      written from the query alone, once a query, so that no response can sway them
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import Trajectory
+from grm_jax.text.prompts import PRINCIPLES_HEADING
+from grm_jax.text.sections import split_sections
+
+SOURCES = ("own", "shuffled", "given", "query")
+
+# Draws one greedy trajectory of each comparison in a principle mode.
+DrawGreedy = Callable[[Sequence[Comparison], str], list[Trajectory]]
+
+
+def give(
+    source: str,
+    comparisons: Sequence[Comparison],
+    draw: DrawGreedy,
+    *,
+    mode: str,
+    seed: int,
+    max_missing: float,
+) -> list[Comparison]:
+    """The comparisons with the principles of a source.
+
+    Args:
+      source: one of `SOURCES`.
+      comparisons: at least two different queries for "shuffled".
+      draw: draws by the policy that will judge.
+      mode: the principle mode that it was trained in.
+      seed: of the shuffling.
+      max_missing: share of comparisons that may get none, because a sample had none; for these the
+        judge writes its own.
+
+    Raises:
+      ValueError: more comparisons than that get none.
+    """
+    if source == "given":
+        texts = [comparison.principles for comparison in comparisons]
+    elif source == "query":
+        first = {comparison.messages: comparison for comparison in reversed(comparisons)}
+        drawn = {t.uid: t for t in draw(list(first.values()), "query")}
+        texts = [_principles(drawn[first[c.messages].uid]) for c in comparisons]
+    else:
+        drawn = {t.uid: t for t in draw(comparisons, mode)}
+        texts = [_principles(drawn[comparison.uid]) for comparison in comparisons]
+        if source == "shuffled":
+            texts = [texts[i] for i in others(comparisons, seed)]
+    without = [c.uid for c, text in zip(comparisons, texts, strict=True) if not text.strip()]
+    if len(without) > max_missing * len(comparisons):
+        raise ValueError(
+            f"config.benchmark.principles={source}: {len(without)} of {len(comparisons)} "
+            f"comparisons have no principles (first: {without[0]!r})"
+        )
+    return [
+        dataclasses.replace(comparison, principles=text)
+        for comparison, text in zip(comparisons, texts, strict=True)
+    ]
+
+
+def others(comparisons: Sequence[Comparison], seed: int) -> list[int]:
+    """For each comparison the index of another one, with another query and alike in kind.
+
+    Single responses, which are judged 0 or 1, get those of single responses.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = [-1] * len(comparisons)
+    for single in (False, True):
+        own = [i for i, comparison in enumerate(comparisons) if (comparison.n == 1) is single]
+        cycle = np.random.default_rng((seed, int(single))).permutation(own).tolist()
+        for place, i in enumerate(cycle):
+            for j in cycle[place + 1 :] + cycle[:place]:
+                if comparisons[j].messages != comparisons[i].messages:
+                    found[i] = j
+                    break
+            else:
+                raise ValueError(f"comparison {comparisons[i].uid!r}: no other query to shuffle")
+    return found
+
+
+def _principles(trajectory: Trajectory) -> str:
+    """What stands between the heading and the critique; "" if there is nothing."""
+    text = split_sections(trajectory.text).principles.strip()
+    return text.removeprefix(PRINCIPLES_HEADING).strip()

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import mesh_utils, topologies
 
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+from tools.peaks import RATES
 
 GIB = 2**30
 
@@ -25,8 +26,8 @@ class Chip(NamedTuple):
 
     Attributes:
       hbm: bytes that the compiler lets a program use; of a GPU, those of the card less 5 %.
-      flops: per second, dense bfloat16, as published.
-      bandwidth: bytes per second of HBM, as published.
+      flops: per second, dense bfloat16, by `tools.peaks`.
+      bandwidth: bytes per second of HBM, likewise.
       clock: cycles per second, to turn the compiler's estimates into seconds; 0 is unknown.
       devices: of a chip.
       dimensions: of a slice.
@@ -42,13 +43,16 @@ class Chip(NamedTuple):
 
 # Usable HBM is what libtpu 0.0.42 says when it refuses a program. tpu7x: the clock is assumed.
 CHIPS = {
-    "v4": Chip(15.25 * GIB, 275e12 / 2, 1.228e12 / 2, 1.05e9, 2, 3),
-    "v5e": Chip(15.75 * GIB, 197e12, 0.819e12, 1.5e9, 1, 2),
-    "v5p": Chip(95.74 * GIB, 459e12, 2.765e12, 1.75e9, 1, 3),
-    "v6e": Chip(31.25 * GIB, 918e12, 1.64e12, 1.75e9, 1, 2),
-    "tpu7x": Chip(94.75 * GIB, 2307e12 / 2, 7.37e12 / 2, 1.9e9, 2, 3),
-    "h100": Chip(0.95 * 80e9, 989e12, 3.35e12, 0.0, 1, 1),
-    "h200": Chip(0.95 * 141e9, 989e12, 4.8e12, 0.0, 1, 1),
+    kind: Chip(hbm, *(rate / devices for rate in RATES[kind]), clock, devices, dimensions)
+    for kind, hbm, clock, devices, dimensions in (
+        ("v4", 15.25 * GIB, 1.05e9, 2, 3),
+        ("v5e", 15.75 * GIB, 1.5e9, 1, 2),
+        ("v5p", 95.74 * GIB, 1.75e9, 1, 3),
+        ("v6e", 31.25 * GIB, 1.75e9, 1, 2),
+        ("tpu7x", 94.75 * GIB, 1.9e9, 2, 3),
+        ("h100", 0.95 * 80e9, 0.0, 1, 1),
+        ("h200", 0.95 * 141e9, 0.0, 1, 1),
+    )
 }
 GPUS = ("h100", "h200")
 _SOLD_BY_CORES = ("v4", "v5p")

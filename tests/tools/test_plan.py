@@ -134,7 +134,7 @@ def test_cards_take_the_plugin_of_cuda_or_a_stand_in(plugin, platform, monkeypat
 
 
 def test_cards_fill_hosts():
-    with pytest.raises(ValueError, match="12 h100: hosts have 8 cards"):
+    with pytest.raises(ValueError, match="h100:12: more than 8 cards are whole hosts"):
         topologies.mesh(topologies.parse("h100:12"), MeshConfig(fsdp=12), "cuda")
 
 
@@ -249,6 +249,7 @@ def test_a_small_plan_for_cards(tmp_path):
     needs_cuda()
     code, out, error = run_plan(tmp_path, *SMALL, "--stages=rft")
     assert code == 0, error
+    assert "2 h100 cards, `h100:2`, 75.15 GiB a device" in out
     assert "Compiled for CUDA without a card" in out and "fits, 75.1 GiB left" in out
     (record,) = records_in(tmp_path)
     assert record["peak"] > record["arguments"] + record["temporaries"] > 2 * record["arguments"]

@@ -1,9 +1,9 @@
-"""Cards that XLA's CUDA compiler is told about in place of one that it could ask.
+"""Cards that XLA's CUDA compiler is told about, where it has none to ask.
 
 It needs no card and no driver, only the plugin of jax and `ptxas` (the extra `cuda`). It never says
 that a program does not fit: the size of the memory only tells it how much to compute twice rather
-than keep. Without a card it picks no faster products by trying them, so a program compiled here
-takes other kernels than a run does, with other scratch memory of some MB each.
+than keep. Nor can it time products to choose among them, as it does in a run, so kernels and their
+scratch memory of some MB may differ there.
 """
 
 import importlib.metadata
@@ -13,7 +13,7 @@ from jax.experimental import topologies
 
 from tools.peaks import KINDS, RATES
 
-# Bytes that CUDA says a card has.
+# Bytes that CUDA says a card has: by XLA's own description of one, and 139.8 GiB by those of users.
 MEMORY = {
     "h100": 84_942_979_072,
     "h200": 150_109_106_995,
@@ -64,7 +64,7 @@ def devices(kind: str, cards: int) -> list[jax.Device]:
       ValueError: if they fill no number of hosts.
     """
     if cards > HOST and cards % HOST:
-        raise ValueError(f"{cards} {kind}: hosts have {HOST} cards, and {cards} do not fill some")
+        raise ValueError(f"{kind}:{cards}: more than {HOST} cards are whole hosts of {HOST}")
     name = next(name for name, short in KINDS.items() if short == kind)
     card = _CARD.format(name=name, memory=MEMORY[kind], bandwidth=RATES[kind].bandwidth)
     each = min(cards, HOST)

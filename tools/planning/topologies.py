@@ -96,7 +96,8 @@ class Topology(NamedTuple):
         """For the head of a table."""
         sold = f", sold as {self.kind}-{2 * math.prod(self.shape)}"
         each = f"{self.slices} slices of " if self.slices > 1 else ""
-        return f"{self.chips} {self.kind} chips, {each}`{self.name}`" + (
+        called = "cards" if self.kind in gpus.MEMORY else "chips"
+        return f"{self.chips} {self.kind} {called}, {each}`{self.name}`" + (
             sold if self.kind in _SOLD_BY_CORES else ""
         )
 

@@ -1,6 +1,6 @@
 """What a device can do at most, to hold measured rates against: FLOPs and bytes per second.
 
-One table, by the name that jax gives a device. Rates are of dense bfloat16 products, as the makers
+One table, for benches and for the planner. Rates are of dense bfloat16 products, as the makers
 publish them, so they say nothing about products in float32. A CPU is measured instead; what is
 neither known nor measured is None, unless the command line gives it.
 """
@@ -31,17 +31,35 @@ class Peaks(NamedTuple):
     source: str
 
 
-# Whole names: cards called H100 differ by a third in both columns. TFLOP/s in bfloat16, TB/s.
-TABLE = {
-    "NVIDIA H100 80GB HBM3": (989, 3.35),  # SXM
-    "NVIDIA H200": (989, 4.8),  # SXM
-    "TPU v4": (275, 1.228),
-    "TPU v5 lite": (197, 0.819),  # v5e
-    "TPU v5e": (197, 0.819),
-    "TPU v5": (459, 2.765),  # v5p
-    "TPU v5p": (459, 2.765),
-    "TPU v6 lite": (918, 1.64),  # v6e
-    "TPU v6e": (918, 1.64),
+class Rates(NamedTuple):
+    """Of one chip or card, per second: FLOPs in dense bfloat16, and bytes of its main memory."""
+
+    flops: float
+    bandwidth: float
+
+
+RATES = {
+    "v4": Rates(275e12, 1.228e12),
+    "v5e": Rates(197e12, 0.819e12),
+    "v5p": Rates(459e12, 2.765e12),
+    "v6e": Rates(918e12, 1.64e12),
+    "tpu7x": Rates(2307e12, 7.37e12),
+    "h100": Rates(989e12, 3.35e12),  # SXM
+    "h200": Rates(989e12, 4.8e12),  # SXM
+}
+
+# What jax calls them, where one device is one chip. Whole names: cards called H100 differ by a
+# third in both rates.
+KINDS = {
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
 }
 
 
@@ -102,23 +120,23 @@ def of_devices(
       gbps: of one device, in GB/s, in place of what is known.
     """
     kind = devices[0].device_kind
-    known_tflops, known_tbps = TABLE.get(kind, (None, None))
-    notes = [f"{kind}, as published" if kind in TABLE else f"{kind!r} is in no table"]
+    known = RATES[KINDS[kind]] if kind in KINDS else None
+    notes = [f"{kind}, as published" if known else f"{kind!r} is in no table"]
     flops = bandwidth = None
     if tflops is not None:
         flops, notes = len(devices) * tflops * 1e12, [*notes, "--peak-tflops"]
     elif devices[0].platform == "cpu":
         flops, notes = measure_flops(dtype), [*notes, "one product measured"]
-    elif known_tflops is not None and dtype == "bfloat16":
-        flops = len(devices) * known_tflops * 1e12
+    elif known and dtype == "bfloat16":
+        flops = len(devices) * known.flops
     else:
         notes.append(f"no rate for {dtype} without --peak-tflops")
     if gbps is not None:
         bandwidth, notes = len(devices) * gbps * 1e9, [*notes, "--peak-gbps"]
     elif devices[0].platform == "cpu":
         bandwidth, notes = measure_bandwidth(cores()), [*notes, "copying measured"]
-    elif known_tbps is not None:
-        bandwidth = len(devices) * known_tbps * 1e12
+    elif known:
+        bandwidth = len(devices) * known.bandwidth
     else:
         notes.append("no bandwidth without --peak-gbps")
     return Peaks(flops, bandwidth, "; ".join(notes))

@@ -5,16 +5,17 @@
         --stages=grpo_update,decode --effort=-1
 
 Compiles the programs that the experiments run, for devices that are not there: with libtpu (the
-extra `tpu`) for TPUs, for CPU devices in their place otherwise. A TPU slice is named by its chips:
-v5p:4x4x4 is what is sold as v5p-128. Mesh and batches are those of the config; --config.mesh.fsdp=8
-and the like change them. No weights are needed: the shape is config.released.variant.
+extra `tpu`) for TPUs, with XLA's CUDA compiler (the extra `cuda`) for GPUs, and for CPU devices in
+their place otherwise. A TPU slice is named by its chips: v5p:4x4x4 is what is sold as v5p-128;
+h100:16 are two hosts of 8 cards. Mesh and batches are those of the config; --config.mesh.fsdp=8 and
+the like change them. No weights are needed: the shape is config.released.variant.
 
-For each stage: memory of one device by the compiler, and whether it fits; collectives, by the text
-of the program; needed FLOPs and bytes by arithmetic (`grm_jax.models.cost`), what they take at the
-published peaks, and which of the two bounds; hours of the recipe if the peaks are reached to --mfu
-and --bandwidth. "est" is the compiler's own estimate: it ranks two versions of a program that were
-compiled at the same --effort, and predicts no time. --effort=-1 compiles four times as fast to the
-same memory.
+For each stage: memory of one device by the compiler, and whether it fits; collectives and copies,
+by the text of the program; needed FLOPs and bytes by arithmetic (`grm_jax.models.cost`), what they
+take at the published peaks, and which of the two bounds; hours of the recipe if the peaks are
+reached to --mfu and --bandwidth. "est" is the compiler's own estimate: it ranks two versions of a
+program that were compiled at the same --effort, and predicts no time. --effort=-1 compiles four
+times as fast to the same memory.
 
 Results are kept in --cache, by everything that decides them, and a figure beside them.
 """
@@ -34,12 +35,22 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import schema, settings
+from grm_jax.evaluation import plots
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.models import cost
 from grm_jax.parallel.mesh import MeshConfig
 from tools import errors_in_one_line
-from tools.planning import hlo, programs, topologies
+from tools.planning import gpus, hlo, programs, topologies
 from tools.planning.topologies import GIB
+
+NOTES = {
+    "cpu": "Compiled for CPU devices in their place: arguments and collectives are right; scratch "
+    "memory is too high by half or more, there are no kernels of theirs, and nothing says whether "
+    "it fits. pip install 'grm_jax[tpu]' compiles for TPUs, 'grm_jax[cuda]' for GPUs.",
+    "cuda": "Compiled for CUDA without a card: products are not tuned, nothing is estimated. The "
+    f"memory of a device is {topologies.GPU_SHARE:.0%} of the card's, which a run gets by "
+    f"XLA_PYTHON_CLIENT_MEM_FRACTION={topologies.GPU_SHARE}.",
+}
 
 
 def planned(config: ConfigDict) -> ConfigDict:
@@ -72,7 +83,7 @@ def measure(program: programs.Program, platform: str, options: dict) -> dict:
         return record | {"error": str(error).split("\n")[0], "compile_s": time.monotonic() - began}
     memory, facts = compiled.memory_analysis(), hlo.read(compiled.as_text())
     peak = memory.peak_memory_in_bytes
-    if platform == "cpu":  # its peak leaves scratch memory out
+    if platform != "tpu":  # of a CPU it leaves scratch memory out; of a GPU this is what is taken
         peak = (
             memory.argument_size_in_bytes + memory.output_size_in_bytes
             - memory.alias_size_in_bytes + memory.temp_size_in_bytes
@@ -84,7 +95,7 @@ def measure(program: programs.Program, platform: str, options: dict) -> dict:
         "temporaries": memory.temp_size_in_bytes,
         "collectives": {kind: list(one) for kind, one in facts.collectives.items()},
         "cycles": facts.cycles,
-        "loop_copy": facts.copies,
+        "copies": facts.copies,
     }
 
 
@@ -97,6 +108,8 @@ def key(config: ConfigDict, topology: topologies.Topology, platform: str, *rest:
     versions = [jax.__version__]
     if platform == "tpu":
         versions.append(importlib.metadata.version("libtpu"))
+    if platform == "cuda":
+        versions.append(gpus.plugin())
     parts = [config.to_json(sort_keys=True), repr(topology), platform, *versions, *map(repr, rest)]
     digest.update("\x1f".join(parts).encode())
     return digest.hexdigest()[:16]
@@ -148,8 +161,8 @@ def table(records: dict[str, dict], topology: topologies.Topology, mfu: float, s
 
 
 def traffic_table(records: dict[str, dict]):
-    """Collectives of one run of each stage."""
-    view = rich.table.Table("stage", "one run", "collective")
+    """Collectives of one run of each stage, and copies in one turn of its loops."""
+    view = rich.table.Table("stage", "one run", "moved by")
     for name in ("times", "GiB"):
         view.add_column(name, justify="right", no_wrap=True)
     for name, record in records.items():
@@ -157,6 +170,8 @@ def traffic_table(records: dict[str, dict]):
         for kind, (count, size) in record.get("collectives", {}).items():
             view.add_row(*head, kind, f"{count:,}", f"{size / GIB:.2f}")
             head = ("", "")
+        if record.get("copies"):
+            view.add_row(*head, "copies, a turn", "", f"{record['copies'] / GIB:.2f}")
     return view
 
 
@@ -166,22 +181,27 @@ def _time(value: float) -> str:
 
 def draw(records: dict[str, dict], topology: topologies.Topology, title: str, path) -> None:
     """HBM of a device by stage, as a figure."""
-    import matplotlib.pyplot as plt
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    shown = {name: record for name, record in records.items() if "peak" in record}
-    figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.5 * len(shown)), layout="constrained")
-    names = list(shown)[::-1]
-    arguments = [shown[name]["arguments"] / GIB for name in names]
-    peaks = [shown[name]["peak"] / GIB for name in names]
+    names = [name for name, record in records.items() if "peak" in record][::-1]
+    arguments, peaks = (
+        [records[name][field] / GIB for name in names] for field in ("arguments", "peak")
+    )
     rest = [max(0.0, peak - part) for peak, part in zip(peaks, arguments, strict=True)]
-    axes.barh(names, arguments, color="#4477aa", label="arguments")
-    axes.barh(names, rest, left=arguments, color="#ccbb44", label="on top at the peak")
-    axes.axvline(topology.chip.hbm / GIB, color="#cc3311", label="HBM of a device")
-    axes.set_xlabel("GiB on one device")
-    axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=160)
-    plt.close(figure)
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(6.4, 1.6 + 0.4 * len(names)), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh(names, arguments, color=plots.COLORS[0], label="arguments")
+        axes.barh(names, rest, left=arguments, color=plots.COLORS[4], label="on top at the peak")
+        limit = topology.chip.hbm / GIB
+        axes.axvline(limit, color=plots.COLORS[1], linestyle="--", label="memory of a device")
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.04)
+        axes.set_xlabel("GiB on one device")
+        axes.set_title(title, loc="left", fontsize=9)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        plots.save(figure, path)
 
 
 def define_flags() -> None:
@@ -217,7 +237,7 @@ def main(argv) -> None:
     platform = topologies.compiler(topology)
     topologies.prepare()
     jax.config.update("jax_exec_time_optimization_effort", given.effort)
-    options = {}
+    options = gpus.OPTIONS if platform == "cuda" else {}
     if platform == "tpu":
         options = dict(part.split("=", 1) for part in settings.names(given.xla, "--xla"))
     mesh = topologies.mesh(topology, settings.from_section(MeshConfig, config, "mesh"), platform)
@@ -258,13 +278,8 @@ def main(argv) -> None:
         f"compiler's estimate at effort {given.effort:g}, for ranking only.",
         markup=False, highlight=False,
     )  # fmt: skip
-    if platform == "cpu":
-        console.print(
-            "Compiled for CPU devices in their place: arguments and collectives are right; "
-            "scratch memory is too high by half or more, there are no TPU kernels, and "
-            "nothing says whether it fits. pip install 'grm_jax[tpu]' compiles for TPUs.",
-            markup=False, highlight=False,
-        )  # fmt: skip
+    if platform in NOTES:
+        console.print(NOTES[platform], markup=False, highlight=False)
     figure = folder / f"{topology.kind}-{topology.devices}.png"
     draw(records, topology, title, figure)
     console.print(f"written: {figure}")

@@ -136,7 +136,7 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
         axes.legend(loc="best")
         if note:
             figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
-        _save(figure, path)
+        save(figure, path)
 
 
 class Effect(NamedTuple):
@@ -245,7 +245,7 @@ def training(
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
                 axes.yaxis.set_major_locator(MaxNLocator(4))
                 axes.ticklabel_format(axis="y", scilimits=(-3, 5))
-        _save(figure, path)
+        save(figure, path)
 
 
 def _panels(stage, records, metrics, step) -> dict[str, tuple[list[float], list[float]]]:
@@ -283,7 +283,8 @@ def _smooth(values: Sequence[float]) -> list[float] | None:
     return [sum(window) / len(window) for window in windows]
 
 
-def _save(figure, path: str | os.PathLike) -> None:
+def save(figure, path: str | os.PathLike) -> None:
+    """Writes a `matplotlib.figure.Figure` as a PNG, atomically and without a date."""
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     write_atomically(path, data.getvalue())

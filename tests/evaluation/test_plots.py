@@ -83,7 +83,7 @@ def test_scaling_is_deterministic_and_has_no_date(tmp_path):
 
 def test_scaling_shows_the_values(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     plots.scaling(tmp_path / "x.png", curves(), levels={"greedy": 0.775, "chance": 0.36})
     axes = figures[0].axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
@@ -103,7 +103,7 @@ def test_cost_has_a_curve_over_flops_and_a_mark_for_one_point(tmp_path, monkeypa
     plots.cost(tmp_path / "x.png", found)
     assert read_png((tmp_path / "x.png").read_bytes())[0] == (960, 630)
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     plots.cost(tmp_path / "x.png", found)
     axes = figures[0].axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
@@ -140,7 +140,7 @@ def test_training_has_a_panel_for_each_metric_of_each_stage(tmp_path, monkeypatc
     plots.training(path, stages())
     assert path.read_bytes() == first
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     plots.training(path, stages())
     plots.training(path, stages(), metrics=["KL", "loss", "absent"])
     names = [[a.get_title(loc="left") for a in f.axes if a.axison] for f in figures]

@@ -6,6 +6,7 @@ import pytest
 
 from tools import peaks
 from tools.peaks import Peaks
+from tools.planning import topologies
 
 
 def device(kind, platform="gpu"):
@@ -19,6 +20,13 @@ def test_known_devices_are_looked_up_by_their_whole_name():
     other = peaks.of_devices([device("NVIDIA H100 PCIe")], "bfloat16")
     assert other[:2] == (None, None)
     assert "--peak-tflops" in other.source and "--peak-gbps" in other.source
+
+
+def test_benches_and_planner_share_one_table():
+    for kind, rates in peaks.RATES.items():
+        chip = topologies.CHIPS[kind]
+        assert (chip.flops * chip.devices, chip.bandwidth * chip.devices) == rates
+    assert set(peaks.KINDS.values()) <= set(peaks.RATES) == set(topologies.CHIPS)
 
 
 def test_the_table_has_no_rate_for_float32():

@@ -2,9 +2,11 @@
 
 Everything inside the body of a loop counts as often as it turns, which its condition says if that
 compares a counter with a constant. A loop whose turns depend on data, such as decoding, counts
-once: its figures are of one turn.
+once: its figures are of one turn. Of a conditional the dearer branch counts: the one of more
+estimated cycles, or of more bytes in collectives and copies where the compiler estimates none.
 """
 
+import dataclasses
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -15,6 +17,7 @@ _CONDITION = re.compile(r" while\(.*condition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\][^ ]* constant\((\d+)\)")
 _BELOW = re.compile(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CALLER = re.compile(r" (while|conditional|call)\(")
 _CALLED = re.compile(
     r"(?:body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
     r"|branch_computations=\{([^}]*)\}"
@@ -25,6 +28,8 @@ _COLLECTIVE = re.compile(
 )
 # On TPU a reduce-scatter is a fusion, which holds an all-reduce of the whole.
 _FUSED = re.compile(r" fusion\(.*calls=%?all-reduce-scatter")
+# On GPU one of these may be a kernel, which is a fusion of nothing else.
+_COPY = re.compile(r" (?:copy|transpose)\(| fusion\(.*calls=%?wrapped_(?:copy|transpose)")
 _ARRAY = re.compile(r"\b(pred|[subf]\d+|bf16|f8\w*|s4|u4)\[([\d,]*)\]")
 _BYTES = {"pred": 1, "bf16": 2, "s4": 1, "u4": 1}
 
@@ -42,7 +47,8 @@ class Facts(NamedTuple):
     Attributes:
       collectives: by kind.
       cycles: estimated by the compiler, for ranking programs only; 0 if it says nothing.
-      copies: bytes of the largest copy or transpose inside a loop, of one turn.
+      copies: bytes that copies and transposes write in one turn of an outermost loop, of the loop
+        with most of them. Loops inside it count with all their turns.
     """
 
     collectives: dict[str, Collective]
@@ -50,31 +56,43 @@ class Facts(NamedTuple):
     copies: int
 
 
+@dataclasses.dataclass
+class _Sum:
+    """Of one run of a computation; `copies` as in `Facts`, `copied` inside and outside loops."""
+
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    sizes: Counter[str] = dataclasses.field(default_factory=Counter)
+    cycles: int = 0
+    copied: int = 0
+    copies: int = 0
+
+    def collect(self, kind: str, size: int) -> None:
+        self.counts[kind] += 1
+        self.sizes[kind] += size
+
+    def add(self, other: "_Sum", turns: int) -> None:
+        for kind, count in other.counts.items():
+            self.counts[kind] += turns * count
+            self.sizes[kind] += turns * other.sizes[kind]
+        self.cycles += turns * other.cycles
+        self.copied += turns * other.copied
+        self.copies = max(self.copies, other.copies)
+
+    def price(self) -> tuple[int, int]:
+        return self.cycles, self.sizes.total() + self.copied
+
+
 def read(text: str) -> Facts:
-    """The facts of the text of a compiled program (`jax.stages.Compiled.as_text`)."""
+    """The facts of the text of a compiled program (`jax.stages.Compiled.as_text`).
+
+    Raises:
+      ValueError: if there is no such program in it.
+    """
     lines_of, entry = _computations(text)
-    times: Counter[str] = Counter()
-    in_loop: set[str] = set()
-    _walk(entry, 1, False, lines_of, times, in_loop)
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    cycles = copies = 0
-    for name, turns in times.items():
-        for line in lines_of[name]:
-            found = _COLLECTIVE.search(line)
-            if found:
-                counts[found[1]] += turns
-                sizes[found[1]] += turns * _result_bytes(line, found)
-            elif _FUSED.search(line):
-                counts["reduce-scatter"] += turns
-                sizes["reduce-scatter"] += turns * _array_bytes(line.split(" fusion(")[0])
-            estimate = _CYCLES.search(line)
-            if estimate:
-                cycles += turns * int(estimate[1])
-            if name in in_loop and re.search(r" (copy|transpose)\(", line):
-                copies = max(copies, _array_bytes(line.split("(")[0]))
-    collectives = {kind: Collective(counts[kind], sizes[kind]) for kind in sorted(counts)}
-    return Facts(collectives, cycles, copies)
+    whole = _sum(entry, lines_of)
+    kinds = sorted(whole.counts)
+    collectives = {kind: Collective(whole.counts[kind], whole.sizes[kind]) for kind in kinds}
+    return Facts(collectives, whole.cycles, whole.copies)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -95,17 +113,39 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _walk(name, turns, looping, lines_of, times, in_loop) -> None:
-    times[name] += turns
-    if looping:
-        in_loop.add(name)
+def _sum(name: str, lines_of: dict[str, list[str]]) -> _Sum:
+    """Of a computation and all that it calls."""
+    result = _Sum()
     for line in lines_of[name]:
-        loop = " while(" in line
-        inner = turns * _turns(line, lines_of) if loop else turns
-        for one, several in _CALLED.findall(line):
-            for called in [one, *(part.strip().lstrip("%") for part in several.split(","))]:
-                if called in lines_of and " fusion(" not in line and "reduce" not in line:
-                    _walk(called, inner, looping or loop, lines_of, times, in_loop)
+        collective, cycles, caller = (
+            pattern.search(line) for pattern in (_COLLECTIVE, _CYCLES, _CALLER)
+        )
+        if collective:
+            result.collect(collective[1], _result_bytes(line, collective))
+        elif _FUSED.search(line):
+            result.collect("reduce-scatter", _array_bytes(line.split(" fusion(")[0]))
+        if cycles:
+            result.cycles += int(cycles[1])
+        copy = _COPY.search(line)
+        if copy:
+            result.copied += _array_bytes(line[: copy.start()])
+        if not caller:
+            continue
+        called = [_sum(name, lines_of) for name in _called(line) if name in lines_of]
+        if caller[1] == "conditional":
+            called = [max(called, key=_Sum.price)]
+        turns = _turns(line, lines_of) if caller[1] == "while" else 1
+        for one in called:
+            result.add(one, turns)
+        if caller[1] == "while":
+            result.copies = max(result.copies, sum(one.copied for one in called))
+    return result
+
+
+def _called(line: str) -> list[str]:
+    """Names of the computations that a line calls."""
+    found = [one or several for one, several in _CALLED.findall(line)]
+    return [name.strip().lstrip("%") for names in found for name in names.split(",")]
 
 
 def _turns(line: str, lines_of: dict[str, list[str]]) -> int:
@@ -120,9 +160,24 @@ def _turns(line: str, lines_of: dict[str, list[str]]) -> int:
 
 
 def _result_bytes(line: str, found: re.Match) -> int:
-    """Of the result; the start of an asynchronous one lists its operands first."""
-    arrays = [_one(*array) for array in _ARRAY.findall(line[: found.start()])]
-    return max(arrays, default=0) if found[2] else sum(arrays)
+    """Of a collective's results, one or several."""
+    head = line[: found.start()].split(" = ", 1)[1]
+    # What starts an asynchronous one gives (operands, results, ..), but for an all-reduce.
+    if found[2] and found[1] != "all-reduce":
+        head = _parts(head)[1]
+    return _array_bytes(head)
+
+
+def _parts(tuple_type: str) -> list[str]:
+    """The members of "(a, (b, c), d)", which have commas and brackets of their own."""
+    parts, depth = [""], 0
+    for letter in tuple_type[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _array_bytes(head: str) -> int:

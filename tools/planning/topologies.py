@@ -1,8 +1,9 @@
 """Chips, slices and pods that programs are compiled for without having them.
 
 A TPU slice is named by its chips: `v5p:4x4x4` are 64, which clouds sell by cores as v5p-128.
-Compiling for TPUs takes libtpu (the extra `tpu`), on any Linux host. For GPUs and without libtpu,
-devices of the CPU stand in: then arguments and collectives are right, and memory is a guess.
+Compiling for TPUs takes libtpu (the extra `tpu`) and for GPUs the CUDA plugin of jax (the extra
+`cuda`), on any Linux host. Without them devices of the CPU stand in: then arguments and collectives
+are right, and memory is a guess.
 """
 
 import importlib.util
@@ -16,17 +17,22 @@ import numpy as np
 from jax.experimental import mesh_utils, topologies
 
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
+from tools.peaks import RATES
+from tools.planning import gpus
 
 GIB = 2**30
+# Of a card's memory, to be given to jax by XLA_PYTHON_CLIENT_MEM_FRACTION: it takes 0.75 of it
+# without that. The rest is for CUDA, its libraries and NCCL.
+GPU_SHARE = 0.95
 
 
 class Chip(NamedTuple):
     """What one device of a kind can do. A v4 or tpu7x chip is two devices, any other is one.
 
     Attributes:
-      hbm: bytes that the compiler lets a program use; of a GPU, those of the card less 5 %.
-      flops: per second, dense bfloat16, as published.
-      bandwidth: bytes per second of HBM, as published.
+      hbm: bytes that the compiler lets a program use; of a GPU, `GPU_SHARE` of the card's.
+      flops: per second, dense bfloat16, by `tools.peaks`.
+      bandwidth: bytes per second of HBM, likewise.
       clock: cycles per second, to turn the compiler's estimates into seconds; 0 is unknown.
       devices: of a chip.
       dimensions: of a slice.
@@ -42,15 +48,16 @@ class Chip(NamedTuple):
 
 # Usable HBM is what libtpu 0.0.42 says when it refuses a program. tpu7x: the clock is assumed.
 CHIPS = {
-    "v4": Chip(15.25 * GIB, 275e12 / 2, 1.228e12 / 2, 1.05e9, 2, 3),
-    "v5e": Chip(15.75 * GIB, 197e12, 0.819e12, 1.5e9, 1, 2),
-    "v5p": Chip(95.74 * GIB, 459e12, 2.765e12, 1.75e9, 1, 3),
-    "v6e": Chip(31.25 * GIB, 918e12, 1.64e12, 1.75e9, 1, 2),
-    "tpu7x": Chip(94.75 * GIB, 2307e12 / 2, 7.37e12 / 2, 1.9e9, 2, 3),
-    "h100": Chip(0.95 * 80e9, 989e12, 3.35e12, 0.0, 1, 1),
-    "h200": Chip(0.95 * 141e9, 989e12, 4.8e12, 0.0, 1, 1),
+    kind: Chip(hbm, *(rate / devices for rate in RATES[kind]), clock, devices, dimensions)
+    for kind, hbm, clock, devices, dimensions in (
+        ("v4", 15.25 * GIB, 1.05e9, 2, 3),
+        ("v5e", 15.75 * GIB, 1.5e9, 1, 2),
+        ("v5p", 95.74 * GIB, 1.75e9, 1, 3),
+        ("v6e", 31.25 * GIB, 1.75e9, 1, 2),
+        ("tpu7x", 94.75 * GIB, 1.9e9, 2, 3),
+        *((kind, GPU_SHARE * memory, 0.0, 1, 1) for kind, memory in gpus.MEMORY.items()),
+    )
 }
-GPUS = ("h100", "h200")
 _SOLD_BY_CORES = ("v4", "v5p")
 
 
@@ -89,7 +96,8 @@ class Topology(NamedTuple):
         """For the head of a table."""
         sold = f", sold as {self.kind}-{2 * math.prod(self.shape)}"
         each = f"{self.slices} slices of " if self.slices > 1 else ""
-        return f"{self.chips} {self.kind} chips, {each}`{self.name}`" + (
+        called = "cards" if self.kind in gpus.MEMORY else "chips"
+        return f"{self.chips} {self.kind} {called}, {each}`{self.name}`" + (
             sold if self.kind in _SOLD_BY_CORES else ""
         )
 
@@ -110,18 +118,20 @@ def parse(name: str, slices: int = 1) -> Topology:
         raise ValueError(
             f"topology {name!r}: a slice of {match[1]} has {CHIPS[match[1]].dimensions} dimensions"
         )
+    if slices > 1 and match[1] in gpus.MEMORY:
+        raise ValueError(f"topology {name!r}: GPUs come in no slices; name all of them, KIND:N")
     return Topology(name, match[1], shape, slices)
 
 
 def compiler(topology: Topology) -> str:
-    """"tpu" where libtpu can compile for it, else "cpu"."""
-    if topology.kind in GPUS or importlib.util.find_spec("libtpu") is None:
-        return "cpu"
-    return "tpu"
+    """"tpu" or "cuda" where what compiles for it is installed, else "cpu"."""
+    if topology.kind in gpus.MEMORY:
+        return "cuda" if gpus.plugin() else "cpu"
+    return "tpu" if importlib.util.find_spec("libtpu") else "cpu"
 
 
 def prepare() -> None:
-    """Environment in which libtpu compiles and looks for no TPU. Before jax has a backend."""
+    """Environment in which compilers look for no TPU and no GPU. Before jax has a backend."""
     for name, value in (
         ("TPU_SKIP_MDS_QUERY", "1"), ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
         ("TPU_WORKER_HOSTNAMES", "localhost"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
@@ -135,7 +145,7 @@ def mesh(topology: Topology, config: MeshConfig, platform: str) -> jax.sharding.
     """A mesh of devices that compile only, or of CPU devices.
 
     Raises:
-      ValueError: if the axes do not multiply to the devices, or libtpu knows no such slice.
+      ValueError: if the axes do not multiply to the devices, or there is no such slice.
     """
     if config.size != topology.devices:
         sizes = ", ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
@@ -146,6 +156,8 @@ def mesh(topology: Topology, config: MeshConfig, platform: str) -> jax.sharding.
     if platform == "cpu":
         jax.config.update("jax_num_cpu_devices", topology.devices)
         return make_mesh(config, jax.devices()[: topology.devices])
+    if platform == "cuda":
+        return make_mesh(config, gpus.devices(topology.kind, topology.devices))
     single = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
     try:
         described = topologies.get_topology_desc(

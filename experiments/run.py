@@ -6,7 +6,8 @@
             tokenizer.model    the tokenizer, if it was trained here
             metrics.jsonl      one line a record; wall-clock figures under "time"
             tensorboard/  checkpoints/<stage>/  params/<stage>/  trajectories/<stage>.jsonl
-            meta_scores/  tables/  figures/  results/  samples.md  critiques.html
+            meta_scores/  baselines/<kind>/  tables/  figures/  results/  samples.md
+            critiques.html
 """
 
 import contextlib
@@ -59,12 +60,13 @@ from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sen
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 
-# Sections that may change between runs on one workdir: they decide no parameters, up to rounding.
-_FREE_SECTIONS = ("benchmark", "mesh")
+# Sections that may change between runs on one workdir: they decide no parameters, up to rounding;
+# each kind of baseline has parameters of its own, and keeps its section beside them.
+_FREE_SECTIONS = ("benchmark", "mesh", "baseline")
 
 # What one process of several writes. Everything else is read, or written in parts, by all.
-_LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
-         "results", "samples.md", "critiques.html")  # fmt: skip
+_LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "baselines", "tables",
+         "figures", "results", "samples.md", "critiques.html")  # fmt: skip
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
 

@@ -91,7 +91,7 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     )  # fmt: skip
 
     # Trained baselines on the comparisons of GRPO. Their steps and rates are not published; choice.
-    c.baseline = ConfigDict({"kind": "bradley_terry", "micro_batches": 4})
+    c.baseline = ConfigDict({"kind": "bradley_terry", "k": 8, "micro_batches": 4})
     c.baseline.loop = ConfigDict(
         {"comparisons": 237_000, "batch_size": 512, "row_length": 4096, "checkpoint_every": 50}
     )
@@ -193,6 +193,8 @@ def run_locally(c: ConfigDict, kind: str) -> None:
     c.benchmark.suites, c.benchmark.split, c.benchmark.limit = "data", "test", 4
     c.benchmark.ks, c.benchmark.num_subsets = "1,2", 4
     c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
+    if "baseline" in c:
+        c.baseline.k = 2
     c.benchmark.draw.k, c.benchmark.draw.max_new_tokens = 2, 16
     c.benchmark.draw.max_truncated = 1.0
     c.benchmark.buckets.prompt_lengths, c.benchmark.buckets.output_lengths = "512", "16"

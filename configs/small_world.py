@@ -147,7 +147,7 @@ def _full() -> ConfigDict:
     )
 
     # Trained baselines; equal numbers of comparisons are the very ones of GRPO.
-    c.baseline = ConfigDict({"kind": "bradley_terry"})
+    c.baseline = ConfigDict({"kind": "bradley_terry", "k": 8})
     c.baseline.loop = ConfigDict(
         {"comparisons": 6000, "batch_size": 32, "row_length": 256, "checkpoint_every": 200}
     )
@@ -243,6 +243,7 @@ def _ci(c: ConfigDict) -> None:
     c.meta_rm.optimizer.warmup_steps = 1
     c.meta_rm.draw.k = 2
     c.meta_rm.buckets.samples = "1,2"
+    c.baseline.k = 4
     c.baseline.loop.comparisons = 16
     c.baseline.loop.batch_size = 8
     c.baseline.optimizer.steps = 3

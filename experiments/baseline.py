@@ -3,15 +3,15 @@
     python -m experiments.baseline --config=configs/small_world.py:demo --workdir=DIR \\
         --config.baseline.kind=bradley_terry
 
-Kinds: bradley_terry, pairrm. Stages that a kind starts from are run first if the workdir lacks
-them. The lines are kept in baselines/<kind>/; once all stages that config.benchmark measures are
-finished, its whole report is written with every baseline of the workdir in it, and before that the
-tables and results of the baselines alone.
+Kinds: bradley_terry, pairrm, llm_judge, token_prob. Stages that a kind starts from are run first
+if the workdir lacks them. The lines are kept in baselines/<kind>/; once all stages that
+config.benchmark measures are finished, its whole report is written with every baseline of the
+workdir in it, and before that the tables and results of the baselines alone.
 """
 
 import json
 
-from experiments import benchmark, scalar_baselines, schema, settings, sft, stored_lines
+from experiments import benchmark, judge, scalar_baselines, schema, settings, sft, stored_lines
 from experiments import run as runs
 
 
@@ -19,11 +19,19 @@ def read_config(run: runs.Run) -> schema.BaselineConfig:
     """Section `baseline`.
 
     Raises:
-      ValueError: if it is missing.
+      ValueError: if it is missing, or asks for what the benchmark cannot count.
     """
-    return settings.from_section(
+    config = settings.from_section(
         schema.BaselineConfig, run.config, "baseline", sections=schema.INNER_NAMES
     )
+    most = run.config.benchmark.draw.k
+    if config.k > most:
+        raise ValueError(
+            f"config.baseline.k: {config.k} exceeds config.benchmark.draw.k = {most}"
+        )
+    if schema.engine_config(run.config, "benchmark").server() is not None:
+        raise ValueError("config.benchmark.engine: baselines are measured by the jitted engine")
+    return config
 
 
 def claim(run: runs.Run, kind: str) -> None:
@@ -52,14 +60,24 @@ def main(run: runs.Run) -> None:
     kind = config.kind
     claim(run, kind)
     sft.run_stage(run, "base")
-    scalar_baselines.train(run, kind, config)
+    if kind in judge.NAMES:
+        sft.run_stage(run, "cold_start")
+        judge.train(run)
+    else:
+        scalar_baselines.train(run, kind, config)
 
     of_benchmark = benchmark.read_config(run)
     rules = benchmark.counting_rules(run, of_benchmark)
     loaded = benchmark.load_comparisons(run, of_benchmark)
-    for suite in benchmark.to_suites(loaded, []):
-        lines = scalar_baselines.measure(run, kind, suite, rules)
-        stored_lines.write(run, kind, suite.name, suite.comparisons, rules, lines)
+    suites = benchmark.to_suites(loaded, [])
+    if kind in judge.NAMES:
+        lines = judge.measure(run, kind, config, suites, rules)
+    else:
+        lines = {s.name: scalar_baselines.measure(run, kind, s, rules) for s in suites}
+    for suite in suites:
+        stored_lines.write(
+            run, kind, suite.name, suite.comparisons, rules, lines[suite.name]
+        )
 
     if benchmark.finished(run, of_benchmark):
         benchmark.run_benchmark(run)

@@ -273,7 +273,8 @@ class Run:
         """Section `<name>.draw` with the template of this run."""
         return settings.from_section(
             DrawConfig, self.config, f"{name}.draw",
-            form=self.config.template.form, principles=self.principles, **fields,
+            form=self.config.template.form, principles=self.principles,
+            **{"answer": "scores", **fields},
         )  # fmt: skip
 
     # Parameters.

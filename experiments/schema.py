@@ -31,7 +31,7 @@ from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, res
 # What a run starts from, and the model behind a remote engine.
 UNTRAINED_STAGES = ("random_weights", "released", "remote")
 TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline")
-BASELINES = ("bradley_terry", "pairrm")
+BASELINES = ("bradley_terry", "pairrm", "llm_judge", "token_prob")
 MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 
@@ -248,17 +248,20 @@ class BaselineConfig:
 
     Attributes:
       kind: one of `BASELINES`.
-      micro_batches: pieces that a training step splits a batch into.
+      k: samples of each comparison that kinds which write are measured with.
+      micro_batches: pieces that a training step of a scalar head splits a batch into.
     """
 
     kind: str
+    k: int = 8
     micro_batches: int = 1
 
     def __post_init__(self):
         if self.kind not in BASELINES:
             raise ValueError(f"kind must be one of {BASELINES}, got {self.kind!r}")
-        if self.micro_batches < 1:
-            raise ValueError(f"micro_batches must be at least 1, got {self.micro_batches}")
+        for name in ("k", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +336,7 @@ _INNER = {
     "optimizer": (OptimizerConfig, {}),
     "packing": (PackingConfig, {}),
     "buckets": (Buckets, {}),
-    "draw": (DrawConfig, {"form": "full", "principles": "self"}),
+    "draw": (DrawConfig, {"form": "full", "principles": "self", "answer": "scores"}),
 }
 _SECTIONS = {
     "base": {"data": SFTData},

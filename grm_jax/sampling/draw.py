@@ -15,6 +15,7 @@ from grm_jax.text.prompts import Message
 from grm_jax.text.tokenizers import Tokenizer
 
 _CUT = " [...] "
+ANSWERS = ("scores", "best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,9 @@ class DrawConfig:
       max_new_tokens: longest trajectory.
       form: form of the prompt, "full" or "compact".
       principles: principle mode, "self" or "none".
+      answer: what is asked for: "scores" of all responses, or the number of the "best" (the
+        prompt of LLM-as-a-Judge, n >= 2 only), which counts as the scores 1 for it and 0 for the
+        others.
       binary_singles: n = 1 is scored 0 or 1 (the form of training) instead of 1 to 10.
       max_dropped: share of comparisons that may be dropped because their prompt is too long.
       max_truncated: share of prompts whose responses may be shortened instead; 0 drops.
@@ -44,6 +48,7 @@ class DrawConfig:
     max_new_tokens: int = 1024
     form: str = "full"
     principles: str = "self"
+    answer: str = "scores"
     binary_singles: bool = True
     max_dropped: float = 0.05
     max_truncated: float = 0.0
@@ -56,6 +61,8 @@ class DrawConfig:
                 f"order_policy must be one of {(*orders.POLICIES, 'group')}, "
                 f"got {self.order_policy!r}"
             )
+        if self.answer not in ANSWERS:
+            raise ValueError(f"answer must be one of {ANSWERS}, got {self.answer!r}")
         for name in ("max_orders", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -95,6 +102,10 @@ def _ids(prompt: str, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def _prompt(comparison, messages, responses, order, config, hinted) -> str:
+    if config.answer == "best":
+        if hinted:
+            raise ValueError("hinted: the prompt of the judge has no hint")
+        return prompts.judge_prompt(messages, [responses[i] for i in order], form=config.form)
     binary = config.binary(comparison)
     hint = None
     if hinted:
@@ -270,12 +281,11 @@ def to_trajectory(
         text = tokenizer.decode(
             completion.token_ids[:-1] if completion.stopped else completion.token_ids
         )
-    low, high = prompts.score_range(config.binary(comparison))
     # A text that was cut off may end in an intermediate box: it has no scores.
-    strict = scores.parse_strict(text, comparison.n, low, high)
+    strict = _parsed(scores.parse_strict, text, comparison, config)
     if not completion.stopped and strict.scores is not None:
         strict = scores.Parsed(None, "unfinished")
-    lenient = scores.parse_lenient(text, comparison.n, low, high)
+    lenient = _parsed(scores.parse_lenient, text, comparison, config)
     correct = None
     told = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
     if told:
@@ -301,6 +311,17 @@ def to_trajectory(
         hinted=hinted,
         truncated=completion.truncated,
     )
+
+
+def _parsed(parse: Callable, text: str, comparison: Comparison, config: DrawConfig):
+    """Scores in presented order by one of the parsers, whatever was asked for."""
+    if config.answer == "scores":
+        return parse(text, comparison.n, *prompts.score_range(config.binary(comparison)))
+    best = parse(text, 1, 1, comparison.n)
+    if best.scores is None:
+        return best
+    one_hot = tuple(int(best.scores[0] == j + 1) for j in range(comparison.n))
+    return scores.Parsed(one_hot, best.reason)
 
 
 def draw_units(

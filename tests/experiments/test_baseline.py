@@ -2,25 +2,45 @@
 
 import dataclasses
 import json
+import shutil
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import small_world
-from experiments import baseline, benchmark, counting, scalar_baselines, schema, sft, stored_lines
+from experiments import (
+    baseline,
+    benchmark,
+    counting,
+    judge,
+    scalar_baselines,
+    schema,
+    sft,
+    stored_lines,
+)
 from experiments import run as runs
 from experiments.results import read_results
 from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import Trajectory
+from grm_jax.evaluation import token_prob
 from grm_jax.evaluation.ballots import from_scores
 from grm_jax.learning import pairs
+from grm_jax.models import heads, transformer
+from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message
+from grm_jax.text.scores import parse_strict
 
 # What each kind adds to the table: (section, label).
 LINES = {
     "bradley_terry": [("greedy", "Bradley-Terry RM")],
     "pairrm": [("greedy", "PairRM")],
-}
+    "llm_judge": [("greedy", "LLM-as-a-Judge, greedy"), ("k samples", "LLM-as-a-Judge, one sample"),
+                  ("k samples", "LLM-as-a-Judge, Voting@4")],
+    "token_prob": [("k samples", "TokenProb, one sample"), ("k samples", "TokenProb, Voting@4")],
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -118,6 +138,12 @@ def test_a_bad_kind_and_a_missing_section_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"config\.baseline\.loop\.batch_size: 6 rows"):
         runs.Run(c, tmp_path / "w")
     c = config()
+    c.baseline.k = 9
+    run = runs.Run(c, tmp_path / "w")
+    with pytest.raises(ValueError, match=r"config\.baseline\.k: 9 exceeds .*draw\.k = 8"):
+        baseline.main(run)
+    run._lock.close()
+    c = config()
     del c.baseline
     run = runs.Run(c, tmp_path / "w")
     with pytest.raises(ValueError, match=r"config\.baseline: section is missing"):
@@ -145,6 +171,79 @@ def test_training_pairs_hold_the_best_response_first(workdir):
             assert best in text and other not in text
             assert other in run.tokenizer.decode(found[0].worse)
     run._lock.close()
+
+
+def test_right_demonstrations_name_the_best_response(workdir):
+    run = runs.Run(config(), workdir)
+    rows = [c for c in run.comparisons("train", 30) if c.n > 1]
+    found = judge.right_demonstrations(run, rows, 3)
+    assert 0.3 * 3 * len(rows) < len(found) < 3 * len(rows)  # the demonstrator errs
+    queries = {c.messages[0].content: c for c in rows}
+    for example in found:
+        ids = list(example.token_ids)
+        prompt = run.tokenizer.decode(ids[: example.prompt_length])
+        answer = run.tokenizer.decode(ids[example.prompt_length :])
+        (own,) = [c for query, c in queries.items() if query in prompt]
+        (number,) = parse_strict(answer, 1, 1, own.n).scores
+        best = own.responses[own.best]
+        assert f"[The Begin of Response {number}]\n{best}\n" in prompt
+    run._lock.close()
+
+
+def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
+    """Also where the box does not open: such a sample has no scores."""
+    run = runs.Run(config("token_prob"), workdir)
+    rows = [c for c in run.comparisons("development", 12) if c.n == 3][:2]
+    params = run.load_start("cold_start")
+    run.save_params("llm_judge", params)
+    measurement = benchmark.Measurement(run, {"s": rows})
+    measurement.draw_config = dataclasses.replace(measurement.draw_config, answer="best", k=2)
+    work = draw.plan(rows, measurement.draw_config, run.tokenizer, measurement.engine, seed=0)
+    shown = {(r.uid, s): r for unit in work.units for r in unit.requests for s in r.samples}
+    texts = ["Analysis: both \\boxed{1} so\nScores: \\boxed{2}", "Scores: none"]
+    groups = [
+        [
+            Trajectory(
+                fingerprint="f", stage="s", step=0, uid=c.uid, sample=s, seed=(0, 0),
+                order=shown[c.uid, s].order, token_ids=tuple(run.tokenizer.encode(text)),
+                logprobs=(0.0,) * len(run.tokenizer.encode(text)),
+                sampling_logprobs=(0.0,) * len(run.tokenizer.encode(text)), text=text, scores=None,
+                parse_reason="no_box", lenient_scores=None, finish="stop", correct=None,
+            )
+            for s, text in enumerate(texts)
+        ]
+        for c in rows
+    ]  # fmt: skip
+    drawn = counting.Drawn("s", "self", False, groups)
+    scores_CSN, told_CS = judge.index_scores(run, measurement, rows, drawn)
+    assert told_CS.tolist() == [[True, False]] * 2
+    ids = token_prob.index_ids(run.tokenizer, 3)
+    assert [run.tokenizer.decode([i]) for i in ids] == ["1", "2", "3"]
+    for c, own in enumerate(rows):
+        before = run.tokenizer.encode("Analysis: both \\boxed{1} so\nScores: \\boxed{")
+        row = jnp.asarray([[*shown[own.uid, 0].prompt_ids, *before]])
+        hidden, _ = transformer.apply(
+            run.model, params, row, jnp.arange(row.shape[1])[None], jnp.ones_like(row)
+        )
+        probs = jax.nn.softmax(heads.logits(run.model, params, hidden[:, -1]))[0]
+        np.testing.assert_allclose(scores_CSN[c, 0], probs[jnp.asarray(ids)], rtol=1e-3)
+    with pytest.raises(ValueError, match="token_prob: .* no token of its own for 10"):
+        token_prob.index_ids(run.tokenizer, 10)
+    run._lock.close()
+    shutil.rmtree(workdir / "params" / "llm_judge")
+
+
+def test_the_brace_of_the_last_box_is_found_at_a_token_boundary():
+    letters = types.SimpleNamespace(decode=lambda ids: "".join(map(chr, ids)))
+    pairs_of = types.SimpleNamespace(
+        decode=lambda ids: "".join(chr(i // 1000) + chr(i % 1000) for i in ids)
+    )
+    text = "a \\boxed{1} \\boxed{2}"
+    assert token_prob.opening_length(list(map(ord, text)), letters) == len(text) - 2
+    odd = [ord(a) * 1000 + ord(b) for a, b in zip(text[::2], text[1::2], strict=False)]
+    assert len(text) % 2 == 1 and token_prob.opening_length(odd, pairs_of) is None
+    for none in ("no box", "cut \\boxed"):
+        assert token_prob.opening_length(list(map(ord, none)), letters) is None
 
 
 # ---- end to end ----

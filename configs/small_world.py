@@ -149,7 +149,7 @@ def _full() -> ConfigDict:
     # Trained baselines; equal numbers of comparisons are the very ones of GRPO.
     c.baseline = ConfigDict({"kind": "bradley_terry", "k": 8})
     c.baseline.loop = ConfigDict(
-        {"comparisons": 6000, "batch_size": 32, "row_length": 256, "checkpoint_every": 200}
+        {"comparisons": 6000, "batch_size": 16, "row_length": 256, "checkpoint_every": 200}
     )
     c.baseline.optimizer = ConfigDict(
         {**optimizer, "learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50}

@@ -3,15 +3,24 @@
     python -m experiments.baseline --config=configs/small_world.py:demo --workdir=DIR \\
         --config.baseline.kind=bradley_terry
 
-Kinds: bradley_terry, pairrm, llm_judge, token_prob. Stages that a kind starts from are run first
-if the workdir lacks them. The lines are kept in baselines/<kind>/; once all stages that
+Kinds: bradley_terry, pairrm, cloud, llm_judge, token_prob. Stages that a kind starts from are run
+first if the workdir lacks them. The lines are kept in baselines/<kind>/; once all stages that
 config.benchmark measures are finished, its whole report is written with every baseline of the
 workdir in it, and before that the tables and results of the baselines alone.
 """
 
 import json
 
-from experiments import benchmark, judge, scalar_baselines, schema, settings, sft, stored_lines
+from experiments import (
+    benchmark,
+    cloud,
+    judge,
+    scalar_baselines,
+    schema,
+    settings,
+    sft,
+    stored_lines,
+)
 from experiments import run as runs
 
 
@@ -60,20 +69,25 @@ def main(run: runs.Run) -> None:
     kind = config.kind
     claim(run, kind)
     sft.run_stage(run, "base")
-    if kind in judge.NAMES:
+    if kind not in scalar_baselines.LABELS:
         sft.run_stage(run, "cold_start")
-        judge.train(run)
-    else:
+    if kind in scalar_baselines.LABELS:
         scalar_baselines.train(run, kind, config)
+    elif kind == cloud.KIND:
+        cloud.train(run, config)
+    else:
+        judge.train(run)
 
     of_benchmark = benchmark.read_config(run)
     rules = benchmark.counting_rules(run, of_benchmark)
     loaded = benchmark.load_comparisons(run, of_benchmark)
     suites = benchmark.to_suites(loaded, [])
-    if kind in judge.NAMES:
-        lines = judge.measure(run, kind, config, suites, rules)
-    else:
+    if kind in scalar_baselines.LABELS:
         lines = {s.name: scalar_baselines.measure(run, kind, s, rules) for s in suites}
+    elif kind == cloud.KIND:
+        lines = cloud.measure(run, config, suites, rules)
+    else:
+        lines = judge.measure(run, kind, config, suites, rules)
     for suite in suites:
         stored_lines.write(
             run, kind, suite.name, suite.comparisons, rules, lines[suite.name]

@@ -152,8 +152,8 @@ def train(
     # Train.
     steps = optimizer_config.steps
     run.say(
-        f"{stage}: {len(rows)} rows, {steps} steps of "
-        f"{loop.batch_size} x {loop.row_length} tokens" + (f", from {first}" if first else "")
+        f"{stage}: {len(rows)} rows, {steps} steps of {loop.batch_size}"
+        + (f", from {first}" if first else "")
     )
     note = ""
     with run.progress(stage, steps, first) as advance:

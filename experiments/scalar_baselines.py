@@ -80,9 +80,10 @@ def train_on(
             f"one batch of {loop.batch_size}"
         )
     pad_id = run.tokenizer.pad_id
-    scorer = scalar.Scorer(
-        run, run.trained_model(SECTION), pad_id, loop.row_length, loop.batch_size
-    )
+    # Kinds differ in the length of their rows: no more padding than the longest one needs.
+    longest = max(len(ids) for pair in every for ids in (pair.better, pair.worse))
+    length = min(loop.row_length, -(-longest // 64) * 64)
+    scorer = scalar.Scorer(run, run.trained_model(SECTION), pad_id, length, loop.batch_size)
 
     def evaluate(params: dict) -> dict[str, float]:
         if not development:
@@ -93,12 +94,12 @@ def train_on(
 
     def bradley_terry_batch(picked: Sequence[Pair]) -> meta_rm.MetaBatch:
         rows = [(pair.better, pair.worse) for pair in picked]
-        return pairs.make_batch(rows, length=loop.row_length, pad_id=pad_id)
+        return pairs.make_batch(rows, length=length, pad_id=pad_id)
 
     def pairrm_batch(picked: Sequence[Pair]) -> meta_rm.MetaBatch:
         rows = [ids for pair in picked for ids in (pair.better, pair.worse)]
         return meta_rm.make_batch(
-            rows, length=loop.row_length, labels=[1.0, 0.0] * len(picked), pad_id=pad_id
+            rows, length=length, labels=[1.0, 0.0] * len(picked), pad_id=pad_id
         )
 
     def bradley_terry_step(model, optimizer) -> Callable:

@@ -31,7 +31,7 @@ from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, res
 # What a run starts from, and the model behind a remote engine.
 UNTRAINED_STAGES = ("random_weights", "released", "remote")
 TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline")
-BASELINES = ("bradley_terry", "pairrm", "llm_judge", "token_prob")
+BASELINES = ("bradley_terry", "pairrm", "cloud", "llm_judge", "token_prob")
 MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 

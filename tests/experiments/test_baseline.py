@@ -14,6 +14,7 @@ from configs import small_world
 from experiments import (
     baseline,
     benchmark,
+    cloud,
     counting,
     judge,
     scalar_baselines,
@@ -37,6 +38,8 @@ from grm_jax.text.scores import parse_strict
 LINES = {
     "bradley_terry": [("greedy", "Bradley-Terry RM")],
     "pairrm": [("greedy", "PairRM")],
+    "cloud": [("greedy", "CLoud, greedy"), ("k samples", "CLoud, one sample"),
+              ("k samples", "CLoud, Voting@4")],
     "llm_judge": [("greedy", "LLM-as-a-Judge, greedy"), ("k samples", "LLM-as-a-Judge, one sample"),
                   ("k samples", "LLM-as-a-Judge, Voting@4")],
     "token_prob": [("k samples", "TokenProb, one sample"), ("k samples", "TokenProb, Voting@4")],
@@ -170,6 +173,34 @@ def test_training_pairs_hold_the_best_response_first(workdir):
         else:
             assert best in text and other not in text
             assert other in run.tokenizer.decode(found[0].worse)
+    run._lock.close()
+
+
+def test_critiques_stand_behind_the_response_they_are_about(workdir):
+    run = runs.Run(config("cloud"), workdir)
+    rows = [c for c in run.comparisons("train", 12) if c.n > 1]
+    every = [one for c in rows for one in cloud.singles(c)]
+    assert len({one.uid for one in every}) == sum(c.n for c in rows)
+    assert sum(one.label for one in every) == len(rows)
+    drawn = [
+        Trajectory(
+            fingerprint="f", stage="cloud", step=0, uid=one.uid, sample=0, seed=(0, 0), order=(0,),
+            token_ids=(), logprobs=(), sampling_logprobs=(), text=f"Analysis: {one.responses[0]}",
+            scores=None, parse_reason="no_box", lenient_scores=None, finish="stop", correct=None,
+        )
+        for one in every
+    ]  # fmt: skip
+    found = cloud.training_pairs(run, rows, drawn)
+    assert len(found) == sum(c.n - 1 for c in rows)
+    first = rows[0]
+    for ids, i in ((found[0].better, first.best), (found[0].worse, int(first.best == 0))):
+        text = run.tokenizer.decode(ids)
+        assert text.count(first.responses[i]) == 2  # shown, and in its critique
+        assert text.endswith(f"Analysis: {first.responses[i]}")
+        assert ids[-1] == run.tokenizer.end_of_turn_id
+    # Without the critique of a response there is no pair with it.
+    fewer = [t for t in drawn if t.uid != f"{first.uid}/{first.best}"]
+    assert len(cloud.training_pairs(run, rows, fewer)) == len(found) - (first.n - 1)
     run._lock.close()
 
 

@@ -131,6 +131,13 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
         "unparsed: share of samples without strict scores; cut: share that met the length limit"
         f" of {draw.max_new_tokens} tokens",
     ]
+    if any(suite.others for suite in suites):
+        found.append(
+            "trained baselines: Bradley-Terry and CLoud score each response alone, PairRM each "
+            "ordered pair, summed over opponents; the highest score decides a list. CLoud, "
+            "Voting@k: k critiques of each response. LLM-as-a-Judge names one response, TokenProb "
+            "adds up the probabilities of the names"
+        )
     if any(suite.single_C.any() for suite in suites):
         found.append("n = 1: ROC-AUC of the mean score against the truth; unparsed counts 0.5")
     return found

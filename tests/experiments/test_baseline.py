@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_release import write_release
 
-from configs import small_world
+from configs import gemma2_2b, small_world
 from experiments import (
     baseline,
     benchmark,
@@ -25,14 +26,16 @@ from experiments import (
 from experiments import run as runs
 from experiments.results import read_results
 from grm_jax.data.comparison import Comparison
+from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation import token_prob
 from grm_jax.evaluation.ballots import from_scores
 from grm_jax.learning import pairs
 from grm_jax.models import heads, transformer
 from grm_jax.sampling import draw
-from grm_jax.text.prompts import Message
+from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.scores import parse_strict
+from tools import make_training_data
 
 # What each kind adds to the table: (section, label).
 LINES = {
@@ -327,3 +330,26 @@ def test_the_section_of_a_trained_kind_cannot_change(workdir):
     kept = json.loads((workdir / "baselines/bradley_terry/config.json").read_text())
     assert kept["baseline"]["kind"] == "bradley_terry"
     assert set(LINES) <= set(schema.BASELINES)
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_baselines_with_adapters_from_released_weights(tmp_path):
+    """Without a small world nobody demonstrates: right answers are drawn from the model itself."""
+    shown = SmallWorld(SmallWorldConfig()).comparisons("train", 60)
+    lines = [grm_prompt(c.messages, c.responses, form="compact") for c in shown]
+    write_release(tmp_path / "weights", lines=lines, vocab_size=700)
+    make_training_data.make(tmp_path / "data")
+    c = gemma2_2b.get_config("runlocal")
+    c.released.model = str(tmp_path / "weights")
+    for field in ("train", "test", "general"):
+        c.data[field] = c.data[field].replace("runs/tiny/data", str(tmp_path / "data"))
+    for kind in ("bradley_terry", "llm_judge"):
+        c.baseline.kind = kind
+        run = runs.Run(c, tmp_path / "w")
+        baseline.main(run)
+        run._lock.close()
+    names = sorted(path.name for path in (tmp_path / "w" / "params").iterdir())
+    assert names == ["bradley_terry", "llm_judge"]
+    table = (tmp_path / "w" / "tables" / "main.md").read_text()
+    for label in ("Bradley-Terry RM", "LLM-as-a-Judge, greedy", "LLM-as-a-Judge, Voting@2"):
+        assert f"| {label} |" in table

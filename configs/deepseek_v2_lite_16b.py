@@ -40,6 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 8, 1, 8
     # One row a device at a time: 16 GB do not hold more.
     c.rft.data.micro_batches, c.grpo.micro_batches, c.meta_rm.micro_batches = 4, 8, 8
+    c.baseline.micro_batches = 8
     if variant == "runlocal":
         recipes.run_locally(c, "deepseek_v2")
     return c

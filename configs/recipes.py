@@ -16,6 +16,9 @@ TRAIN = (
 )
 
 
+TRAINED = ("rft", "grpo", "meta_rm", "baseline")
+
+
 def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     """RFT, GRPO and meta RM of a model that follows instructions, every parameter trained.
 
@@ -87,6 +90,16 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
          "warmup_steps": 20}
     )  # fmt: skip
 
+    # Trained baselines on the comparisons of GRPO. Their steps and rates are not published; choice.
+    c.baseline = ConfigDict({"kind": "bradley_terry", "k": 8, "micro_batches": 4})
+    c.baseline.loop = ConfigDict(
+        {"comparisons": 237_000, "batch_size": 512, "row_length": 4096, "checkpoint_every": 50}
+    )
+    c.baseline.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 5e-6, "steps": 900, "schedule": "cosine",
+         "warmup_steps": 27}
+    )  # fmt: skip
+
     c.benchmark.greedy_stages = "released,rft,grpo"
     c.benchmark.sampled_stages = "rft,grpo"
     c.benchmark.draw.max_new_tokens = 1024
@@ -127,10 +140,11 @@ def _buckets(*, samples: str, samples_per_unit: int) -> ConfigDict:
 
 
 def rft_only(c: ConfigDict) -> None:
-    """Models above 27B: no RL, no meta RM, and 50K rejective-sampled examples (appendix C.1)."""
+    """Models above 27B: no RL, meta RM or baselines, and 50K rejective-sampled examples (C.1)."""
     del c.grpo
     del c.meta_rm
     del c.ablate
+    del c.baseline
     c.rft.data.comparisons, c.rft.data.micro_batches = 27_000, 1
     c.benchmark.greedy_stages = "released,rft"
     c.benchmark.sampled_stages = "rft"
@@ -140,7 +154,7 @@ def rft_only(c: ConfigDict) -> None:
 
 def adapters(c: ConfigDict, *, devices: int) -> None:
     """Adapters beside frozen bfloat16 weights, on one host. Not in the paper; rates are choices."""
-    c.lora.stages = ",".join(name for name in ("rft", "grpo", "meta_rm") if name in c)
+    c.lora.stages = ",".join(name for name in TRAINED if name in c)
     c.model.param_dtype = "bfloat16"
     c.mesh.fsdp, c.mesh.tensor = devices, 1
     # Frozen weights do not fit into one device, so a rollout splits heads and widths among all.
@@ -155,6 +169,7 @@ def adapters(c: ConfigDict, *, devices: int) -> None:
         c.grpo.buckets.samples_per_unit = 128
         c.meta_rm.loop.batch_size, c.meta_rm.micro_batches = 64, 64 // devices
         c.meta_rm.buckets.samples_per_unit = 128
+        c.baseline.loop.batch_size, c.baseline.micro_batches = 64, 64 // devices
     c.rft.buckets.samples_per_unit = 32
     c.benchmark.buckets.samples_per_unit = 128
 
@@ -178,7 +193,9 @@ def run_locally(c: ConfigDict, kind: str) -> None:
         c[name].draw.max_new_tokens = 16
         c[name].draw.max_truncated = 1.0
         c[name].buckets.prompt_lengths, c[name].buckets.output_lengths = "512", "16"
-        c[name].optimizer.steps, c[name].optimizer.warmup_steps = 2, 1
+    for name in TRAINED:
+        if name in c:
+            c[name].optimizer.steps, c[name].optimizer.warmup_steps = 2, 1
     c.rft.data.comparisons, c.rft.data.general, c.rft.data.micro_batches = 8, 16, 2
     c.rft.buckets.samples_per_unit = 8
     c.rft.packing.row_length, c.rft.packing.batch_size = 544, 4
@@ -190,10 +207,14 @@ def run_locally(c: ConfigDict, kind: str) -> None:
         c.meta_rm.loop.row_length, c.meta_rm.micro_batches = 544, 2
         c.meta_rm.only_mixed, c.meta_rm.draw.k = False, 2
         c.meta_rm.buckets.samples, c.meta_rm.buckets.samples_per_unit = "2", 8
+        c.baseline.loop.comparisons, c.baseline.loop.batch_size = 8, 4
+        c.baseline.loop.row_length, c.baseline.micro_batches = 544, 2
     c.data.test = "helpsteer2:runs/tiny/data/helpsteer2"
     c.benchmark.suites, c.benchmark.split, c.benchmark.limit = "data", "test", 4
     c.benchmark.ks, c.benchmark.num_subsets = "1,2", 4
     c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
+    if "baseline" in c:
+        c.baseline.k = 2
     c.benchmark.draw.k, c.benchmark.draw.max_new_tokens = 2, 16
     c.benchmark.arm_k = 2
     c.benchmark.draw.max_truncated = 1.0

@@ -146,6 +146,15 @@ def _full() -> ConfigDict:
         {**optimizer, "learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50}
     )
 
+    # Trained baselines; equal numbers of comparisons are the very ones of GRPO.
+    c.baseline = ConfigDict({"kind": "bradley_terry", "k": 8})
+    c.baseline.loop = ConfigDict(
+        {"comparisons": 6000, "batch_size": 16, "row_length": 256, "checkpoint_every": 200}
+    )
+    c.baseline.optimizer = ConfigDict(
+        {**optimizer, "learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50}
+    )
+
     c.benchmark = ConfigDict(
         {
             "suites": "small_world",
@@ -233,6 +242,8 @@ def _demo(c: ConfigDict) -> None:
     c.grpo.optimizer.learning_rate = 3e-4  # 24 prompts a step are noisier than 48
     c.meta_rm.loop.comparisons = 240
     c.meta_rm.optimizer.steps = 120
+    c.baseline.loop.comparisons = 2000
+    c.baseline.optimizer.steps = 400
     c.benchmark.limit = 180
     c.benchmark.sampled_stages = "rft,grpo"
     c.benchmark.split = "development"
@@ -270,6 +281,11 @@ def _ci(c: ConfigDict) -> None:
     c.meta_rm.optimizer.warmup_steps = 1
     c.meta_rm.draw.k = 2
     c.meta_rm.buckets.samples = "1,2"
+    c.baseline.k = 4
+    c.baseline.loop.comparisons = 16
+    c.baseline.loop.batch_size = 8
+    c.baseline.optimizer.steps = 3
+    c.baseline.optimizer.warmup_steps = 1
     c.benchmark.limit = 8
     c.benchmark.ks = "1,2,4,8"
     c.benchmark.draw.k = 8
@@ -281,7 +297,8 @@ def _ci(c: ConfigDict) -> None:
 
 def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     """Real rows, real tokenizer, random weights: the path of the 27B model at the size of a toy."""
-    for name in ("lora", "small_world", "base", "cold_start", "rft", "grpo", "meta_rm", "ablate"):
+    for name in ("lora", "small_world", "base", "cold_start", "rft", "grpo", "meta_rm",
+                 "baseline", "ablate"):  # fmt: skip
         del c[name]
     c.mesh.data = 1
     c.template.form = "full"

@@ -26,8 +26,9 @@ _FROM = {
     "grpo": ("base", "cold_start", "rft", "grpo"),
     "meta_rm": ("base", "cold_start", "rft", "grpo", "meta_rm"),
 }
-# Sections that decide no parameters, up to rounding.
-FREE_SECTIONS = ("ablate", "benchmark", "mesh")
+# Sections that may change between runs on one workdir: they decide no parameters of these stages,
+# up to rounding. Each kind of baseline has its own parameters, and keeps its section beside them.
+FREE_SECTIONS = ("ablate", "baseline", "benchmark", "mesh")
 # Sections that may differ between arms; models, devices and seeds may not.
 _MAY_CHANGE = ("template", *_FROM, "benchmark")
 

@@ -13,7 +13,7 @@ config.benchmark.max_cut and max_unparsed allow.
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from experiments import (
@@ -27,8 +27,10 @@ from experiments import (
     report,
     results,
     rft,
+    scalar,
     schema,
     settings,
+    stored_lines,
 )
 from experiments import run as runs
 from experiments.counting import CountingRules, Drawn, Suite
@@ -130,7 +132,8 @@ class Measurement:
           k: samples of each comparison.
         """
         own = read_config(run)
-        config = dataclasses.replace(_draw_config(run), reference=own.reference)
+        config = _draw_config(run) if run.arm_name else self.draw_config
+        config = dataclasses.replace(config, reference=own.reference)
         config = _greedy(config) if k is None else dataclasses.replace(config, k=k)
         untrained = stage in schema.UNTRAINED_STAGES
         name = stage if untrained else run.stage(stage)
@@ -217,18 +220,11 @@ def meta_scores(
     groups: Sequence[Sequence[Trajectory]],
 ) -> list[list[float]]:
     """The logit of each trajectory; units that meta_scores/ holds already are not run again."""
-    loop = settings.from_section(schema.MetaRMLoop, run.config, "meta_rm.loop")
+    loop = settings.from_section(schema.ScalarLoop, run.config, "meta_rm.loop")
     pairs = [(c, t) for c, own in zip(comparisons, groups, strict=True) for t in own]
     rows = [judge.input_ids(run.config.template.form, *pair) for pair in pairs]
-    longest = max(map(len, rows))
-    length = loop.row_length
-    if longest > length:
-        length = -(-longest // 64) * 64
-        run.say(
-            f"meta RM: the longest row has {longest} tokens, config.meta_rm.loop.row_length was "
-            f"{loop.row_length}; scored in rows of {length}"
-        )
-    scorer = meta_rm.Scorer(run, judge, length, loop.batch_size)
+    length = scalar.scoring_length(run, "meta_rm", rows)
+    scorer = scalar.Scorer(run, judge.model, judge.tokenizer.pad_id, length, loop.batch_size)
     size = scorer.batch_size * META_BATCHES_PER_UNIT
     _, first = pairs[0]
     parts = [
@@ -253,12 +249,27 @@ def meta_scores(
     return [[by_key[trajectory.key] for trajectory in own] for own in groups]
 
 
-def require_stages(run: runs.Run, stages: Sequence[str]) -> None:
-    """Raises ValueError unless every stage is finished."""
-    for stage in stages:
-        if stage not in schema.UNTRAINED_STAGES and not run.has_params(run.stage(stage)):
+def measured_stages(run: runs.Run, config: schema.BenchmarkConfig) -> list[str]:
+    """Names on disk of the trained stages that the benchmark measures."""
+    greedy = settings.names(config.greedy_stages, "config.benchmark.greedy_stages")
+    sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
+    needs_meta = config.meta_rm and not meta_rm.is_released(run)
+    stages = [*greedy, *sampled, *(["meta_rm"] if needs_meta else [])]
+    trained = [run.stage(stage) for stage in stages if stage not in schema.UNTRAINED_STAGES]
+    return trained + [run.arm(name).stage(sampled[-1]) for name in arm_names(config)]
+
+
+def finished(run: runs.Run, config: schema.BenchmarkConfig) -> bool:
+    """Whether everything is trained that the benchmark measures."""
+    return all(map(run.has_params, measured_stages(run, config)))
+
+
+def require_finished(run: runs.Run, config: schema.BenchmarkConfig) -> None:
+    """Raises ValueError unless everything is trained that the benchmark measures."""
+    for stage in measured_stages(run, config):
+        if not run.has_params(stage):
             raise ValueError(
-                f"{run.workdir}: stage {run.stage(stage)!r} is not finished and the benchmark "
+                f"{run.workdir}: stage {stage!r} is not finished and the benchmark "
                 "measures it; run its experiment or experiments.spct first, or change "
                 "config.benchmark (greedy_stages, sampled_stages, meta_rm, arms)"
             )
@@ -268,13 +279,10 @@ def run_benchmark(run: runs.Run) -> None:
     """Draws, counts, writes and prints."""
     config = read_config(run)
     rules = counting_rules(run, config)
+    require_finished(run, config)
     greedy = settings.names(config.greedy_stages, "config.benchmark.greedy_stages")
     sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
     measured = [run.arm(name) for name in arm_names(config)]
-    needs_meta = config.meta_rm and not meta_rm.is_released(run)
-    require_stages(run, [*greedy, *sampled, *(["meta_rm"] if needs_meta else [])])
-    for arm in measured:
-        require_stages(arm, sampled[-1:])
     loaded = load_comparisons(run, config)
 
     measurement = Measurement(run, loaded.comparisons)
@@ -288,17 +296,24 @@ def run_benchmark(run: runs.Run) -> None:
         drawn += [measurement.draw(arm, stage, k=None) for stage in own]
         drawn.append(measurement.draw(arm, sampled[-1], k=config.arm_k))
 
-    suites = to_suites(loaded, drawn)
+    suites = to_suites(loaded, drawn, stored_lines.read(run, loaded.comparisons, rules))
     lines = write_report(run, suites, rules)
     require_readable(suites, lines, config)
 
 
-def to_suites(loaded: Loaded, drawn: Sequence[dict[str, Drawn]]) -> list[Suite]:
-    """What was drawn, suite by suite."""
+def to_suites(
+    loaded: Loaded,
+    drawn: Sequence[dict[str, Drawn]],
+    others: Mapping[str, tuple[counting.Line, ...]] | None = None,
+) -> list[Suite]:
+    """What was drawn, and the lines of the trained baselines, suite by suite."""
     return [
-        Suite(name, loaded.coverage[name], own, tuple(one[name] for one in drawn))
+        Suite(
+            name, loaded.coverage[name], own, tuple(one[name] for one in drawn),
+            others[name] if others else (),
+        )
         for name, own in loaded.comparisons.items()
-    ]
+    ]  # fmt: skip
 
 
 def count(suites: Sequence[Suite], rules: CountingRules) -> dict[str, list[counting.Line]]:
@@ -337,23 +352,35 @@ def write_report(
     report.training_figure(run)
     report.write_samples(run, suites, lines)
     critiques.write_page(run, suites, rules)
-    results.write_results(run, suites, lines, dataclasses.asdict(rules))
     for suite in suites:
         if suite.name == "small_world":
             report.show(run, report.diagnostics_table(run, suite), "diagnostics")
-        if table := report.suite_table(suite, lines[suite.name], notes):
-            report.show(run, table, f"suite_{suite.name}")
-    report.show(run, report.differences_table(suites, rules, lines), "differences")
     report.show(run, protocols.table(suites, rules, notes), "protocols")
     report.show(run, biases.table(suites, rules, notes), "bias")
     report.show(run, costs.table(suites, rules, lines), "cost")
     costs.figure(run.path("figures", "cost.png"), suites, rules, lines)
-    report.show(run, report.main_table(suites, lines, notes), "main")
-    for text in report.failure_lines(suites, lines):
-        run.say(text)
+    write_lines(run, suites, rules, lines)
     written = ("tables", "figures", "results", "samples.md", "critiques.html")
     run.say(f"written: {', '.join(str(run.path(name)) for name in written)}")
     return lines
+
+
+def write_lines(
+    run: runs.Run,
+    suites: Sequence[Suite],
+    rules: CountingRules,
+    lines: report.LinesOf,
+) -> None:
+    """The part of the report that is about lines, whatever they are of."""
+    notes = report.notes(suites, rules, run.draw_config("benchmark"))
+    results.write_results(run, suites, lines, dataclasses.asdict(rules))
+    for suite in suites:
+        if table := report.suite_table(suite, lines[suite.name], notes):
+            report.show(run, table, f"suite_{suite.name}")
+    report.show(run, report.differences_table(suites, rules, lines), "differences")
+    report.show(run, report.main_table(suites, lines, notes), "main")
+    for text in report.failure_lines(suites, lines):
+        run.say(text)
 
 
 if __name__ == "__main__":

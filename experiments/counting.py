@@ -6,7 +6,7 @@ responses.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -138,12 +138,14 @@ class Suite:
       coverage: such as "50 of 620 rows"; "" for a suite without an official size.
       comparisons: all of them.
       drawn: in the order in which they are reported.
+      others: lines that were counted before, of the trained baselines; nothing is measured in them.
     """
 
     name: str
     coverage: str
     comparisons: Sequence[Comparison]
     drawn: tuple[Drawn, ...]
+    others: tuple[Line, ...] = ()
 
     @property
     def choice_C(self) -> np.ndarray:
@@ -204,11 +206,16 @@ def group(
 
 
 def lines(suite: Suite, config: CountingRules) -> list[Line]:
-    """All lines of a suite: blind baselines, then whatever was drawn."""
+    """All lines of a suite: blind baselines, then whatever was drawn, then the trained baselines.
+
+    Lines of a section stay together.
+    """
     found = blind(suite, config)
     for drawn in suite.drawn:
         found += _count(suite, drawn, config, prefix(suite, drawn))
-    return _measured(suite, found)
+    found += suite.others
+    sections = list(dict.fromkeys(line.section for line in found))
+    return _measured(suite, sorted(found, key=lambda line: sections.index(line.section)))
 
 
 def prefix(suite: Suite, drawn: Drawn) -> str:
@@ -313,7 +320,47 @@ def ballots_of(suite: Suite, drawn: Drawn, config: CountingRules) -> Ballots:
 
 
 def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> list[Line]:
-    ballots = ballots_of(suite, drawn, config)
+    most = 1 if drawn.greedy else min(len(own) for own in drawn.groups)
+    found = tally(
+        suite, ballots_of(suite, drawn, config), config, drawn.section,
+        lambda k, kind: label(drawn, k, kind, stage), most=most, facts=sample_facts(drawn.groups),
+    )  # fmt: skip
+    return _in_order(found)
+
+
+def sample_facts(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+    """The shares "unparsed" and "cut" of samples, for a `Line`."""
+    trajectories = [trajectory for own in groups for trajectory in own]
+    return {
+        "unparsed": float(np.mean([t.scores is None for t in trajectories])),
+        "cut": float(np.mean([t.finish == "length" for t in trajectories])),
+    }
+
+
+def tally(
+    suite: Suite,
+    ballots: Ballots,
+    config: CountingRules,
+    section: str,
+    name: Callable[[int, str], str],
+    *,
+    most: int,
+    facts: Mapping[str, float],
+    ordered: bool = True,
+) -> list[Line]:
+    """Lines of ballots, nothing measured in them yet.
+
+    Args:
+      suite: what was judged; all of its comparisons.
+      ballots: whole or real scores, padded to `config.num_samples` samples.
+      config: how to count.
+      section: of the lines.
+      name: (k, "voting" or "guided") -> label; guided lines are there if ballots have meta scores.
+      most: largest k.
+      facts: fields of the line of one sample, see `sample_facts`.
+      ordered: the presentation order may change scores; otherwise a verdict in one order is that
+        in the other.
+    """
     choice_C, single_C = suite.choice_C, suite.single_C
     common = {
         "num_subsets": config.num_subsets,
@@ -321,25 +368,19 @@ def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> lis
         "aggregation": config.aggregation,
     }
     every = common | {"ks": config.ks, "stratified": config.stratified}
-    guide = drawn.meta is not None
+    guide = ballots.meta_CS is not None
     every["k_meta"] = config.k_metas if guide else None
     credits = voting.accuracy_curve(
         ballots, suite.gold_CN, tie_policy=config.tie_policy, parse_policy=config.parse_policy,
         **every,
     )  # fmt: skip
     totals = None
-    if "totals_MCN" in suite.metric.needs or single_C.any():
+    if "totals_MCN" in suite.metric.needs or single_C.any() or not ordered:
         totals = voting.score_curve(ballots, **every)
-    games = _games(suite, ballots, config, common, guide)
-    trajectories = [trajectory for own in drawn.groups for trajectory in own]
-    facts = {
-        "unparsed": float(np.mean([t.scores is None for t in trajectories])),
-        "cut": float(np.mean([t.finish == "length" for t in trajectories])),
-    }
+    games = _games(suite, ballots, config, common, guide) if ordered else {}
     found = []
-    drawn_k = min(len(own) for own in drawn.groups)
     for i, k in enumerate(config.ks):
-        if k > drawn_k or (drawn.greedy and k > 1):
+        if k > most:
             continue
         for kind in ("voting", "guided"):
             credits_KC = getattr(credits, kind)
@@ -347,7 +388,7 @@ def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> lis
                 continue
             # Rounded, so that means of equal credits in float32 do not differ by 1e-8.
             credits_C = np.round(np.asarray(credits_KC, np.float64)[i], 6)
-            line = Line(drawn.section, label(drawn, k, kind, stage), None)
+            line = Line(section, name(k, kind), None)
             if choice_C.any():
                 line = line._replace(credits_C=credits_C[choice_C])
             totals_MCN = None
@@ -355,11 +396,12 @@ def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> lis
                 totals_MCN = np.asarray(getattr(totals, kind)[i], np.float64)
             if single_C.any():
                 line = line._replace(singles_MC=totals_MCN[:, single_C, 0])
-            line = _valued(
-                suite, line, Outcome(credits_C, totals_MCN, games.get((k, kind)))
-            )
+            game = games.get((k, kind))
+            if not ordered and "games" in suite.metric.needs:
+                game = (rules.shares(rules.verdicts(totals_MCN[..., :2])),) * 2
+            line = _valued(suite, line, Outcome(credits_C, totals_MCN, game))
             found.append(line._replace(**facts) if k == 1 else line)
-    return _in_order(found)
+    return found
 
 
 def _games(suite, ballots: Ballots, config: CountingRules, common: dict, guide: bool) -> dict:

@@ -29,6 +29,8 @@ HEALTH = (
 TRAINED = ("base", "cold_start", "rft", "grpo", "meta_rm")
 PAIRED = "difference: 95 % bootstrap interval over comparisons; two-sided p-value of the bootstrap"
 LinesOf = dict[str, list[Line]]
+# Lines of the trained baselines that the last stage is compared with.
+BASELINES = ("LLM-as-a-Judge, greedy", "Bradley-Terry RM", "PairRM", "CLoud, greedy")
 
 
 def _cell(interval) -> Cell:
@@ -129,6 +131,13 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
         "unparsed: share of samples without strict scores; cut: share that met the length limit"
         f" of {draw.max_new_tokens} tokens",
     ]
+    if any(suite.others for suite in suites):
+        found.append(
+            "trained baselines: Bradley-Terry and CLoud score each response alone, PairRM each "
+            "ordered pair, summed over opponents; the highest score decides a list. CLoud, "
+            "Voting@k: k critiques of each response. LLM-as-a-Judge names one response, TokenProb "
+            "adds up the probabilities of the names"
+        )
     if any(suite.single_C.any() for suite in suites):
         found.append("n = 1: ROC-AUC of the mean score against the truth; unparsed counts 0.5")
     return found
@@ -137,7 +146,11 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
 def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
     """The paired differences of a suite: (label, a, b), as far as both were measured."""
     at = {(line.section, line.label): line for line in lines}
-    voters = [line for line in lines if line.section == counting.SAMPLED]
+    stages = [f"{name}, one sample" for name in counting.STAGE_NAMES.values()]
+    singles = [
+        line.label for line in lines
+        if line.section == counting.SAMPLED and line.label in stages
+    ]  # fmt: skip
     found = []
 
     def add(label, a, b):
@@ -148,9 +161,8 @@ def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Lin
         return (counting.SAMPLED, label)
 
     ks = [k for k in ks if k > 1]
-    if voters and ks:
+    if singles and ks:
         middle, top = (8 if 8 in ks else ks[-1]), ks[-1]
-        singles = [line.label for line in voters if line.label.endswith(", one sample")]
         stage = singles[-1].removesuffix(", one sample")  # the last stage is the one that votes
         last = (counting.GREEDY, f"{stage}, greedy")
         add(f"Voting@{middle} − {stage}, greedy", sampled(f"Voting@{middle}"), last)
@@ -159,6 +171,10 @@ def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Lin
         if top > middle:
             add(f"Voting@{top} − Voting@{middle}", sampled(f"Voting@{top}"),
                 sampled(f"Voting@{middle}"))  # fmt: skip
+        for other in BASELINES:
+            add(f"{stage}, greedy − {other}", last, (counting.GREEDY, other))
+            add(f"Voting@{middle} − {other}", sampled(f"Voting@{middle}"),
+                (counting.GREEDY, other))  # fmt: skip
     for a, b in (("rft", "cold_start"), ("grpo", "rft")):
         for name, section in (
             (counting.greedy, counting.GREEDY),
@@ -286,7 +302,8 @@ def write_samples(run: runs.Run, suites: Sequence[Suite], lines: LinesOf) -> Non
         drawn = counting.last_sampled(suite)
         credits_C = np.full(len(suite.comparisons), np.nan)
         votes = [line for line in lines[suite.name] if line.section == drawn.section]
-        votes = [line for line in votes if line.label.startswith("Voting@")] or votes
+        one = counting.one_sample(drawn.stage)
+        votes = [line for line in votes if line.label == one or line.label.startswith("Voting@")]
         if votes[-1].credits_C is not None:
             credits_C[suite.choice_C] = votes[-1].credits_C
         right = np.flatnonzero(credits_C == 1)[:each]

@@ -7,7 +7,8 @@
             tokenizer.model    the tokenizer, if it was trained here
             metrics.jsonl      one line a record; wall-clock figures under "time"
             tensorboard/  checkpoints/<stage>/  params/<stage>/  trajectories/<stage>.jsonl
-            meta_scores/  tables/  figures/  results/  samples.md  critiques.html
+            meta_scores/  baselines/<kind>/  tables/  figures/  results/  samples.md
+            critiques.html
 """
 
 import contextlib
@@ -61,8 +62,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:va
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 
 # What one process of several writes. Everything else is read, or written in parts, by all.
-_LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "tables", "figures",
-         "results", "samples.md", "critiques.html")  # fmt: skip
+_LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "baselines", "tables",
+         "figures", "results", "samples.md", "critiques.html")  # fmt: skip
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
 
@@ -304,7 +305,8 @@ class Run:
         """Section `<name>.draw` with the template of this run."""
         return settings.from_section(
             DrawConfig, self.config, f"{name}.draw",
-            form=self.config.template.form, principles=self.principles, **fields,
+            form=self.config.template.form, principles=self.principles,
+            **{"answer": "scores", **fields},
         )  # fmt: skip
 
     # Parameters.

@@ -31,7 +31,8 @@ from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, res
 
 # What a run starts from, and the model behind a remote engine.
 UNTRAINED_STAGES = ("random_weights", "released", "remote")
-TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm")
+TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline")
+BASELINES = ("bradley_terry", "pairrm", "cloud", "llm_judge", "token_prob")
 MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 
@@ -235,13 +236,14 @@ class GRPOLoop:
 
 
 @dataclasses.dataclass(frozen=True)
-class MetaRMLoop:
-    """Data and batches of the meta RM.
+class ScalarLoop:
+    """Data and batches of a stage that trains a scalar head.
 
     Attributes:
-      comparisons: comparisons of which GRM-stage trajectories are drawn.
-      batch_size: trajectories of a batch.
-      row_length: tokens of a row: query, responses and trajectory.
+      comparisons: comparisons to train on; of the meta RM, those of which trajectories are drawn
+        from the GRM.
+      batch_size: examples of a batch: trajectories of the meta RM, pairs of a baseline.
+      row_length: tokens of a row: query, response or responses, and what was written about them.
       checkpoint_every: steps between checkpoints.
     """
 
@@ -249,6 +251,28 @@ class MetaRMLoop:
     batch_size: int
     row_length: int
     checkpoint_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineConfig:
+    """A trained baseline; its data and batches are section `baseline.loop`.
+
+    Attributes:
+      kind: one of `BASELINES`.
+      k: samples of each comparison that kinds which write are measured with.
+      micro_batches: pieces that a training step of a scalar head splits a batch into.
+    """
+
+    kind: str
+    k: int = 8
+    micro_batches: int = 1
+
+    def __post_init__(self):
+        if self.kind not in BASELINES:
+            raise ValueError(f"kind must be one of {BASELINES}, got {self.kind!r}")
+        for name in ("k", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,14 +386,15 @@ _INNER = {
     "optimizer": (OptimizerConfig, {}),
     "packing": (PackingConfig, {}),
     "buckets": (Buckets, {}),
-    "draw": (DrawConfig, {"form": "full", "principles": "self"}),
+    "draw": (DrawConfig, {"form": "full", "principles": "self", "answer": "scores"}),
 }
 _SECTIONS = {
     "base": {"data": SFTData},
     "cold_start": {"data": SFTData},
     "rft": {"": RejectionRules, "data": RFTData},
     "grpo": {"": GRPOConfig, "loop": GRPOLoop},
-    "meta_rm": {"": MetaRMConfig, "loop": MetaRMLoop},
+    "meta_rm": {"": MetaRMConfig, "loop": ScalarLoop},
+    "baseline": {"": BaselineConfig, "loop": ScalarLoop},
     "benchmark": {"": BenchmarkConfig},
 }
 _ENGINE_FIELDS = tuple(field.name for field in dataclasses.fields(EngineConfig))
@@ -501,6 +526,7 @@ def _check_origin(config) -> None:
         ("rft.data.comparisons", "train"),
         ("grpo.loop.comparisons", "train"),
         ("meta_rm.loop.comparisons", "train"),
+        ("baseline.loop.comparisons", "train"),
     ):
         section, part, field = dotted.split(".")
         if not config.get(section, {}).get(part, {}).get(field, 0):
@@ -644,8 +670,9 @@ def _check_divisible(config, built) -> None:
         grpo = built["grpo"]
         batches.append(("grpo.loop.prompts_per_step", 1, 1))  # whole groups on a device
         batches.append(("grpo.loop.prompts_per_step", grpo.group_size, grpo.micro_batches))
-    if "meta_rm" in built:
-        batches.append(("meta_rm.loop.batch_size", 1, built["meta_rm"].micro_batches))
+    for stage in ("meta_rm", "baseline"):
+        if stage in built:
+            batches.append((f"{stage}.loop.batch_size", 1, built[stage].micro_batches))
     for name, rows, pieces in batches:
         section, _, field = name.rpartition(".")
         if section not in built:

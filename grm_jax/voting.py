@@ -45,7 +45,8 @@ class Ballots(NamedTuple):
     `evaluation.ballots.from_trajectories` makes them from stored trajectories.
 
     Attributes:
-        scores_CSN: int32, in *presented* order; anything where not parsed or padded.
+        scores_CSN: int32, or float32 for scores that are real numbers, in *presented* order;
+            anything where not parsed or padded.
         orders_CSN: int32, `orders_CSN[c, s, j]` is the original index of the response shown at
             position j; a permutation of range(N), the identity at padded positions.
         parsed_CS: bool, the sample has scores.

@@ -250,6 +250,21 @@ class SmallWorld:
             truth.named, ranked, checks, principles=principles, by=verdicts
         )
 
+    def choice(
+        self, comparison: Comparison, rng: np.random.Generator
+    ) -> tuple[str, int | None]:
+        """A demonstration that names the best response by its number, and the index of that one.
+
+        It is one of the mode "self" with another box. Of a tie the first response is named, and the
+        index is None.
+        """
+        text = self.demonstration(comparison, rng)
+        scores = parse_strict(text, comparison.n).scores
+        best = scores.index(max(scores))
+        head = text[: text.rindex(_SCORES)]
+        answer = f"{head}{_SCORES} \\boxed{{{best + 1}}}"
+        return answer, best if scores.count(max(scores)) == 1 else None
+
     # General instruction data.
 
     def general(self, count: int, *, seed: int) -> Iterator[tuple[tuple[Message, ...], str]]:

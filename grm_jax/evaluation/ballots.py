@@ -74,9 +74,7 @@ def from_trajectories(
         if len(set(samples)) < len(samples):
             raise ValueError(f"{uid}: a sample index occurs twice in {sorted(samples)}")
         strata = {order: i for i, order in enumerate(sorted({tuple(t.order) for t in group}))}
-        ballots.ids_C[c] = int.from_bytes(
-            hashlib.blake2b(uid.encode(), digest_size=4).digest(), "big"
-        )
+        ballots.ids_C[c] = _ident(uid)
         for s, i in enumerate(sorted(range(len(group)), key=samples.__getitem__)):
             trajectory = group[i]
             _check(trajectory, uid, n)
@@ -92,6 +90,56 @@ def from_trajectories(
             ballots.parsed_CS[c, s] = scores is not None
             ballots.drawn_CS[c, s] = True
     return ballots
+
+
+def from_scores(
+    uids: Sequence[str],
+    num_responses: Sequence[int],
+    scores: Sequence[Sequence[Sequence[float] | None]],
+    *,
+    num_samples: int | None = None,
+) -> Ballots:
+    """Stacks real scores that do not depend on the order of the responses.
+
+    Args:
+        uids, num_responses: of each comparison.
+        scores: by comparison and sample, a score for each response; None for a sample without.
+        num_samples: S to pad to; by default the largest that occurs.
+
+    Returns:
+        `Ballots` of numpy arrays with float32 scores and orders that are the identity.
+
+    Raises:
+        ValueError: naming the uid of a comparison whose samples do not fit S, or of a sample with
+            a wrong number of scores or one that is not finite.
+    """
+    C, N = len(uids), max(num_responses, default=0)
+    S = max(map(len, scores), default=0) if num_samples is None else num_samples
+    ballots = Ballots(
+        scores_CSN=np.zeros((C, S, N), np.float32),
+        orders_CSN=np.tile(np.arange(N, dtype=np.int32), (C, S, 1)),
+        parsed_CS=np.zeros((C, S), bool),
+        drawn_CS=np.zeros((C, S), bool),
+        num_responses_C=np.asarray(num_responses, np.int32),
+        order_ids_CS=np.zeros((C, S), np.int32),
+        ids_C=np.asarray([_ident(uid) for uid in uids], np.uint32),
+    )
+    for c, (uid, n, own) in enumerate(zip(uids, num_responses, scores, strict=True)):
+        if len(own) > S:
+            raise ValueError(f"{uid}: {len(own)} samples do not fit S = {S}")
+        ballots.drawn_CS[c, : len(own)] = True
+        for s, sample in enumerate(own):
+            if sample is not None:
+                if len(sample) != n or not all(map(math.isfinite, sample)):
+                    raise ValueError(f"{uid}, sample {s}: {sample}: not {n} finite scores")
+                ballots.parsed_CS[c, s] = True
+                ballots.scores_CSN[c, s, :n] = sample
+    return ballots
+
+
+def _ident(uid: str) -> int:
+    """A number that belongs to a comparison wherever it stands."""
+    return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "big")
 
 
 def _check(trajectory: Trajectory, uid: str, n: int) -> None:

@@ -30,7 +30,10 @@ TRAIN = (
     "python -m experiments.spct --config=configs/gemma2_27b.py --workdir=W "
     "--config.released.model=DIR --config.benchmark.data_dir=DATA --config.data.benchmark_dir=DATA"
 )
-BASELINE = "python -m experiments.baseline --config=configs/gemma2_27b.py --workdir=W"
+BASELINE = (
+    "python -m experiments.baseline --config=configs/gemma2_27b.py --workdir=W "
+    "--config.baseline.kind=KIND  (bradley_terry, pairrm, cloud, llm_judge, token_prob)"
+)
 ABLATE = "python -m experiments.ablate --config=configs/gemma2_27b.py --workdir=A, W=A/seed_0"
 
 

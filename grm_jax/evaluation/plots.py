@@ -189,7 +189,7 @@ def effects(
         axes.set_title(title, loc="left")
         if note:
             figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
-        _save(figure, path)
+        save(figure, path)
 
 
 def training(

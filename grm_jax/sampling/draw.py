@@ -15,6 +15,7 @@ from grm_jax.text.prompts import Message
 from grm_jax.text.tokenizers import Tokenizer
 
 _CUT = " [...] "
+ANSWERS = ("scores", "best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,9 @@ class DrawConfig:
         principles of their comparison if it has any; or "query", which asks for principles from
         the query alone, and for no scores.
       reference: show the reference of a comparison.
+      answer: what is asked for: "scores" of all responses, or the number of the "best" (the
+        prompt of LLM-as-a-Judge, n >= 2 only), which counts as the scores 1 for it and 0 for the
+        others.
       binary_singles: n = 1 is scored 0 or 1 (the form of training) instead of 1 to 10.
       max_dropped: share of comparisons that may be dropped because their prompt is too long.
       max_truncated: share of prompts whose responses may be shortened instead; 0 drops.
@@ -48,6 +52,7 @@ class DrawConfig:
     form: str = "full"
     principles: str = "self"
     reference: bool = False
+    answer: str = "scores"
     binary_singles: bool = True
     max_dropped: float = 0.05
     max_truncated: float = 0.0
@@ -60,6 +65,8 @@ class DrawConfig:
                 f"order_policy must be one of {(*orders.POLICIES, 'group')}, "
                 f"got {self.order_policy!r}"
             )
+        if self.answer not in ANSWERS:
+            raise ValueError(f"answer must be one of {ANSWERS}, got {self.answer!r}")
         for name in ("max_orders", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -109,6 +116,10 @@ def _ids(prompt: str, given: str, tokenizer: Tokenizer) -> tuple[int, ...]:
 def _prompt(comparison, messages, responses, order, config, hinted) -> str:
     if config.principles == "query":
         return prompts.principles_prompt(messages, form=config.form)
+    if config.answer == "best":
+        if hinted:
+            raise ValueError("hinted: the prompt of the judge has no hint")
+        return prompts.judge_prompt(messages, [responses[i] for i in order], form=config.form)
     binary = config.binary(comparison)
     hint = None
     if hinted:
@@ -288,12 +299,11 @@ def to_trajectory(
         )
     given = _given(comparison, config)
     text = given + text
-    low, high = prompts.score_range(config.binary(comparison))
     # A text that was cut off may end in an intermediate box: it has no scores.
-    strict = scores.parse_strict(text, comparison.n, low, high)
+    strict = _parsed(scores.parse_strict, text, comparison, config)
     if not completion.stopped and strict.scores is not None:
         strict = scores.Parsed(None, "unfinished")
-    lenient = scores.parse_lenient(text, comparison.n, low, high)
+    lenient = _parsed(scores.parse_lenient, text, comparison, config)
     correct = None
     told = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
     if told:
@@ -320,6 +330,17 @@ def to_trajectory(
         truncated=completion.truncated,
         given=given,
     )
+
+
+def _parsed(parse: Callable, text: str, comparison: Comparison, config: DrawConfig):
+    """Scores in presented order by one of the parsers, whatever was asked for."""
+    if config.answer == "scores":
+        return parse(text, comparison.n, *prompts.score_range(config.binary(comparison)))
+    best = parse(text, 1, 1, comparison.n)
+    if best.scores is None:
+        return best
+    one_hot = tuple(int(best.scores[0] == j + 1) for j in range(comparison.n))
+    return scores.Parsed(one_hot, best.reason)
 
 
 def draw_units(

@@ -77,6 +77,15 @@ def parse_strict(text: str, n: int, low: int = 1, high: int = 10) -> Parsed:
     return Parsed(tuple(int(item) for item in items), "ok")
 
 
+def last_box_start(text: str) -> int | None:
+    r"""Index of the first character inside the box that opens last; None without an open box."""
+    found = None
+    for brace in _BRACE.finditer(text):
+        if brace.group() not in ("{", "}"):
+            found = brace.end() if brace.group().endswith("{") else None
+    return found
+
+
 _DOUBLE_BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _SEPARATOR = r"(?<!\\)[,;，、；]|\\quad|\band\b"
 # what a model wraps around a number without changing it

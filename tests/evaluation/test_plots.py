@@ -116,7 +116,7 @@ def test_cost_has_a_curve_over_flops_and_a_mark_for_one_point(tmp_path, monkeypa
 
 def test_effects_show_intervals_and_the_published_difference(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: seen.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: seen.append(figure))
     rows = [
         plots.Effect("Voting@8 − greedy", Difference(0.03, 0.01, 0.05, 0.01), 0.007),
         plots.Effect("full − kl 0", Difference(-0.01, -0.02, 0.01, 0.4)),

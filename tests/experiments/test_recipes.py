@@ -85,7 +85,7 @@ def test_numbers_of_the_paper():
 def test_one_recipe_from_raw_files_and_a_released_folder_to_an_exported_one(folders, tmp_path):
     module = importlib.import_module("configs.gemma2_2b")
     c = placed(module, "runlocal", folders)
-    assert c.lora.stages == "rft,grpo,meta_rm" and c.model.param_dtype == "bfloat16"
+    assert c.lora.stages == "rft,grpo,meta_rm,baseline" and c.model.param_dtype == "bfloat16"
     run = runs.Run(c, tmp_path / "w")
     spct.main(run)
     for row in ("released, greedy", "RFT, greedy", "GRPO, greedy", "Voting@2", "MetaRM@2"):

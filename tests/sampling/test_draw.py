@@ -272,6 +272,30 @@ def test_unparsed_and_unfinished_texts_are_incorrect(tokenizer):
     assert (cut.lenient_scores, cut.finish) == ((2, 9, 3), "length")
 
 
+def test_a_judge_names_the_best_shown_response(tokenizer):
+    judge = dataclasses.replace(CONFIG, answer="best")
+    told = judged(tokenizer, r"\boxed{2}", (2, 1, 0), config=judge)
+    assert (told.scores, told.correct, told.parse_reason) == ((0, 1, 0), True, "ok")
+    assert told.original_scores == (0, 1, 0)
+    told = judged(tokenizer, r"\boxed{1}", (2, 1, 0), config=judge)
+    assert (told.original_scores, told.correct) == ((0, 0, 1), False)
+    for text, reason in ((r"\boxed{4}", "out_of_range"), (r"\boxed{1, 2}", "count")):
+        bad = judged(tokenizer, text, (2, 1, 0), config=judge)
+        assert (bad.scores, bad.parse_reason, bad.correct) == (None, reason, False)
+    cut = judged(tokenizer, r"\boxed{2}", (2, 1, 0), config=judge, stopped=False)
+    assert (cut.scores, cut.lenient_scores) == (None, (0, 1, 0))
+
+    (first, *_), order = COMPARISONS, (2, 1, 0)
+    ids = prompt_ids(first, order, judge, tokenizer)
+    shown = [first.responses[i] for i in order]
+    text = prompts.judge_prompt(first.messages, shown, form="compact")
+    assert list(ids) == tokenizer.chat([Message("user", text)])
+    with pytest.raises(ValueError, match="hinted: the prompt of the judge has no hint"):
+        prompt_ids(first, order, judge, tokenizer, hinted=True)
+    with pytest.raises(ValueError, match="answer must be one of .*'worst'"):
+        DrawConfig(k=1, answer="worst")
+
+
 def test_the_stop_token_is_kept_but_carries_no_text(tokenizer):
     trajectory = judged(tokenizer, "\\boxed{2, 9, 3}", (0, 1, 2))
     assert trajectory.token_ids[-1] == tokenizer.end_of_turn_id

@@ -182,7 +182,7 @@ class _Builder:
         config = settings.from_section(
             meta_rm.MetaRMConfig, self.config, "meta_rm", sections=schema.INNER_NAMES
         )
-        loop = settings.from_section(schema.MetaRMLoop, self.config, "meta_rm.loop")
+        loop = settings.from_section(schema.ScalarLoop, self.config, "meta_rm.loop")
         model = self.trained_model("meta_rm")
         base, decoder = self.params(model)
         trained = {

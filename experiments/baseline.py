@@ -1,0 +1,105 @@
+"""The trained baselines of the paper, on the base model, data and harness of the GRM.
+
+    python -m experiments.baseline --config=configs/small_world.py:demo --workdir=DIR \\
+        --config.baseline.kind=bradley_terry
+
+Kinds: bradley_terry, pairrm, cloud, llm_judge, token_prob. Stages that a kind starts from are run
+first if the workdir lacks them. The lines are kept in baselines/<kind>/; once all stages that
+config.benchmark measures are finished, its whole report is written with every baseline of the
+workdir in it, and before that the tables and results of the baselines alone.
+"""
+
+import json
+
+from experiments import (
+    benchmark,
+    cloud,
+    judge,
+    scalar_baselines,
+    schema,
+    settings,
+    sft,
+    stored_lines,
+)
+from experiments import run as runs
+
+
+def read_config(run: runs.Run) -> schema.BaselineConfig:
+    """Section `baseline`.
+
+    Raises:
+      ValueError: if it is missing, or asks for what the benchmark cannot count.
+    """
+    config = settings.from_section(
+        schema.BaselineConfig, run.config, "baseline", sections=schema.INNER_NAMES
+    )
+    most = run.config.benchmark.draw.k
+    if config.k > most:
+        raise ValueError(
+            f"config.baseline.k: {config.k} exceeds config.benchmark.draw.k = {most}"
+        )
+    if schema.engine_config(run.config, "benchmark").server() is not None:
+        raise ValueError("config.benchmark.engine: baselines are measured by the jitted engine")
+    return config
+
+
+def claim(run: runs.Run, kind: str) -> None:
+    """Keeps the section that a kind is trained with, and refuses another one later.
+
+    The section may differ from kind to kind in one workdir.
+
+    Raises:
+      ValueError: naming the fields that differ.
+    """
+    path = run.path("baselines", kind, "config.json")
+    now = {"baseline": json.loads(run.config.baseline.to_json())}
+    if path.exists():
+        different = settings.differing_fields(json.loads(path.read_text()), now)
+        if different:
+            raise ValueError(
+                f"{path.parent} belongs to another config; give another --workdir, or undo: "
+                + "; ".join(different)
+            )
+    runs.write_json(path, now)
+
+
+def main(run: runs.Run) -> None:
+    """Trains one kind, measures it on all suites, and reports."""
+    config = read_config(run)
+    kind = config.kind
+    claim(run, kind)
+    sft.run_stage(run, "base")
+    if kind not in scalar_baselines.LABELS:
+        sft.run_stage(run, "cold_start")
+    if kind in scalar_baselines.LABELS:
+        scalar_baselines.train(run, kind, config)
+    elif kind == cloud.KIND:
+        cloud.train(run, config)
+    else:
+        judge.train(run)
+
+    of_benchmark = benchmark.read_config(run)
+    rules = benchmark.counting_rules(run, of_benchmark)
+    loaded = benchmark.load_comparisons(run, of_benchmark)
+    suites = benchmark.to_suites(loaded, [])
+    if kind in scalar_baselines.LABELS:
+        lines = {s.name: scalar_baselines.measure(run, kind, s, rules) for s in suites}
+    elif kind == cloud.KIND:
+        lines = cloud.measure(run, config, suites, rules)
+    else:
+        lines = judge.measure(run, kind, config, suites, rules)
+    for suite in suites:
+        stored_lines.write(
+            run, kind, suite.name, suite.comparisons, rules, lines[suite.name]
+        )
+
+    if benchmark.finished(run, of_benchmark):
+        benchmark.run_benchmark(run)
+        return
+    others = stored_lines.read(run, loaded.comparisons, rules)
+    suites = benchmark.to_suites(loaded, [], others)
+    benchmark.write_lines(run, suites, rules, benchmark.count(suites, rules))
+
+
+if __name__ == "__main__":
+    runs.main(main)

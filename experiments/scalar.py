@@ -1,0 +1,184 @@
+"""Stages that train a decoder with a scalar head: the meta RM and the scalar baselines.
+
+They start from the base model and differ in their rows, their loss and what is held out; the loop,
+the checkpoints and the scorer are here.
+"""
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import jax
+import optax
+
+from experiments import run as runs
+from experiments import schema, settings
+from grm_jax.data import pipeline
+from grm_jax.learning import meta_rm
+from grm_jax.learning.checkpoints import Checkpoints
+from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
+from grm_jax.models import lora, transformer
+from grm_jax.models.config import ModelConfig
+from grm_jax.parallel.sharding import fetch, put
+
+MAX_TOO_LONG = 0.05  # share of the rows of a stage that may be left out
+Row = TypeVar("Row")
+
+
+def held_out(uid: str) -> bool:
+    """Whether a comparison is for development: about one in ten, by the hash of its uid."""
+    return hashlib.sha256(uid.encode()).digest()[0] % 10 == 0
+
+
+def fitting(
+    run: runs.Run, section: str, rows: Sequence[Row], length: Callable[[Row], int], row_length: int
+) -> list[Row]:
+    """The rows of at most `row_length` tokens.
+
+    Raises:
+      ValueError: naming the field, if more than one row in twenty is too long.
+    """
+    kept = [row for row in rows if length(row) <= row_length]
+    too_long = len(rows) - len(kept)
+    if too_long > MAX_TOO_LONG * len(rows):
+        raise ValueError(
+            f"config.{section}.loop.row_length: {too_long} of {len(rows)} rows exceed "
+            f"{row_length} tokens"
+        )
+    if too_long:
+        run.say(f"{run.stage(section)}: {too_long} rows too long, dropped")
+    return kept
+
+
+class Scorer:
+    """Logits of token sequences, in batches of one static shape [batch_size, length]."""
+
+    def __init__(
+        self, run: runs.Run, model: ModelConfig, pad_id: int, length: int, batch_size: int
+    ):
+        self._run, self._length, self.batch_size = run, length, batch_size
+        self._pad_id = pad_id
+        self._score = meta_rm.make_score_fn(model)
+
+    def __call__(self, params: dict, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """One logit for each sequence."""
+        logits: list[float] = []
+        for start in range(0, len(sequences), self.batch_size):
+            piece = sequences[start : start + self.batch_size]
+            batch = meta_rm.make_batch(
+                piece, length=self._length, batch_size=self.batch_size,
+                pad_id=self._pad_id,
+            )  # fmt: skip
+            batch = put(batch, self._run.split_over_devices)
+            logits += fetch(self._score(params, batch))[: len(piece)].tolist()
+        return logits
+
+
+def scoring_length(run: runs.Run, section: str, rows: Sequence[Sequence[int]]) -> int:
+    """Tokens of a row that is only scored: those of the config, or more where a row needs more."""
+    length = settings.from_section(schema.ScalarLoop, run.config, f"{section}.loop").row_length
+    longest = max(map(len, rows))
+    if longest <= length:
+        return length
+    longer = -(-longest // 64) * 64
+    run.say(
+        f"{section}: the longest row has {longest} tokens, config.{section}.loop.row_length was "
+        f"{length}; scored in rows of {longer}"
+    )
+    return longer
+
+
+def load(run: runs.Run, name: str) -> dict:
+    """The parameters of a finished stage, {"decoder", "head"}.
+
+    Raises:
+      ValueError: if the stage has not been run in this workdir.
+    """
+    decoder = transformer.abstract_params(run.model)
+    init = functools.partial(meta_rm.init, run.model)
+    shapes = jax.eval_shape(init, decoder, run.base_key)
+    shardings = {"decoder": run.param_shardings, "head": {"kernel": run.on_every_device}}
+    return run.load_params(run.stage(name), runs.with_shardings(shapes, shardings))
+
+
+def train(
+    run: runs.Run,
+    name: str,
+    section: str,
+    rows: Sequence[Row],
+    make_step: Callable[[ModelConfig, optax.GradientTransformation], Callable],
+    to_batch: Callable[[Sequence[Row]], meta_rm.MetaBatch],
+    evaluate: Callable[[dict], dict[str, float]],
+) -> None:
+    """Trains one stage to its end, from its latest checkpoint if there is one.
+
+    Args:
+      run: the arm.
+      name: the stage.
+      section: of its optimizer and loop.
+      rows: what batches are drawn from; at least one batch.
+      make_step: (model, optimizer) -> jitted step, see `meta_rm.make_train_step`.
+      to_batch: host arrays of `batch_size` rows.
+      evaluate: metrics of parameters on what is held out, at each checkpoint.
+    """
+    stage = run.stage(name)
+    loop = settings.from_section(schema.ScalarLoop, run.config, f"{section}.loop")
+    optimizer_config = settings.from_section(OptimizerConfig, run.config, f"{section}.optimizer")
+    batches = pipeline.shuffled_batches(rows, loop.batch_size, seed=run.config.seed)
+    optimizer = make_optimizer(optimizer_config)
+    model = run.trained_model(section)
+    step_fn = make_step(model, optimizer)
+
+    frozen, trained = lora.start(
+        model, run.load_start("base"), run.adapter_key(stage), run.mesh
+    )
+    base = {"decoder": frozen}
+    places = {"decoder": jax.tree.map(lambda x: x.sharding, trained),
+              "head": {"kernel": run.on_every_device}}  # fmt: skip
+    init = jax.jit(functools.partial(meta_rm.init, model), out_shardings=places)
+    params = init(trained, jax.random.fold_in(run.base_key, 1))
+    state = start_state(params, optimizer, run.base_key)
+
+    # Resume.
+    checkpoints = Checkpoints(run.path("checkpoints", stage))
+    first = 0
+    if checkpoints.latest() is not None:
+        state, _ = checkpoints.restore(state, data_iterator=batches)
+        first = int(state.step)
+    run.metrics.rewind(stage, first)
+
+    # Train.
+    steps = optimizer_config.steps
+    run.say(
+        f"{stage}: {len(rows)} rows, {steps} steps of {loop.batch_size}"
+        + (f", from {first}" if first else "")
+    )
+    note = ""
+    with run.progress(stage, steps, first) as advance:
+        for step in range(first, steps):
+            began = time.monotonic()
+            batch = to_batch(next(batches))
+            tokens = int(batch.segment_ids_BT.sum())
+            state, metrics = step_fn(state, base, put(batch, run.split_over_devices))
+            at_checkpoint = (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps
+            if at_checkpoint or step % 10 == 0:
+                metrics = jax.device_get(metrics)
+                seconds = time.monotonic() - began
+                note = f"loss {metrics['loss']:.3f}"
+            if at_checkpoint:
+                found = evaluate(lora.join(base, state.params))
+                metrics |= found
+                note += "".join(f"  {key} {value:.3f}" for key, value in found.items())
+            if at_checkpoint or step % 10 == 0:
+                run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})
+            stopping = run.stopping
+            if at_checkpoint or stopping:
+                checkpoints.save(step + 1, state, {}, batches)
+            advance(note=note)
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {step + 1} of {stage}")
+    checkpoints.close()
+    run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)), reward=True)

@@ -1,0 +1,174 @@
+"""Bradley-Terry RM and PairRM: scalar heads on the base model, trained on the data of GRPO.
+
+Kept from the paper (appendix C.2): the base model as the start, and the data of the RL stage
+without single responses. Decided here: the prompt of the meta RM as the input of both, with one or
+two responses; of a list the best response against each other one, all pairs with the same weight.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import counting, scalar, schema, settings
+from experiments import run as runs
+from experiments.counting import CountingRules, Line, Suite
+from grm_jax.data.comparison import Comparison
+from grm_jax.evaluation.ballots import from_scores
+from grm_jax.learning import meta_rm, pairs
+from grm_jax.text.prompts import Message, meta_rm_prompt
+
+SECTION = "baseline"
+LABELS = {"bradley_terry": "Bradley-Terry RM", "pairrm": "PairRM"}
+
+
+class Pair(NamedTuple):
+    """The two rows of a pair: (query, better), (query, worse), or both responses in both orders."""
+
+    better: tuple[int, ...]
+    worse: tuple[int, ...]
+    uid: str
+
+
+def row(run: runs.Run, comparison: Comparison, shown: Sequence[int]) -> tuple[int, ...]:
+    """Token ids of the query and of the responses `shown`; the logit is read at the last one."""
+    responses = [comparison.responses[i] for i in shown]
+    text = meta_rm_prompt(comparison.messages, responses, form=run.config.template.form)
+    return tuple(run.tokenizer.chat([Message("user", text)]))
+
+
+def _shown(kind: str, a: int, b: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return ((a,), (b,)) if kind == "bradley_terry" else ((a, b), (b, a))
+
+
+def training_pairs(run: runs.Run, kind: str, comparisons: Sequence[Comparison]) -> list[Pair]:
+    """The best response of each comparison against each of the others; singles have no pair."""
+    return [
+        Pair(*(row(run, c, shown) for shown in _shown(kind, c.best, other)), c.uid)
+        for c in comparisons if c.n > 1
+        for other in range(c.n) if other != c.best
+    ]  # fmt: skip
+
+
+def train(run: runs.Run, kind: str, config: schema.BaselineConfig) -> None:
+    """Trains the head, unless it is finished."""
+    if run.has_params(run.stage(kind)):
+        return
+    loop = settings.from_section(schema.ScalarLoop, run.config, f"{SECTION}.loop")
+    # The seed of GRPO: equal numbers of comparisons are the same ones.
+    comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
+    train_on(run, kind, config, training_pairs(run, kind, comparisons))
+
+
+def train_on(
+    run: runs.Run, kind: str, config: schema.BaselineConfig, every: Sequence[Pair]
+) -> None:
+    """Trains the head of a kind on those of some pairs that are not held out.
+
+    Raises:
+      ValueError: naming the field, for too few pairs or too many that are too long.
+    """
+    loop = settings.from_section(schema.ScalarLoop, run.config, f"{SECTION}.loop")
+    every = scalar.fitting(
+        run, SECTION, every, lambda pair: max(len(pair.better), len(pair.worse)), loop.row_length
+    )
+    own = [pair for pair in every if not scalar.held_out(pair.uid)]
+    development = [pair for pair in every if scalar.held_out(pair.uid)]
+    if len(own) < loop.batch_size:
+        raise ValueError(
+            f"config.{SECTION}.loop.comparisons: {len(own)} pairs are left to train on, fewer than "
+            f"one batch of {loop.batch_size}"
+        )
+    pad_id = run.tokenizer.pad_id
+    # Kinds differ in the length of their rows: no more padding than the longest one needs.
+    longest = max(len(ids) for pair in every for ids in (pair.better, pair.worse))
+    length = min(loop.row_length, -(-longest // 64) * 64)
+    scorer = scalar.Scorer(run, run.trained_model(SECTION), pad_id, length, loop.batch_size)
+
+    def evaluate(params: dict) -> dict[str, float]:
+        if not development:
+            return {}
+        logits = scorer(params, [ids for pair in development for ids in (pair.better, pair.worse)])
+        better, worse = np.reshape(logits, (-1, 2)).T
+        return {"development_accuracy": float(np.mean(better > worse))}
+
+    def bradley_terry_batch(picked: Sequence[Pair]) -> meta_rm.MetaBatch:
+        rows = [(pair.better, pair.worse) for pair in picked]
+        return pairs.make_batch(rows, length=length, pad_id=pad_id)
+
+    def pairrm_batch(picked: Sequence[Pair]) -> meta_rm.MetaBatch:
+        rows = [ids for pair in picked for ids in (pair.better, pair.worse)]
+        return meta_rm.make_batch(
+            rows, length=length, labels=[1.0, 0.0] * len(picked), pad_id=pad_id
+        )
+
+    def bradley_terry_step(model, optimizer) -> Callable:
+        return pairs.make_train_step(model, optimizer, micro_batches=config.micro_batches)
+
+    def pairrm_step(model, optimizer) -> Callable:
+        own_config = meta_rm.MetaRMConfig(balance="none", micro_batches=config.micro_batches)
+        return meta_rm.make_train_step(model, own_config, optimizer)
+
+    run.say(f"{run.stage(kind)}: {len(development)} pairs held out")
+    make_step, to_batch = (
+        (pairrm_step, pairrm_batch) if kind == "pairrm"
+        else (bradley_terry_step, bradley_terry_batch)
+    )  # fmt: skip
+    scalar.train(run, kind, SECTION, own, make_step, to_batch, evaluate)
+
+
+def measure(run: runs.Run, kind: str, suite: Suite, rules: CountingRules) -> list[Line]:
+    """The line of a trained head on a suite; PairRM has nothing to say about single responses."""
+    lists = [
+        [(i,) for i in range(c.n)] if kind == "bradley_terry"
+        else [(a, b) for a in range(c.n) for b in range(c.n) if a != b]
+        for c in suite.comparisons
+    ]  # fmt: skip
+    rows = [
+        row(run, c, shown)
+        for c, own in zip(suite.comparisons, lists, strict=True) for shown in own
+    ]  # fmt: skip
+    logits = iter(score(run, kind, rows))
+    scores = []
+    for c, own in zip(suite.comparisons, lists, strict=True):
+        if kind == "bradley_terry":
+            scores.append([[next(logits) for _ in own]])
+        else:
+            logits_NN = np.zeros((c.n, c.n))
+            for shown in own:
+                logits_NN[shown] = next(logits)
+            scores.append([pairs.antisymmetric_scores(logits_NN).tolist() if c.n > 1 else None])
+    lines = real_lines(suite, rules, scores, counting.GREEDY, lambda k: LABELS[kind], most=1)
+    if kind == "pairrm":
+        lines = [line._replace(singles_MC=None) for line in lines]
+    return lines
+
+
+def score(run: runs.Run, kind: str, rows: Sequence[Sequence[int]]) -> list[float]:
+    """The logit of each row by the finished stage; [] for no rows."""
+    if not rows:
+        return []
+    loop = settings.from_section(schema.ScalarLoop, run.config, f"{SECTION}.loop")
+    length = scalar.scoring_length(run, SECTION, rows)
+    scorer = scalar.Scorer(run, run.model, run.tokenizer.pad_id, length, loop.batch_size)
+    return scorer(scalar.load(run, kind), rows)
+
+
+def real_lines(
+    suite: Suite,
+    rules: CountingRules,
+    scores: Sequence[Sequence[Sequence[float] | None]],
+    section: str,
+    label: Callable[[int], str],
+    *,
+    most: int,
+) -> list[Line]:
+    """Lines of real scores by comparison, sample and response, see `ballots.from_scores`."""
+    ballots = from_scores(
+        [c.uid for c in suite.comparisons], [c.n for c in suite.comparisons], scores,
+        num_samples=rules.num_samples,
+    )  # fmt: skip
+    return counting.tally(
+        suite, ballots, rules, section, lambda k, kind: label(k), most=most, facts={},
+        ordered=False,
+    )  # fmt: skip

@@ -16,7 +16,7 @@ import pathlib
 import ml_collections
 from absl import flags
 
-from experiments import effects, schema, settings, spct
+from experiments import arms, effects, schema, settings, spct
 from experiments import run as runs
 
 _SHARD = flags.DEFINE_string(
@@ -86,7 +86,7 @@ def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> N
       ValueError: it was measured with another config before.
     """
     now = json.loads(config.to_json())
-    for name in ("ablate", "mesh"):
+    for name in set(arms.FREE_SECTIONS) - {"benchmark"}:
         now.pop(name, None)
     now["benchmark"].pop("arms")  # an arm may be added later, and is compared with the same run
     path = folder / "opened.json"

@@ -64,6 +64,8 @@ def of_seed(config: ml_collections.ConfigDict, seed: int) -> ml_collections.Conf
     if "small_world" in own:
         own.small_world.world_seed = seed
     own.benchmark.arms = ",".join(_chosen(config, read_config(config)))
+    with own.benchmark.unlocked():
+        own.benchmark.count_all = True
     return own
 
 
@@ -88,7 +90,9 @@ def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> N
     now = json.loads(config.to_json())
     for name in set(arms.FREE_SECTIONS) - {"benchmark"}:
         now.pop(name, None)
-    now["benchmark"].pop("arms")  # an arm may be added later, and is compared with the same run
+    # An arm may be added later, and is compared with the same run; counting draws nothing.
+    for name in ("arms", "count_all"):
+        now["benchmark"].pop(name, None)
     path = folder / "opened.json"
     if not path.exists():
         today = datetime.date.today().isoformat()

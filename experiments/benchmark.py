@@ -297,7 +297,7 @@ def run_benchmark(run: runs.Run) -> None:
         drawn.append(measurement.draw(arm, sampled[-1], k=config.arm_k))
 
     suites = to_suites(loaded, drawn, stored_lines.read(run, loaded.comparisons, rules))
-    lines = write_report(run, suites, rules)
+    lines = write_report(run, suites, rules, count_all=config.count_all)
     require_readable(suites, lines, config)
 
 
@@ -341,7 +341,7 @@ def require_readable(
 
 
 def write_report(
-    run: runs.Run, suites: Sequence[Suite], rules: CountingRules
+    run: runs.Run, suites: Sequence[Suite], rules: CountingRules, *, count_all: bool = False
 ) -> report.LinesOf:
     """Tables, figures, samples, and what the terminal shows; returns the lines."""
     lines = count(suites, rules)
@@ -359,7 +359,8 @@ def write_report(
     report.show(run, biases.table(suites, rules, notes), "bias")
     report.show(run, costs.table(suites, rules, lines), "cost")
     costs.figure(run.path("figures", "cost.png"), suites, rules, lines)
-    write_lines(run, suites, rules, lines)
+    more = {suite.name: protocols.lines(suite, rules) for suite in suites if count_all}
+    write_lines(run, suites, rules, lines, more)
     written = ("tables", "figures", "results", "samples.md", "critiques.html")
     run.say(f"written: {', '.join(str(run.path(name)) for name in written)}")
     return lines
@@ -370,10 +371,15 @@ def write_lines(
     suites: Sequence[Suite],
     rules: CountingRules,
     lines: report.LinesOf,
+    more: Mapping[str, Sequence[counting.Line]] | None = None,
 ) -> None:
-    """The part of the report that is about lines, whatever they are of."""
+    """The part of the report that is about lines, whatever they are of.
+
+    `more` lines are in the results only.
+    """
     notes = report.notes(suites, rules, run.draw_config("benchmark"))
-    results.write_results(run, suites, lines, dataclasses.asdict(rules))
+    all_lines = {name: [*own, *(more or {}).get(name, ())] for name, own in lines.items()}
+    results.write_results(run, suites, all_lines, dataclasses.asdict(rules))
     for suite in suites:
         if table := report.suite_table(suite, lines[suite.name], notes):
             report.show(run, table, f"suite_{suite.name}")

@@ -300,6 +300,7 @@ class BenchmarkConfig:
       principles: whose principles the judge is given, one of `given.SOURCES`; "" if it writes its
         own.
       reference: show the reference of each comparison in the prompt.
+      count_all: count votes by every aggregation and several k_meta, for results and ablations.
       meta_rm: measure guided voting.
       split: "development" or "test".
     """
@@ -322,6 +323,7 @@ class BenchmarkConfig:
     arm_k: int = 8
     principles: str = ""
     reference: bool = False
+    count_all: bool = False
     meta_rm: bool = True
     split: str = "development"
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments import counting, report
+from experiments import counting, protocols, report
 from experiments.counting import GREEDY, SAMPLED, CountingRules, Drawn, Line, Suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
@@ -56,8 +56,41 @@ def test_votes_are_compared_with_their_own_stage():
         Line(SAMPLED, "RFT, one sample"), Line(SAMPLED, "RFT, Voting@8"),
         Line(SAMPLED, "GRPO, one sample"), Line(SAMPLED, "Voting@8"),
     ]  # fmt: skip
-    pairs = {label: (a.label, b.label) for label, a, b in report.pairs(rules, lines)}
+    pairs = {label: (a.label, b.label) for label, a, b in report.pairs(rules.ks, lines)}
     assert pairs["Voting@8 − GRPO, greedy"] == ("Voting@8", "GRPO, greedy")
     assert pairs["Voting@8 − GRPO, one sample"] == ("Voting@8", "GRPO, one sample")
     assert pairs["GRPO − RFT, one sample"] == ("GRPO, one sample", "RFT, one sample")
     assert not any(label.startswith("Voting@8 − RFT") for label in pairs)
+
+
+def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count():
+    rng = np.random.default_rng(0)
+    groups = [
+        [trajectory(f"c{i}", s, tuple(map(int, rng.integers(1, 11, 2)))) for s in range(8)]
+        for i in range(6)
+    ]
+    meta = rng.normal(size=(6, 8)).tolist()
+    suite = Suite(
+        "s", "", [comparison(i) for i in range(6)], (Drawn("grpo", "self", False, groups, meta),)
+    )
+    rules = dataclasses.replace(RULES, ks=(1, 2, 4, 8), k_metas=(1, 1, 2, 4), num_samples=8)
+    found = {(line.section, line.label): line for line in protocols.lines(suite, rules)}
+    sections = {section for section, _ in found}
+    assert sections == {
+        "aggregation mean", "aggregation median", "aggregation majority", "aggregation borda",
+        "k_meta 1", "k_meta k/4", "k_meta k",
+    }  # fmt: skip
+    others = {
+        "aggregation majority": dataclasses.replace(rules, aggregation="majority"),
+        "k_meta 1": dataclasses.replace(rules, k_metas=(1, 1, 1, 1)),
+        "k_meta k/4": dataclasses.replace(rules, k_metas=(1, 1, 1, 2)),
+    }
+    for section, own in others.items():
+        at = {line.label: line for line in counting.lines(suite, own)}
+        np.testing.assert_array_equal(
+            found[section, "MetaRM@8"].credits_C, at["MetaRM@8"].credits_C
+        )
+    at = {line.label: line for line in counting.lines(suite, rules)}
+    np.testing.assert_array_equal(found["k_meta k", "MetaRM@8"].credits_C,
+                                  at["Voting@8"].credits_C)  # fmt: skip
+    assert ("k_meta 1", "Voting@8") not in found

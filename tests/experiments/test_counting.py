@@ -61,3 +61,23 @@ def test_votes_are_compared_with_their_own_stage():
     assert pairs["Voting@8 − GRPO, one sample"] == ("Voting@8", "GRPO, one sample")
     assert pairs["GRPO − RFT, one sample"] == ("GRPO, one sample", "RFT, one sample")
     assert not any(label.startswith("Voting@8 − RFT") for label in pairs)
+
+
+def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_last_stage():
+    rules = dataclasses.replace(RULES, ks=(1, 2))
+    credits = np.array([1.0, 0.0, 0.0, 0.0])
+    others = (Line(GREEDY, "PairRM", credits), Line(SAMPLED, "CLoud, one sample", credits),
+              Line(SAMPLED, "CLoud, Voting@2", credits))  # fmt: skip
+    suite = Suite(
+        "s", "", [comparison(i) for i in range(4)],
+        (drawn("grpo", (9, 1), greedy=True), drawn("grpo", (9, 1))), others,
+    )  # fmt: skip
+    lines = counting.lines(suite, rules)
+    sections = [line.section for line in lines]
+    assert sections == sorted(sections, key=sections.index)
+    (pairrm,) = (line for line in lines if line.label == "PairRM")
+    assert pairrm.interval("accuracy").value == 0.25
+    found = {label: (a.label, b.label) for label, a, b in report.pairs(rules, lines)}
+    assert found["GRPO, greedy − PairRM"] == ("GRPO, greedy", "PairRM")
+    assert found["Voting@2 − PairRM"] == ("Voting@2", "PairRM")
+    assert not any(label.startswith(("CLoud", "Voting@2 − CLoud")) for label in found)

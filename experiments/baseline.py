@@ -23,6 +23,10 @@ from experiments import (
 )
 from experiments import run as runs
 
+# Each has train(run, config) and measure(run, config, suites, rules) -> lines by suite.
+KINDS = {"bradley_terry": scalar_baselines, "pairrm": scalar_baselines, "cloud": cloud,
+         "llm_judge": judge, "token_prob": judge}  # fmt: skip
+
 
 def read_config(run: runs.Run) -> schema.BaselineConfig:
     """Section `baseline`.
@@ -46,13 +50,14 @@ def read_config(run: runs.Run) -> schema.BaselineConfig:
 def claim(run: runs.Run, kind: str) -> None:
     """Keeps the section that a kind is trained with, and refuses another one later.
 
-    The section may differ from kind to kind in one workdir.
+    Only `k`, which decides no parameters, may change. The section may differ from kind to kind.
 
     Raises:
       ValueError: naming the fields that differ.
     """
     path = run.path("baselines", kind, "config.json")
-    now = {"baseline": json.loads(run.config.baseline.to_json())}
+    section = json.loads(run.config.baseline.to_json())
+    now = {"baseline": {name: value for name, value in section.items() if name != "k"}}
     if path.exists():
         different = settings.differing_fields(json.loads(path.read_text()), now)
         if different:
@@ -66,28 +71,18 @@ def claim(run: runs.Run, kind: str) -> None:
 def main(run: runs.Run) -> None:
     """Trains one kind, measures it on all suites, and reports."""
     config = read_config(run)
-    kind = config.kind
+    kind, how = config.kind, KINDS[config.kind]
     claim(run, kind)
     sft.run_stage(run, "base")
-    if kind not in scalar_baselines.LABELS:
+    if how is not scalar_baselines:
         sft.run_stage(run, "cold_start")
-    if kind in scalar_baselines.LABELS:
-        scalar_baselines.train(run, kind, config)
-    elif kind == cloud.KIND:
-        cloud.train(run, config)
-    else:
-        judge.train(run)
+    how.train(run, config)
 
     of_benchmark = benchmark.read_config(run)
     rules = benchmark.counting_rules(run, of_benchmark)
     loaded = benchmark.load_comparisons(run, of_benchmark)
     suites = benchmark.to_suites(loaded, [])
-    if kind in scalar_baselines.LABELS:
-        lines = {s.name: scalar_baselines.measure(run, kind, s, rules) for s in suites}
-    elif kind == cloud.KIND:
-        lines = cloud.measure(run, config, suites, rules)
-    else:
-        lines = judge.measure(run, kind, config, suites, rules)
+    lines = how.measure(run, config, suites, rules)
     for suite in suites:
         stored_lines.write(
             run, kind, suite.name, suite.comparisons, rules, lines[suite.name]

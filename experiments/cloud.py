@@ -54,7 +54,7 @@ def train(run: runs.Run, config: schema.BaselineConfig) -> None:
         run, stage, params, [one for c in comparisons for one in singles(c)],
         run.draw_config("rft", k=1), run.engine("rft"), digest=runs.params_digest(params),
     )  # fmt: skip
-    scalar_baselines.train_on(run, KIND, config, training_pairs(run, comparisons, drawn))
+    scalar_baselines.train_on(run, config, training_pairs(run, comparisons, drawn))
 
 
 def training_pairs(

@@ -28,7 +28,7 @@ STAGE = "llm_judge"
 NAMES = {"llm_judge": "LLM-as-a-Judge", "token_prob": "TokenProb"}
 
 
-def train(run: runs.Run) -> None:
+def train(run: runs.Run, _: schema.BaselineConfig) -> None:
     """Rejective fine-tuning on the prompt of the judge, unless it is finished."""
     stage = run.stage(STAGE)
     if run.has_params(stage):
@@ -80,13 +80,10 @@ def right_demonstrations(
 
 
 def measure(
-    run: runs.Run,
-    kind: str,
-    config: schema.BaselineConfig,
-    suites: Sequence[Suite],
-    rules: CountingRules,
+    run: runs.Run, config: schema.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of a kind on every suite, of the comparisons with something to choose from."""
+    kind = config.kind
     pairs_and_lists = {
         suite.name: [c for c in suite.comparisons if c.n > 1] for suite in suites
     }

@@ -50,19 +50,18 @@ def training_pairs(run: runs.Run, kind: str, comparisons: Sequence[Comparison]) 
     ]  # fmt: skip
 
 
-def train(run: runs.Run, kind: str, config: schema.BaselineConfig) -> None:
+def train(run: runs.Run, config: schema.BaselineConfig) -> None:
     """Trains the head, unless it is finished."""
+    kind = config.kind
     if run.has_params(run.stage(kind)):
         return
     loop = settings.from_section(schema.ScalarLoop, run.config, f"{SECTION}.loop")
     # The seed of GRPO: equal numbers of comparisons are the same ones.
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
-    train_on(run, kind, config, training_pairs(run, kind, comparisons))
+    train_on(run, config, training_pairs(run, kind, comparisons))
 
 
-def train_on(
-    run: runs.Run, kind: str, config: schema.BaselineConfig, every: Sequence[Pair]
-) -> None:
+def train_on(run: runs.Run, config: schema.BaselineConfig, every: Sequence[Pair]) -> None:
     """Trains the head of a kind on those of some pairs that are not held out.
 
     Raises:
@@ -109,6 +108,7 @@ def train_on(
         own_config = meta_rm.MetaRMConfig(balance="none", micro_batches=config.micro_batches)
         return meta_rm.make_train_step(model, own_config, optimizer)
 
+    kind = config.kind
     run.say(f"{run.stage(kind)}: {len(development)} pairs held out")
     make_step, to_batch = (
         (pairrm_step, pairrm_batch) if kind == "pairrm"
@@ -117,8 +117,14 @@ def train_on(
     scalar.train(run, kind, SECTION, own, make_step, to_batch, evaluate)
 
 
-def measure(run: runs.Run, kind: str, suite: Suite, rules: CountingRules) -> list[Line]:
-    """The line of a trained head on a suite; PairRM has nothing to say about single responses."""
+def measure(
+    run: runs.Run, config: schema.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+) -> dict[str, list[Line]]:
+    """The line of a trained head on every suite."""
+    return {suite.name: _measure(run, config.kind, suite, rules) for suite in suites}
+
+
+def _measure(run: runs.Run, kind: str, suite: Suite, rules: CountingRules) -> list[Line]:
     lists = [
         [(i,) for i in range(c.n)] if kind == "bradley_terry"
         else [(a, b) for a in range(c.n) for b in range(c.n) if a != b]
@@ -139,7 +145,7 @@ def measure(run: runs.Run, kind: str, suite: Suite, rules: CountingRules) -> lis
                 logits_NN[shown] = next(logits)
             scores.append([pairs.antisymmetric_scores(logits_NN).tolist() if c.n > 1 else None])
     lines = real_lines(suite, rules, scores, counting.GREEDY, lambda k: LABELS[kind], most=1)
-    if kind == "pairrm":
+    if kind == "pairrm":  # it has nothing to say about single responses
         lines = [line._replace(singles_MC=None) for line in lines]
     return lines
 

@@ -306,7 +306,8 @@ def test_lines_of_all_kinds_stay_in_the_workdir_and_come_back_equal(workdir):
     own = benchmark.read_config(run)
     rules, loaded = benchmark.counting_rules(run, own), benchmark.load_comparisons(run, own)
     (suite,) = benchmark.to_suites(loaded, [])
-    lines = scalar_baselines.measure(run, "bradley_terry", suite, rules)
+    config_of_kind = baseline.read_config(run)
+    lines = scalar_baselines.measure(run, config_of_kind, [suite], rules)["small_world"]
     (again, *_) = stored_lines.read(run, loaded.comparisons, rules)["small_world"]
     np.testing.assert_array_equal(again.credits_C, lines[0].credits_C)
     np.testing.assert_array_equal(again.singles_MC, lines[0].singles_MC)
@@ -327,9 +328,14 @@ def test_the_section_of_a_trained_kind_cannot_change(workdir):
     with pytest.raises(ValueError, match=r"baseline\.optimizer\.learning_rate: 0\.002 there"):
         baseline.main(run)
     run._lock.close()
+    c = config()
+    c.baseline.k = 1  # decides no parameters
+    run = runs.Run(c, workdir)
+    baseline.claim(run, "bradley_terry")
+    run._lock.close()
     kept = json.loads((workdir / "baselines/bradley_terry/config.json").read_text())
     assert kept["baseline"]["kind"] == "bradley_terry"
-    assert set(LINES) <= set(schema.BASELINES)
+    assert set(LINES) == set(schema.BASELINES) == set(baseline.KINDS)
 
 
 @pytest.mark.slow

@@ -94,3 +94,23 @@ def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count(
     np.testing.assert_array_equal(found["k_meta k", "MetaRM@8"].credits_C,
                                   at["Voting@8"].credits_C)  # fmt: skip
     assert ("k_meta 1", "Voting@8") not in found
+
+
+def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_last_stage():
+    rules = dataclasses.replace(RULES, ks=(1, 2))
+    credits = np.array([1.0, 0.0, 0.0, 0.0])
+    others = (Line(GREEDY, "PairRM", credits), Line(SAMPLED, "CLoud, one sample", credits),
+              Line(SAMPLED, "CLoud, Voting@2", credits))  # fmt: skip
+    suite = Suite(
+        "s", "", [comparison(i) for i in range(4)],
+        (drawn("grpo", (9, 1), greedy=True), drawn("grpo", (9, 1))), others,
+    )  # fmt: skip
+    lines = counting.lines(suite, rules)
+    sections = [line.section for line in lines]
+    assert sections == sorted(sections, key=sections.index)
+    (pairrm,) = (line for line in lines if line.label == "PairRM")
+    assert pairrm.interval("accuracy").value == 0.25
+    found = {label: (a.label, b.label) for label, a, b in report.pairs(rules.ks, lines)}
+    assert found["GRPO, greedy − PairRM"] == ("GRPO, greedy", "PairRM")
+    assert found["Voting@2 − PairRM"] == ("Voting@2", "PairRM")
+    assert not any(label.startswith(("CLoud", "Voting@2 − CLoud")) for label in found)

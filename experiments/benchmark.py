@@ -22,6 +22,7 @@ from experiments import (
     counting,
     critiques,
     given,
+    guiding,
     meta_rm,
     protocols,
     report,
@@ -360,6 +361,10 @@ def write_report(
     report.show(run, costs.table(suites, rules, lines), "cost")
     costs.figure(run.path("figures", "cost.png"), suites, rules, lines)
     more = {suite.name: protocols.lines(suite, rules) for suite in suites if count_all}
+    for suite in suites if count_all else ():
+        if found := guiding.guides(suite, rules):
+            report.show(run, guiding.table(suite, rules, found), f"guiding_{suite.name}")
+            guiding.figure(run.path("figures", f"guiding_{suite.name}.png"), found)
     write_lines(run, suites, rules, lines, more)
     written = ("tables", "figures", "results", "samples.md", "critiques.html")
     run.say(f"written: {', '.join(str(run.path(name)) for name in written)}")

@@ -11,6 +11,7 @@ from experiments.counting import CountingRules, Line, Suite
 from grm_jax import voting
 from grm_jax.evaluation.ballots import from_trajectories
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
+from grm_jax.voting import Ballots
 
 PARSERS = ("strict", "lenient")
 
@@ -38,12 +39,14 @@ def lines(suite: Suite, config: CountingRules) -> list[Line]:
     ks = sorted({8 if 8 in ks else ks[-1], ks[-1]}) if ks else []
     by_k = dict(zip(config.ks, config.k_metas, strict=True))
 
-    def tally(section: str, k_metas: Sequence[int], aggregation: str) -> list[Line]:
+    def tally(
+        section: str, k_metas: Sequence[int], aggregation: str, of: Ballots = ballots
+    ) -> list[Line]:
         rules = dataclasses.replace(
             config, ks=tuple(ks), k_metas=tuple(k_metas), aggregation=aggregation
         )
         return counting.tally(
-            suite, ballots, rules, section, lambda k, kind: counting.label(drawn, k, kind, ""),
+            suite, of, rules, section, lambda k, kind: counting.label(drawn, k, kind, ""),
             most=most, facts={},
         )  # fmt: skip
 
@@ -51,7 +54,10 @@ def lines(suite: Suite, config: CountingRules) -> list[Line]:
     for name in voting.AGGREGATIONS if ks else ():
         if name != config.aggregation:
             found += tally(f"aggregation {name}", [by_k[k] for k in ks], name)
-    if drawn.meta is not None:
+    if drawn.meta is not None and ks:
+        own = [by_k[k] for k in ks]
+        weighed = tally("weights of the meta RM", own, "sum", voting.weigh(ballots))
+        found += [line._replace(label=line.label.replace("Voting", "MetaRM")) for line in weighed]
         for name, k_meta in (("1", lambda k: 1), ("k/4", lambda k: max(1, k // 4)),
                              ("k/2", voting.half), ("k", lambda k: k)):  # fmt: skip
             own = list(map(k_meta, ks))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import counting
+from experiments import counting, guiding
 from experiments import run as runs
 from experiments.counting import CountingRules, Line, Suite
 from grm_jax.data.small_world import read_trajectory
@@ -115,6 +115,9 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
         if suite.coverage:
             whole = " of the benchmark" if " of " in suite.coverage else ""
             text += f"; {suite.coverage}{whole}"
+        for drawn in suite.drawn:
+            if drawn.meta is not None and (inside := guiding.within_auc(drawn)).pairs:
+                text += f"; AUC of the meta RM inside comparisons {100 * inside.value:.1f}"
         cut = {t.uid for d in suite.drawn for own in d.groups for t in own if t.truncated}
         if cut:
             text += f"; texts of {len(cut)} comparisons shortened to fit the prompt"

@@ -136,6 +136,23 @@ def totals(ballots: Ballots, keep_CS: Array, aggregation: str = "sum") -> Verdic
     return jax.vmap(row)(scores_CSN, keep_CS, ballots.num_responses_C)
 
 
+@jax.jit
+def weigh(ballots: Ballots) -> Ballots:
+    """Scores of each sample times the sigmoid of its meta score, and no meta scores any more.
+
+    The vote of all samples by the sum of these is guided voting that drops none; it is not in the
+    paper.
+
+    Raises:
+        ValueError: there are no meta scores.
+    """
+    if ballots.meta_CS is None:
+        raise ValueError("meta: weights need the meta scores of the samples")
+    weights_CS = jax.nn.sigmoid(jnp.asarray(ballots.meta_CS, jnp.float32))
+    scores_CSN = jnp.asarray(ballots.scores_CSN, jnp.float32) * weights_CS[:, :, None]
+    return ballots._replace(scores_CSN=scores_CSN, meta_CS=None)
+
+
 @functools.partial(jax.jit, static_argnames="k_meta")
 def select_guided(ballots: Ballots, keep_CS: Array, k_meta: int) -> jax.Array:
     """bool [C, S]: of the kept and parsed samples, the k_meta with the highest meta score.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import random
 import statistics
 from fractions import Fraction
@@ -267,6 +268,25 @@ def test_aggregations_equal_plain_python_with_several_right_responses(aggregatio
                     assert np.allclose(stored[:n], [float(t) for t in totals], atol=2e-4)
     assert np.allclose(got.voting, want[0], atol=1e-6)
     assert np.allclose(got.guided, want[1], atol=1e-6)
+
+
+def test_weights_of_the_meta_rm_multiply_scores():
+    comparisons = random_comparisons(9, 12)
+    ballots = make_ballots(comparisons)
+    got = voting.totals(voting.weigh(ballots), ballots.drawn_CS, "sum")
+    for c, samples in enumerate(comparisons):
+        n = len(samples[0][1])
+        want, voters = [0.0] * n, 0
+        for scores, order, meta in samples:
+            if scores is None:
+                continue
+            voters += 1
+            for place, score in zip(order, scores, strict=True):
+                want[place] += score / (1 + math.exp(-meta))
+        assert int(got.voters_C[c]) == voters
+        assert np.allclose(np.asarray(got.totals_CN)[c, :n], want, rtol=1e-5)
+    with pytest.raises(ValueError, match="weights need the meta scores"):
+        voting.weigh(ballots._replace(meta_CS=None))
 
 
 def test_mean_over_subsets_approaches_all_subsets():

@@ -192,6 +192,47 @@ def effects(
         save(figure, path)
 
 
+def guiding(
+    path: str | os.PathLike,
+    simulated: Sequence[tuple[float, Mapping[int, Difference]]],
+    measured: Sequence[tuple[float, Mapping[int, Difference]]],
+    *,
+    title: str = "What guiding is worth",
+) -> None:
+    """Guided minus plain voting against the AUC of the meta RM inside comparisons.
+
+    Args:
+        simulated: (AUC, difference by k), a curve for each k with its band.
+        measured: the same of trained meta RMs, as stars.
+
+    Raises:
+        ValueError: nothing is simulated.
+    """
+    if not simulated:
+        raise ValueError("simulated: at least one point is needed")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        axes.axhline(0, color="#444444", linewidth=1)
+        for i, k in enumerate(simulated[0][1]):
+            color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+            points = sorted((auc, *gains[k][:3]) for auc, gains in simulated)
+            xs, values, lows, highs = zip(*points, strict=True)
+            scaled = [[100 * y for y in ys] for ys in (values, lows, highs)]
+            axes.fill_between(xs, *scaled[1:], color=color, alpha=0.12, linewidth=0)
+            axes.plot(xs, scaled[0], color=color, marker=marker, markersize=4, label=f"k = {k}")
+            for auc, gains in measured:
+                axes.plot([auc], [100 * gains[k].value], marker="*", markersize=12, color=color)
+        axes.set_xlabel("AUC of the meta RM inside comparisons (stars: trained, others simulated)")
+        axes.set_ylabel("MetaRM@k − Voting@k (points)")
+        axes.set_title(title, loc="left")
+        axes.legend(loc="best")
+        save(figure, path)
+
+
 def training(
     path: str | os.PathLike,
     stages: Mapping[str, Sequence[Mapping[str, Any]]],

@@ -133,6 +133,25 @@ def test_effects_show_intervals_and_the_published_difference(tmp_path, monkeypat
         plots.effects(tmp_path / "none.png", [])
 
 
+def test_guiding_draws_simulated_curves_and_trained_stars(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: seen.append(figure))
+
+    def gains(value):
+        return {8: Difference(value, value - 0.01, value + 0.01, 0.1)}
+
+    simulated = [(0.7, gains(0.02)), (0.5, gains(-0.03))]
+    plots.guiding(tmp_path / "g.png", simulated, [(0.6, gains(0.004))])
+    (axes,) = seen[0].axes
+    (curve,) = (line for line in axes.lines if line.get_label() == "k = 8")
+    assert list(curve.get_xdata()) == [0.5, 0.7]
+    assert list(curve.get_ydata()) == pytest.approx([-3, 2])
+    (star,) = (line for line in axes.lines if line.get_marker() == "*")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((0.6, 0.4))
+    with pytest.raises(ValueError, match="at least one point"):
+        plots.guiding(tmp_path / "g.png", [], [])
+
+
 def test_training_has_a_panel_for_each_metric_of_each_stage(tmp_path, monkeypatch):
     path = tmp_path / "training.png"
     plots.training(path, stages())

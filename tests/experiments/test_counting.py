@@ -3,8 +3,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
-from experiments import counting, protocols, report
+from experiments import counting, guiding, protocols, report
 from experiments.counting import GREEDY, SAMPLED, CountingRules, Drawn, Line, Suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
@@ -78,7 +79,7 @@ def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count(
     sections = {section for section, _ in found}
     assert sections == {
         "aggregation mean", "aggregation median", "aggregation majority", "aggregation borda",
-        "k_meta 1", "k_meta k/4", "k_meta k",
+        "k_meta 1", "k_meta k/4", "k_meta k", "weights of the meta RM",
     }  # fmt: skip
     others = {
         "aggregation majority": dataclasses.replace(rules, aggregation="majority"),
@@ -114,3 +115,31 @@ def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_las
     assert found["GRPO, greedy − PairRM"] == ("GRPO, greedy", "PairRM")
     assert found["Voting@2 − PairRM"] == ("Voting@2", "PairRM")
     assert not any(label.startswith(("CLoud", "Voting@2 − CLoud")) for label in found)
+
+
+def test_a_simulated_meta_rm_has_its_auc_and_pays_if_it_is_good():
+    rng = np.random.default_rng(1)
+    groups = []
+    for i in range(60):
+        share = rng.uniform(0.2, 0.8)
+        right = rng.random(16) < share
+        groups.append([trajectory(f"c{i}", s, (9, 4) if right[s] else (3, 8)) for s in range(16)])
+    suite = Suite(
+        "s", "", [comparison(i) for i in range(60)], (Drawn("grpo", "self", False, groups),)
+    )
+    rules = dataclasses.replace(RULES, ks=(1, 4, 16), k_metas=(1, 2, 8), num_samples=16)
+    drawn = counting.last_sampled(suite)
+    simulated = guiding.within_auc(guiding.simulated(drawn, 0.8, 0))
+    assert simulated.value == pytest.approx(0.8, abs=0.02)
+    found = guiding.guides(suite, rules)
+    assert [one.label for one in found] == [f"simulated, {auc:g}" for auc in guiding.LEVELS]
+    worst, best = found[0], found[-1]
+    assert abs(worst.auc - 0.5) < 0.02 and set(best.gains) == {4, 16}
+    assert worst.gains[16].value < 0 < best.gains[16].low
+    # The gain is that of the lines of a run with these meta scores.
+    perfect = drawn._replace(meta=[[float(t.correct) for t in own] for own in groups])
+    one = dataclasses.replace(suite, drawn=(perfect,))
+    at = {line.label: line.credits_C.mean() for line in counting.lines(one, rules)}
+    (of_run,) = [guide for guide in guiding.guides(one, rules) if guide.label == guiding.TRAINED]
+    assert of_run.auc == 1.0
+    assert of_run.gains[16].value == pytest.approx(at["MetaRM@16"] - at["Voting@16"])

@@ -1,0 +1,108 @@
+"""How good a meta RM must be for guided voting to pay.
+
+What matters is whether it ranks the samples of one comparison: its AUC inside comparisons. So a
+meta RM of any such AUC is simulated on the samples of a run, as the truth of each sample plus
+normal noise, and guided voting is compared with plain voting over the same samples.
+"""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from experiments import counting
+from experiments.counting import CountingRules, Drawn, Suite
+from grm_jax.evaluation import plots, rules, statistics
+from grm_jax.evaluation.statistics import Difference, WithinAUC
+from grm_jax.evaluation.tables import Cell, Column, Row, Table
+
+LEVELS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
+TRAINED = "of this run"
+
+
+class Guide(NamedTuple):
+    """A meta RM and what it is worth.
+
+    Attributes:
+      label: simulated or trained.
+      auc: inside comparisons, over the samples of all of them.
+      gains: by k, MetaRM@k minus Voting@k.
+    """
+
+    label: str
+    auc: float
+    gains: dict[int, Difference]
+
+
+def within_auc(drawn: Drawn) -> WithinAUC:
+    """AUC inside comparisons of the meta scores of what was drawn."""
+    shape = (len(drawn.groups), max(map(len, drawn.groups)))
+    scores_CS, correct_CS, valid_CS = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    for c, (own, meta) in enumerate(zip(drawn.groups, drawn.meta, strict=True)):
+        told = [t.correct is not None for t in own]
+        scores_CS[c, : len(own)], valid_CS[c, : len(own)] = meta, told
+        correct_CS[c, : len(own)] = [bool(t.correct) for t in own]
+    return statistics.within_comparison_auc(scores_CS, correct_CS, valid_CS)
+
+
+def simulated(drawn: Drawn, auc: float, seed: int) -> Drawn:
+    """The same samples with the scores of a meta RM of this AUC inside comparisons."""
+    rng = np.random.default_rng(seed)
+    gap = math.sqrt(2) * scipy.stats.norm.ppf(auc)  # of two normals of variance 1
+    meta = [
+        [gap * bool(t.correct) + float(rng.standard_normal()) for t in own] for own in drawn.groups
+    ]
+    return drawn._replace(meta=meta)
+
+
+def guides(suite: Suite, config: CountingRules) -> list[Guide]:
+    """Simulated meta RMs of several AUCs, and that of the run if it has one."""
+    drawn = counting.last_sampled(suite)
+    if not any(t.correct is not None for own in drawn.groups for t in own):
+        return []
+    shown = [(f"simulated, {auc:g}", simulated(drawn, auc, config.seed)) for auc in LEVELS]
+    if drawn.meta is not None:
+        shown.append((TRAINED, drawn))
+    return [Guide(label, within_auc(one).value, _gains(suite, one, config)) for label, one in shown]
+
+
+def _gains(suite: Suite, drawn: Drawn, config: CountingRules) -> dict[int, Difference]:
+    most = min(map(len, drawn.groups))
+    found = counting.tally(
+        suite, counting.ballots_of(suite, drawn, config), config, drawn.section,
+        lambda k, kind: f"{kind}@{k}", most=most, facts={},
+    )  # fmt: skip
+    at = {line.label: line.credits_C for line in found}
+    messages = [c.messages for c in np.array(suite.comparisons, object)[suite.choice_C]]
+    clusters = rules.of_rows(messages)[1]
+    return {
+        k: statistics.paired_difference(at[f"guided@{k}"], at[f"voting@{k}"], clusters=clusters)
+        for k in config.ks if 1 < k <= most
+    }  # fmt: skip
+
+
+def table(suite: Suite, config: CountingRules, found: Sequence[Guide]) -> Table:
+    """AUC inside comparisons, and guided minus plain voting for each k."""
+    ks = list(found[0].gains)
+    columns = [Column("AUC inside comparisons"), *(Column(f"k = {k}", signed=True) for k in ks)]
+    rows = [
+        Row(one.label, (Cell(one.auc), *(Cell(*one.gains[k][:3]) for k in ks))) for one in found
+    ]
+    kept = ", ".join(f"{k_meta} of {k}" for k, k_meta in zip(config.ks, config.k_metas, strict=True)
+                     if k in ks)  # fmt: skip
+    notes = [
+        f"MetaRM@k − Voting@k in points, 95 % bootstrap interval over comparisons; kept: {kept}; "
+        "a simulated meta RM scores a sample by whether it is correct, plus normal noise"
+    ]
+    return Table(f"What guiding is worth: {suite.name}", columns, rows, notes, "meta RM")
+
+
+def figure(path: pathlib.Path, found: Sequence[Guide]) -> None:
+    """Guided minus plain voting against the AUC inside comparisons, a curve for each k."""
+    plots.guiding(
+        path, [(one.auc, one.gains) for one in found if one.label != TRAINED],
+        [(one.auc, one.gains) for one in found if one.label == TRAINED],
+    )  # fmt: skip

@@ -76,6 +76,13 @@ def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
             "num_subsets": 64,
             "tie_policy": "uniform",
             "parse_policy": "chance",
+            "k_meta": "",
+            "aggregation": "sum",
+            "parse": "strict",
+            "max_unparsed": 0.2,
+            "max_cut": 0.2,
+            "principles": "",
+            "reference": False,
             "meta_rm": True,
         }
     )

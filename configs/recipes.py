@@ -64,7 +64,7 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     c.grpo = ConfigDict({"group_size": 4, "kl_coef": kl_coef, "micro_batches": 2})
     c.grpo.loop = ConfigDict(
         {"comparisons": 237_000, "prompts_per_step": 128, "checkpoint_every": 20,
-         "easy_for": "rft"}
+         "easy_for": "rft", "start": "rft"}
     )  # fmt: skip
     c.grpo.draw = ConfigDict(
         {"temperature": 1.0, "max_new_tokens": 1024, "max_truncated": 0.05}  # choice
@@ -112,7 +112,7 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     c.ablate = ConfigDict({"seeds": "0", "development_seeds": "", "only": ""})
     c.ablate.arms = ConfigDict(
         {
-            "without_principles": "template.principles=none",
+            "without_principles": "template.principles=none; benchmark.principles=",
             "without_rejective_sampling": "rft.use_hinted=False; rft.use_non_hinted=False",
             "without_hinted_sampling": "rft.use_hinted=False",
             "without_non_hinted_sampling": "rft.use_non_hinted=False",

@@ -111,7 +111,8 @@ def _full() -> ConfigDict:
     # GRPO. At 140 thousand parameters the learning rate is far above the paper's 4e-7.
     c.grpo = ConfigDict({"group_size": 4, "kl_coef": 0.08, "micro_batches": 48})
     c.grpo.loop = ConfigDict(
-        {"comparisons": 6000, "prompts_per_step": 48, "checkpoint_every": 10}
+        {"comparisons": 6000, "prompts_per_step": 48, "checkpoint_every": 10,
+         "easy_for": "", "start": "rft"}
     )
     c.grpo.draw = ConfigDict({"temperature": 1.0, "max_new_tokens": 96})
     c.grpo.buckets = ConfigDict(
@@ -166,6 +167,14 @@ def _full() -> ConfigDict:
             "num_subsets": 64,
             "tie_policy": "uniform",
             "parse_policy": "chance",
+            "k_meta": "",
+            "aggregation": "sum",
+            "parse": "strict",
+            "max_unparsed": 0.2,
+            "max_cut": 0.2,
+            "principles": "",
+            "reference": False,
+            "count_all": False,
             "arms": "without_principles",
             "arm_k": 8,
             "meta_rm": True,
@@ -200,7 +209,7 @@ def _full() -> ConfigDict:
     )
     c.ablate.arms = ConfigDict(
         {
-            "without_principles": "template.principles=none",
+            "without_principles": "template.principles=none; benchmark.principles=",
             # A model of this size forgets the form without trajectories: then GRPO starts at once.
             "without_rejective_sampling": "grpo.loop.start=cold_start",
             "without_hinted_sampling": "rft.use_hinted=False",

@@ -10,14 +10,17 @@ DIR/tables/{ablation,seeds}.* and DIR/figures/ablation.png over the seeds that a
 """
 
 import datetime
+import functools
 import json
 import pathlib
+import re
 
 import ml_collections
 from absl import flags
 
 from experiments import arms, effects, schema, settings, spct
 from experiments import run as runs
+from grm_jax.parallel import processes
 
 _SHARD = flags.DEFINE_string(
     "shard", "0/1", "i/n: this process takes every n-th seed from the i-th on, counted from 0."
@@ -28,20 +31,22 @@ def read_config(config: ml_collections.ConfigDict) -> schema.AblateConfig:
     """Section `ablate`.
 
     Raises:
-      ValueError: naming the field, or an arm that does not exist.
+      ValueError: naming the section or field, or an arm that does not exist.
     """
     section = settings.from_section(schema.AblateConfig, config, "ablate", sections=("arms",))
-    unknown = set(_chosen(config, section)) - set(config.ablate.arms)
-    if unknown:
-        raise ValueError(
-            f"config.ablate.only: no arm {sorted(unknown)[0]!r}; there are "
-            f"{sorted(config.ablate.arms)}"
-        )
+    for name in ("ablate.arms", "benchmark"):
+        settings.require_section(config, name)
+    for arm in _chosen(config, section):
+        if arm not in config.ablate.arms:
+            raise ValueError(
+                f"config.ablate.only: no arm {arm!r}; there are {sorted(config.ablate.arms)}"
+            )
     return section
 
 
 def _chosen(config, section: schema.AblateConfig) -> list[str]:
-    return settings.names(section.only, "config.ablate.only") or list(config.ablate.arms)
+    given = settings.names(section.only, "config.ablate.only")
+    return list(dict.fromkeys(given or config.ablate.arms))
 
 
 def seeds(config: ml_collections.ConfigDict) -> list[int]:
@@ -50,8 +55,9 @@ def seeds(config: ml_collections.ConfigDict) -> list[int]:
     Raises:
       ValueError: there are none.
     """
+    section = read_config(config)
     split = config.benchmark.get("split", "development")
-    found = read_config(config).of_split(split)
+    found = section.of_split(split)
     if not found:
         raise ValueError(f"config.ablate: no seeds for config.benchmark.split={split!r}")
     return found
@@ -63,8 +69,8 @@ def of_seed(config: ml_collections.ConfigDict, seed: int) -> ml_collections.Conf
     own.seed = seed
     if "small_world" in own:
         own.small_world.world_seed = seed
-    own.benchmark.arms = ",".join(_chosen(config, read_config(config)))
     with own.benchmark.unlocked():
+        own.benchmark.arms = ",".join(_chosen(config, read_config(config)))
         own.benchmark.count_all = True
     return own
 
@@ -75,31 +81,23 @@ def take_shard(items: list[int], shard: str) -> list[int]:
     Raises:
       ValueError: the text does not read so.
     """
-    index, slash, count = shard.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
+    if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"--shard: expected i/n with i below n, got {shard!r}")
-    return items[int(index) :: int(count)]
+    return items[int(match[1]) :: int(match[2])]
 
 
-def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Notes in opened.json when a held-out seed was first measured, and with what.
+def check_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses to measure a held-out seed of this folder a second time in another way.
 
     Raises:
-      ValueError: it was measured with another config before.
+      ValueError: naming the fields that differ.
     """
-    now = json.loads(config.to_json())
-    for name in set(arms.FREE_SECTIONS) - {"benchmark"}:
-        now.pop(name, None)
-    # An arm may be added later, and is compared with the same run; counting draws nothing.
-    for name in ("arms", "count_all"):
-        now["benchmark"].pop(name, None)
     path = folder / "opened.json"
     if not path.exists():
-        today = datetime.date.today().isoformat()
-        runs.write_json(path, {"date": today, "config": now})
         return
     before = json.loads(path.read_text())
-    different = settings.differing_fields(before["config"], now)
+    different = settings.differing_fields(before["config"], _decisive(config))
     if different:
         raise ValueError(
             f"{folder}: seed {config.seed} was opened on {before['date']} with another config and "
@@ -108,18 +106,56 @@ def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> N
         )
 
 
+def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Notes in opened.json when a held-out seed was first measured, and with what."""
+    if not (folder / "opened.json").exists():
+        today = datetime.date.today().isoformat()
+        runs.write_json(folder / "opened.json", {"date": today, "config": _decisive(config)})
+
+
+def _decisive(config: ml_collections.ConfigDict) -> dict:
+    sections = json.loads(config.to_json())
+    for name in set(arms.FREE_SECTIONS) - {"benchmark"}:
+        sections.pop(name, None)
+    return sections | {"benchmark": arms.measured(sections["benchmark"])}
+
+
+def run_seed(run: runs.Run, *, held_out: bool) -> None:
+    """The loop of one seed; a held-out one is opened when nothing is left but to measure it."""
+    *training, benchmark = spct.stages(run)
+    opening = []
+    if held_out and run.writes:
+        config = ml_collections.ConfigDict(run.config)
+        opening = [("opening", lambda run: record_opening(run.workdir, config))]
+    spct.carry_out(run, [*training, *opening, benchmark])
+
+
 def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Runs the seeds of this shard, then reports on all that are finished."""
+    """Runs the seeds of this shard, then reports on all that are finished.
+
+    Raises:
+      ValueError: at the end, naming the seeds that failed, and why.
+    """
     schema.check(config)
     every = seeds(config)
     own = take_shard(every, _SHARD.value)
+    held_out = config.benchmark.get("split") == "test"
+    for seed in own if held_out else ():
+        check_opening(workdir / f"seed_{seed}", of_seed(config, seed))
+    failed = []
     for number, seed in enumerate(own, start=1):
         print(f"== seed {seed}, {number} of {len(own)}", flush=True)
         folder, of_this = workdir / f"seed_{seed}", of_seed(config, seed)
-        if config.benchmark.get("split") == "test":
-            record_opening(folder, of_this)
-        runs.carry_out(spct.main, of_this, folder)
-    effects.write_report(workdir, every)
+        try:
+            runs.carry_out(functools.partial(run_seed, held_out=held_out), of_this, folder)
+        except ValueError as error:  # the others may be well
+            print(f"seed {seed}: {error}", flush=True)
+            failed.append(f"seed {seed}: {error}")
+    if processes.index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        effects.write_report(workdir, every)
+    if failed:
+        raise ValueError("; ".join(failed))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ these by the alphabet, so that it is trained once.
 """
 
 import ast
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -26,11 +27,16 @@ _FROM = {
     "grpo": ("base", "cold_start", "rft", "grpo"),
     "meta_rm": ("base", "cold_start", "rft", "grpo", "meta_rm"),
 }
+STAGES = tuple(_FROM)
 # Sections that may change between runs on one workdir: they decide no parameters of these stages,
 # up to rounding. Each kind of baseline has its own parameters, and keeps its section beside them.
 FREE_SECTIONS = ("ablate", "baseline", "benchmark", "mesh")
-# Sections that may differ between arms; models, devices and seeds may not.
-_MAY_CHANGE = ("template", *_FROM, "benchmark")
+# What arms may change: how they are trained, and what a benchmark draws of them. Models, devices,
+# data and seeds are those of the run, and votes are counted alike.
+_MAY_CHANGE = ("template.principles", "base.", "cold_start.", "rft.", "grpo.", "benchmark.draw.",
+               "benchmark.principles", "benchmark.reference")  # fmt: skip
+# Names of sections of tables, and of files beside those of a stage.
+_RESERVED = ("greedy", "k_samples", "decisions")
 
 
 def changed(config: ml_collections.ConfigDict, arm: str) -> ml_collections.FrozenConfigDict:
@@ -46,31 +52,37 @@ def changed(config: ml_collections.ConfigDict, arm: str) -> ml_collections.Froze
     if arm not in known:
         raise ValueError(f"config.ablate.arms: no arm {arm!r}; there are {sorted(known)}")
     where = f"config.ablate.arms.{arm}"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", arm):
-        raise ValueError(f"{where}: a name has small letters, digits and underscores")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", arm) or arm in _RESERVED:
+        raise ValueError(
+            f"{where}: a name has small letters, digits and underscores, and is none of {_RESERVED}"
+        )
     if not isinstance(known[arm], str):
         raise ValueError(f"{where}: expected 'field=value; ...', got {known[arm]!r}")
     new = ml_collections.ConfigDict(config).copy_and_resolve_references()
     for change in filter(None, (part.strip() for part in known[arm].split(";"))):
         _apply(new, change, where)
+    if new.to_dict() == ml_collections.ConfigDict(config).to_dict():
+        raise ValueError(f"{where}: {known[arm]!r} changes nothing")
     return ml_collections.FrozenConfigDict(new)
 
 
 def _apply(config: ml_collections.ConfigDict, change: str, where: str) -> None:
-    dotted, equals, text = change.partition("=")
-    *parents, field = dotted.strip().split(".")
+    dotted, equals, text = (part.strip() for part in change.partition("="))
+    *parents, field = dotted.split(".")
     if not equals or not parents:
         raise ValueError(f"{where}: expected section.field=value, got {change!r}")
-    if parents[0] not in _MAY_CHANGE:
-        raise ValueError(f"{where}: arms may change {_MAY_CHANGE}, not {dotted.strip()!r}")
+    if not dotted.startswith(_MAY_CHANGE) or dotted == "benchmark.draw.k":
+        raise ValueError(f"{where}: arms may change {', '.join(_MAY_CHANGE)} and not {dotted!r}")
     section = config
     for parent in parents:
-        if parent not in section:
-            raise ValueError(f"{where}: config.{'.'.join(parents)} is no section")
-        section = section[parent]
+        section = section.get(parent) if isinstance(section, ml_collections.ConfigDict) else None
+    if not isinstance(section, ml_collections.ConfigDict):
+        raise ValueError(f"{where}: config.{'.'.join(parents)} is no section")
+    if isinstance(section.get(field), ml_collections.ConfigDict):
+        raise ValueError(f"{where}: config.{dotted} is a section, not a field")
     with section.unlocked(), section.ignore_type():
         # A field at its default is not written in the config; whether it exists, the schema knows.
-        section[field] = _value(text.strip(), section.get(field))
+        section[field] = _value(text, section.get(field))
 
 
 def _value(text: str, before):
@@ -86,13 +98,39 @@ def _value(text: str, before):
 def deciding(config: Mapping, stage: str) -> str:
     """What decides the parameters of a stage, as JSON: equal texts are equal stages."""
     needed = _FROM[stage]
-    if stage == "grpo" and config["grpo"]["loop"].get("start", "rft") == "cold_start":
+    loop = config["grpo"]["loop"] if stage == "grpo" else {}
+    if loop.get("start", "rft") == "cold_start" and not loop.get("easy_for"):
         needed = tuple(name for name in needed if name != "rft")
     skipped = {*_FROM, *FREE_SECTIONS} - {*needed}
     if stage == "base":
         skipped.add("template")  # general data have none
     sections = json.loads(ml_collections.FrozenConfigDict(config).to_json())
     return json.dumps({k: v for k, v in sections.items() if k not in skipped}, sort_keys=True)
+
+
+def comparable(config: Mapping) -> str:
+    """Digest of what must be equal for runs of different seeds to be averaged."""
+    sections = json.loads(ml_collections.FrozenConfigDict(config).to_json())
+    sections.pop("seed")
+    sections.get("small_world", {}).pop("world_seed", None)
+    for name in set(FREE_SECTIONS) - {"benchmark"}:
+        sections.pop(name, None)
+    sections["benchmark"] = measured(sections["benchmark"])
+    text = json.dumps(sections, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def measured(benchmark: Mapping) -> dict:
+    """Of a section `benchmark` the fields that decide what is measured.
+
+    Arms may come later, and are compared with the same run; limits say when a run fails, and places
+    and sizes of batches only how it is done.
+    """
+    skipped = ("arms", "count_all", "max_unparsed", "max_cut", "buckets", "data_dir")
+    return {
+        name: value for name, value in benchmark.items()
+        if name not in skipped and not name.startswith("engine_")
+    }  # fmt: skip
 
 
 def title(arm: str) -> str:

@@ -44,6 +44,9 @@ def read_config(run: runs.Run) -> schema.BaselineConfig:
         )
     if schema.engine_config(run.config, "benchmark").server() is not None:
         raise ValueError("config.benchmark.engine: baselines are measured by the jitted engine")
+    for field in ("principles", "reference"):
+        if run.config.benchmark.get(field):
+            raise ValueError(f"config.benchmark.{field}: baselines are shown none")
     return config
 
 

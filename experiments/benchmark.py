@@ -44,6 +44,7 @@ from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
 
 META_BATCHES_PER_UNIT = 8
+SPREAD = ("balanced", "both")  # order policies whose samples are spread evenly over orders
 
 
 def read_config(run: runs.Run) -> schema.BenchmarkConfig:
@@ -72,7 +73,7 @@ def counting_rules(run: runs.Run, config: schema.BenchmarkConfig) -> CountingRul
         tie_policy=config.tie_policy,
         parse_policy=config.parse_policy,
         parse=config.parse,
-        stratified=draw.order_policy in ("balanced", "both"),
+        stratified=draw.order_policy in SPREAD,
         num_samples=draw.k,
         seed=run.config.seed,
     )
@@ -162,6 +163,7 @@ class Measurement:
             found[suite] = Drawn(
                 stage, run.principles, k is None, groups, prompt_tokens=lengths, model=model,
                 arm=run.arm_name,
+                stratified=config.order_policy in SPREAD if run.arm_name and k else None,
             )  # fmt: skip
         return found
 
@@ -170,7 +172,7 @@ class Measurement:
 
         def draw(comparisons: Sequence[Comparison], mode: str) -> list[Trajectory]:
             config = dataclasses.replace(
-                _greedy(_draw_config(self.run)), k=1, order_policy="random", principles=mode
+                _greedy(_draw_config(run)), k=1, order_policy="random", principles=mode
             )
             return self._draw_suite(suite, stage, config, comparisons)
 
@@ -295,7 +297,10 @@ def run_benchmark(run: runs.Run) -> None:
         # Greedy, what it does not share with an arm before it; its samples are its own anyway.
         own = [stage for stage in greedy if arm.owns(stage)]
         drawn += [measurement.draw(arm, stage, k=None) for stage in own]
-        drawn.append(measurement.draw(arm, sampled[-1], k=config.arm_k))
+        try:
+            drawn.append(measurement.draw(arm, sampled[-1], k=config.arm_k))
+        except given.NoPrinciples as error:
+            run.say(f"arm {arm.arm_name}: left out: {error}")
 
     suites = to_suites(loaded, drawn, stored_lines.read(run, loaded.comparisons, rules))
     lines = write_report(run, suites, rules, count_all=config.count_all)

@@ -95,7 +95,8 @@ def points(suite: Suite, config: CountingRules) -> list[Point]:
                 curve = f"{prefix}, {curve}" if prefix else curve
             if drawn.arm:
                 curve += f", {drawn.section}"
-            spent = costs_of(drawn, ks, guided=kind == "guided", stratified=config.stratified)
+            spread = config.stratified if drawn.stratified is None else drawn.stratified
+            spent = costs_of(drawn, ks, guided=kind == "guided", stratified=spread)
             for k, one in zip(ks, spent, strict=True):
                 label = counting.label(drawn, k, kind, prefix)
                 found.append(Point(drawn.section, label, curve, one))

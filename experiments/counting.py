@@ -81,6 +81,8 @@ class Drawn(NamedTuple):
       model: shape of the policy; None where it is not known.
       meta_model: shape of the meta RM, or None.
       arm: the arm it is of, "" for the run itself.
+      stratified: of an arm, whether its subsets are spread evenly over orders; None for what the
+        rules say.
     """
 
     stage: str
@@ -92,6 +94,7 @@ class Drawn(NamedTuple):
     model: ModelConfig | None = None
     meta_model: ModelConfig | None = None
     arm: str = arms.MAIN
+    stratified: bool | None = None
 
     @property
     def section(self) -> str:
@@ -321,6 +324,8 @@ def ballots_of(suite: Suite, drawn: Drawn, config: CountingRules) -> Ballots:
 
 def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> list[Line]:
     most = 1 if drawn.greedy else min(len(own) for own in drawn.groups)
+    if drawn.stratified is not None:
+        config = dataclasses.replace(config, stratified=drawn.stratified)
     found = tally(
         suite, ballots_of(suite, drawn, config), config, drawn.section,
         lambda k, kind: label(drawn, k, kind, stage), most=most, facts=sample_facts(drawn.groups),

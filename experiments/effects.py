@@ -1,11 +1,11 @@
 """What each step and each arm is worth over all seeds of an ablation, beside the paper.
 
-Everything is read from DIR/seed_S/results, so a report is made again in seconds. Intervals resample
-seeds, and the comparisons of each seed.
+Everything is read from DIR/seed_S/results, so a report is made again in seconds.
 """
 
+import fcntl
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +17,11 @@ from grm_jax.evaluation import paper, plots, statistics
 from grm_jax.evaluation.statistics import Difference, Resampled
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 
-INTERVALS = (
-    "95 % bootstrap intervals: seeds are resampled, and of each seed its comparisons, those with "
-    "one query together; with few seeds such an interval is somewhat too narrow. seeds > 0: on how "
-    "many seeds the difference is positive"
+SEVERAL = (
+    "95 % intervals: seeds are resampled, and then comparisons, those with one query together; "
+    "wider by Student's t for few seeds. seeds > 0: on how many the difference is positive"
 )
+ONE = "95 % bootstrap intervals over comparisons; one seed, so nothing is said of others"
 PAPER = "paper: overall accuracy of the 27B model, Tables 2 and 4"
 
 
@@ -52,24 +52,40 @@ def over_seeds(results: Sequence[Result]) -> Lines:
     """The lines that all seeds have.
 
     Raises:
-      ValueError: seeds were counted by other rules.
+      ValueError: the seeds were not measured alike.
     """
     first = results[0]
     for one in results[1:]:
-        if {**one.rules, "seed": 0} != {**first.rules, "seed": 0}:
-            raise ValueError(f"{one.suite}: seeds were counted by other rules")
-    keys = [
-        key for key in first.lines
-        if all(key in one.lines and np.isfinite(one.lines[key].credits_C).any() for one in results)
-    ]  # fmt: skip
+        if one.config != first.config:
+            raise ValueError(f"{one.suite}: seeds were measured with other configs")
+    keys = [key for key in first.lines if all(_counts(one, key) for one in results)]
     credits, clusters = [], []
     for one in results:
         all_LC = np.stack([one.lines[key].credits_C for key in keys])
         kept_C = np.isfinite(all_LC).all(axis=0)
         credits.append(all_LC[:, kept_C])
         clusters.append(np.asarray(one.clusters)[kept_C])
-    means = statistics.over_seeds(credits, clusters=clusters)
+    same_items = all(one.uids == first.uids for one in results)
+    means = statistics.over_seeds(credits, clusters=clusters, same_items=same_items)
     return Lines({key: i for i, key in enumerate(keys)}, credits, means)
+
+
+def _counts(result: Result, key: tuple[str, str]) -> bool:
+    return key in result.lines and bool(np.isfinite(result.lines[key].credits_C).any())
+
+
+def missing(results: Mapping[int, Result]) -> list[str]:
+    """Sections that only some seeds have, and these seeds."""
+    of_seed = {
+        seed: {section for section, label in one.lines if _counts(one, (section, label))}
+        for seed, one in results.items()
+    }
+    found = []
+    for section in sorted(set().union(*of_seed.values())):
+        having = [seed for seed, own in of_seed.items() if section in own]
+        if len(having) < len(results):
+            found.append(f"{section} (seeds {', '.join(map(str, having))} only)")
+    return found
 
 
 def _pairs(result: Result, lines: Lines) -> list[tuple[str, str, Line, Line]]:
@@ -89,11 +105,14 @@ def _pairs(result: Result, lines: Lines) -> list[tuple[str, str, Line, Line]]:
     ]  # fmt: skip
 
 
-def ablation_table(suite: str, results: Sequence[Result], note: str) -> tuple[Table, list]:
+def ablation_table(
+    suite: str, results: Sequence[Result], notes: Sequence[str]
+) -> tuple[Table, list]:
     """Paired differences beside those of the paper; also what the figure shows of them."""
     lines = over_seeds(results)
     rows, effects = [], []
-    last = [label for section, label in lines.at if section == counting.GREEDY][-1]
+    stages = [counting.greedy(stage) for stage in counting.STAGE_NAMES]
+    last = [label for section, label in lines.at if label in stages][-1:]
     for section, label, a, b in _pairs(results[0], lines):
         keys = (a.section, a.label), (b.section, b.label)
         difference = lines.difference(*keys)
@@ -103,26 +122,25 @@ def ablation_table(suite: str, results: Sequence[Result], note: str) -> tuple[Ta
         cells = (
             *map(Cell, values),
             Cell(difference.value, difference.low, difference.high),
-            Cell(difference.p_value), Cell(lines.seeds_above(*keys)),
+            Cell(lines.seeds_above(*keys)),
             *(Cell(None if value is None else value / 100) for value in theirs), Cell(gap),
         )  # fmt: skip
         rows.append(Row(label, cells, section))
         if section == "steps":
             effects.append(plots.Effect(label, difference, gap))
-        elif label == last or label.startswith("Voting@"):
+        elif label in last or label.startswith("Voting@"):
             effects.append(plots.Effect(f"{section}: {label}", difference, gap))
     columns = [
-        Column("a"), Column("b"), Column("a − b", signed=True), Column("p", "p_value", digits=3),
-        Column("seeds > 0", "count"),
+        Column("a"), Column("b"), Column("a − b", signed=True), Column("seeds > 0", "count"),
         Column("a", group="paper"), Column("b", group="paper"),
         Column("a − b", signed=True, group="paper"),
     ]  # fmt: skip
     title = f"Steps and arms, accuracy (%): {suite}"
-    return Table(title, columns, rows, [note, INTERVALS, PAPER], "a − b"), effects
+    return Table(title, columns, rows, [*notes, PAPER], "a − b"), effects
 
 
 def seeds_table(
-    suite: str, results: Sequence[Result], seeds: Sequence[int], note: str
+    suite: str, results: Sequence[Result], seeds: Sequence[int], notes: Sequence[str]
 ) -> Table:
     """Every line: its mean over seeds, and each seed."""
     lines = over_seeds(results)
@@ -132,30 +150,60 @@ def seeds_table(
         own = [Cell(float(credits[i].mean())) for credits in lines.credits_R]
         rows.append(Row(label, (Cell(*interval), *own), section))
     columns = [Column("mean"), *(Column(f"seed {seed}") for seed in seeds)]
-    return Table(f"Accuracy (%) by seed: {suite}", columns, rows, [note, INTERVALS], "method")
+    return Table(f"Accuracy (%) by seed: {suite}", columns, rows, notes, "method")
 
 
 def write_report(workdir: pathlib.Path, every: Sequence[int]) -> None:
-    """Writes and prints the tables and the figure over the seeds that are finished."""
-    done = [seed for seed in every if (workdir / f"seed_{seed}" / "results").is_dir()]
-    of_seed = [read_results(workdir / f"seed_{seed}") for seed in done]
-    listed = ", ".join(map(str, done))
-    for suite in of_seed[0] if of_seed else ():
-        results = [own[suite] for own in of_seed if suite in own]
-        if not any(np.isfinite(m.credits_C).any() for m in results[0].lines.values()):
-            continue  # single responses only
-        sizes = ", ".join(
-            str(int(np.isfinite(next(iter(one.lines.values())).credits_C).sum()))
-            for one in results
-        )
-        note = f"seeds {listed} ({len(done)} of {len(every)}); comparisons with n >= 2: {sizes}"
-        table, effects = ablation_table(suite, results, note)
-        suffix = "" if len(of_seed[0]) == 1 else f"_{suite}"
-        for one, name in ((seeds_table(suite, results, done, note), "seeds"), (table, "ablation")):
-            write(one, workdir / "tables", name + suffix)
-            print(to_terminal(one, width=180), flush=True)
+    """Writes and prints the tables and the figure over the seeds that are finished.
+
+    Other processes may do the same: they take turns.
+    """
+    with open(workdir / ".report.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folders = {seed: workdir / f"seed_{seed}" for seed in every}
+        of_seed = {
+            seed: read_results(folder) for seed, folder in folders.items()
+            if any((folder / "results").glob("*.json"))
+        }  # fmt: skip
+        suites = {suite: None for own in of_seed.values() for suite in own}
+        for suite in suites:
+            by_seed = {seed: own[suite] for seed, own in of_seed.items() if suite in own}
+            _write_suite(workdir, suite, by_seed, every, several=len(suites) > 1)
+    print(f"{len(of_seed)} of {len(every)} seeds are finished: {workdir}")
+
+
+def _write_suite(
+    workdir: pathlib.Path, suite: str, by_seed: dict[int, Result], every: Sequence[int], *,
+    several: bool,
+) -> None:  # fmt: skip
+    config = next(iter(by_seed.values())).config
+    other = [seed for seed, one in by_seed.items() if one.config != config]
+    by_seed = {seed: one for seed, one in by_seed.items() if one.config == config}
+    results, seeds = list(by_seed.values()), list(by_seed)
+    counted = [key for key in results[0].lines if all(_counts(one, key) for one in results)]
+    if not counted:
+        return  # single responses only
+    sizes = [
+        int(np.isfinite(one.lines[counted[0]].credits_C).sum()) for one in results
+    ]
+    notes = [
+        f"seeds {', '.join(map(str, seeds))} ({len(seeds)} of {len(every)}); comparisons with "
+        f"n >= 2: {', '.join(map(str, sizes))}",
+        SEVERAL if len(seeds) > 1 else ONE,
+    ]
+    if other:
+        notes.append(f"left out, measured with another config: seeds {', '.join(map(str, other))}")
+    if parts := missing(by_seed):
+        notes.append(f"left out, not on every seed: {'; '.join(parts)}")
+    table, effects = ablation_table(suite, results, notes)
+    suffix = f"_{suite}" if several else ""
+    for one, name in (
+        (seeds_table(suite, results, seeds, notes), "seeds"), (table, "ablation")
+    ):  # fmt: skip
+        write(one, workdir / "tables", name + suffix)
+        print(to_terminal(one, width=180), flush=True)
+    if effects:
         plots.effects(
             workdir / "figures" / f"ablation{suffix}.png", effects,
-            note=f"bars: 95 % over {len(done)} seeds and their comparisons; {suite}",
+            note=f"bars: 95 % over {len(seeds)} seeds and their comparisons; {suite}",
         )  # fmt: skip
-    print(f"{len(done)} of {len(every)} seeds are finished; tables and figures: {workdir}")

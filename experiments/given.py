@@ -20,6 +20,11 @@ from grm_jax.text.sections import split_sections
 
 SOURCES = ("own", "shuffled", "given", "query")
 
+
+class NoPrinciples(ValueError):
+    """Too many comparisons get no principles."""
+
+
 # Draws one greedy trajectory of each comparison in a principle mode.
 DrawGreedy = Callable[[Sequence[Comparison], str], list[Trajectory]]
 
@@ -41,11 +46,11 @@ def give(
       draw: draws by the policy that will judge.
       mode: the principle mode that it was trained in.
       seed: of the shuffling.
-      max_missing: share of comparisons that may get none, because a sample had none; for these the
-        judge writes its own.
+      max_missing: share of comparisons that may get none, because a sample had none, or there is
+        no other query to shuffle with; for these the judge writes its own.
 
     Raises:
-      ValueError: more comparisons than that get none.
+      NoPrinciples: more comparisons than that get none.
     """
     if source == "given":
         texts = [comparison.principles for comparison in comparisons]
@@ -57,10 +62,10 @@ def give(
         drawn = {t.uid: t for t in draw(comparisons, mode)}
         texts = [_principles(drawn[comparison.uid]) for comparison in comparisons]
         if source == "shuffled":
-            texts = [texts[i] for i in others(comparisons, seed)]
+            texts = ["" if i is None else texts[i] for i in others(comparisons, seed)]
     without = [c.uid for c, text in zip(comparisons, texts, strict=True) if not text.strip()]
     if len(without) > max_missing * len(comparisons):
-        raise ValueError(
+        raise NoPrinciples(
             f"config.benchmark.principles={source}: {len(without)} of {len(comparisons)} "
             f"comparisons have no principles (first: {without[0]!r})"
         )
@@ -70,15 +75,12 @@ def give(
     ]
 
 
-def others(comparisons: Sequence[Comparison], seed: int) -> list[int]:
-    """For each comparison the index of another one, with another query and alike in kind.
+def others(comparisons: Sequence[Comparison], seed: int) -> list[int | None]:
+    """For each comparison the index of another one, with another query and alike in kind, or None.
 
     Single responses, which are judged 0 or 1, get those of single responses.
-
-    Raises:
-      ValueError: there is none.
     """
-    found = [-1] * len(comparisons)
+    found: list[int | None] = [None] * len(comparisons)
     for single in (False, True):
         own = [i for i, comparison in enumerate(comparisons) if (comparison.n == 1) is single]
         cycle = np.random.default_rng((seed, int(single))).permutation(own).tolist()
@@ -87,8 +89,6 @@ def others(comparisons: Sequence[Comparison], seed: int) -> list[int]:
                 if comparisons[j].messages != comparisons[i].messages:
                     found[i] = j
                     break
-            else:
-                raise ValueError(f"comparison {comparisons[i].uid!r}: no other query to shuffle")
     return found
 
 

@@ -62,6 +62,7 @@ def run_stage(run: runs.Run) -> None:
     stage = run.stage("grpo")
     if run.has_params(stage):
         return
+    run.begin("grpo")
     config = settings.from_section(
         grpo.GRPOConfig, run.config, "grpo", sections=schema.INNER_NAMES
     )

@@ -163,6 +163,7 @@ def run_stage(run: runs.Run) -> None:
     stage = run.stage("meta_rm")
     if run.has_params(stage):
         return
+    run.begin("meta_rm")
     config = settings.from_section(
         meta_rm.MetaRMConfig, run.config, "meta_rm", sections=schema.INNER_NAMES
     )

@@ -53,16 +53,16 @@ def lines(suite: Suite, config: CountingRules) -> list[Line]:
     found = []
     for name in voting.AGGREGATIONS if ks else ():
         if name != config.aggregation:
-            found += tally(f"aggregation {name}", [by_k[k] for k in ks], name)
+            found += tally(f"aggregation: {name}", [by_k[k] for k in ks], name)
     if drawn.meta is not None and ks:
         own = [by_k[k] for k in ks]
-        weighed = tally("weights of the meta RM", own, "sum", voting.weigh(ballots))
+        weighed = tally("meta RM: weights", own, "sum", voting.weigh(ballots))
         found += [line._replace(label=line.label.replace("Voting", "MetaRM")) for line in weighed]
         for name, k_meta in (("1", lambda k: 1), ("k/4", lambda k: max(1, k // 4)),
                              ("k/2", voting.half), ("k", lambda k: k)):  # fmt: skip
             own = list(map(k_meta, ks))
             if own != [by_k[k] for k in ks]:
-                guided = tally(f"k_meta {name}", own, config.aggregation)
+                guided = tally(f"k_meta: {name}", own, config.aggregation)
                 found += [line for line in guided if line.label.startswith("MetaRM")]
     return found
 

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import counting
+from experiments import arms, counting
 from experiments import run as runs
 from experiments.counting import Line, Suite
 from grm_jax.evaluation import rules, statistics
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.models import cost
 
-VERSION = 1
+VERSION = 2
 
 
 class Measured(NamedTuple):
@@ -44,6 +44,7 @@ class Result(NamedTuple):
     Attributes:
       suite, coverage: see `counting.Suite`.
       parameters: of the policy; None where it is not known.
+      config: digest of what must be equal for runs of different seeds to be averaged.
       uids, clusters, subsets: of each comparison; those with one query share a cluster.
       rules: how votes were counted.
       lines: by (section, label).
@@ -52,6 +53,7 @@ class Result(NamedTuple):
     suite: str
     coverage: str
     parameters: int | None
+    config: str
     uids: list[str]
     clusters: list[int]
     subsets: list[str]
@@ -71,6 +73,7 @@ def write_results(
             "parameters": next(
                 (cost.num_params(d.model) for d in suite.drawn if d.model is not None), None
             ),
+            "config": arms.comparable(run.config),
             "rules": rule,
             "uids": [c.uid for c in suite.comparisons],
             "clusters": rules.of_rows([c.messages for c in suite.comparisons])[1].tolist(),

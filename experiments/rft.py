@@ -73,6 +73,7 @@ def run_stage(run: runs.Run) -> None:
     stage = run.stage("rft")
     if run.has_params(stage):
         return
+    run.begin("rft")
     data = settings.from_section(schema.RFTData, run.config, "rft.data")
     rules = settings.from_section(
         RejectionRules, run.config, "rft", sections=schema.INNER_NAMES

@@ -1,7 +1,7 @@
 """What every experiment shares: flags, the workdir, the model, the tokenizer, the data.
 
     workdir/config.json        the config; another config is refused
-            arms/<arm>.json    what an arm changes; other changes under its name are refused
+            stages/<stage>.json  what decided a stage; another stage of its name is refused
             data.json          what the check of the training files found
             fingerprint.json   versions, devices, commit: whatever must not be in a table
             tokenizer.model    the tokenizer, if it was trained here
@@ -157,13 +157,29 @@ class Run:
 
     def stage(self, name: str) -> str:
         """Name of a stage on disk: with that of the first arm that trains it in this way."""
-        if name not in self.config:
+        if name not in arms.STAGES or name not in self.config:
             return name
-        own = arms.deciding(self.config, name)
+        own, found = arms.deciding(self.config, name), name
         for arm, config in self._arms.items():
             if name in config and arms.deciding(config, name) == own:
-                return f"{name}_{arm}" if arm else name
-        return name
+                found = f"{name}_{arm}" if arm else name
+                break
+        path = self.workdir / "stages" / f"{found}.json"
+        if path.exists():
+            before = json.loads(path.read_text())
+            different = settings.differing_fields(before, json.loads(own))
+            if different:
+                raise ValueError(
+                    f"{self.workdir}: stage {found!r} was made with another config; give the arm "
+                    f"another name, or the run another --workdir: {'; '.join(different)}"
+                )
+        return found
+
+    def begin(self, name: str) -> None:
+        """Keeps what decides a stage, before anything of it is written."""
+        path = self.workdir / "stages" / f"{self.stage(name)}.json"
+        if self.writes and not path.exists():
+            write_json(path, json.loads(arms.deciding(self.config, name)))
 
     def owns(self, name: str) -> bool:
         """Whether this arm is the first that trains stage `name` in its way."""
@@ -173,27 +189,14 @@ class Run:
         """The same run with the changes of an arm; shares workdir, devices and metrics.
 
         Raises:
-          ValueError: there is no such arm, or the workdir has another of that name.
+          ValueError: there is no such arm.
         """
-        config = arms.changed(self.config, name)
+        if name not in self._arms:
+            arms.changed(self.config, name)  # raises
         other = object.__new__(Run)
         # What is cached already follows from sections that no arm may change.
-        other.__dict__ = dict(self.__dict__, config=config, arm_name=name)
-        if name:
-            self._check_arm(name)
+        other.__dict__ = dict(self.__dict__, config=self._arms[name], arm_name=name)
         return other
-
-    def _check_arm(self, name: str) -> None:
-        path, now = self.workdir / "arms" / f"{name}.json", self.config.ablate.arms[name]
-        if path.exists():
-            before = json.loads(path.read_text())
-            if before != now:
-                raise ValueError(
-                    f"{self.workdir} has another arm {name!r}: {before!r} there, {now!r} now; "
-                    "give it another name"
-                )
-        elif self.writes:
-            write_json(path, now)
 
     def path(self, *parts: str) -> pathlib.Path:
         """A path below the workdir, or for logs below where this process keeps them."""
@@ -306,7 +309,7 @@ class Run:
         return settings.from_section(
             DrawConfig, self.config, f"{name}.draw",
             form=self.config.template.form, principles=self.principles,
-            **{"answer": "scores", **fields},
+            **{"answer": "scores", "reference": False, **fields},
         )  # fmt: skip
 
     # Parameters.
@@ -536,6 +539,8 @@ def carry_out(
     try:
         with jax.set_mesh(run.mesh):
             experiment(run)
+        if run.stopping:  # nothing else may begin
+            run.stop("all of it")
     finally:
         if run.writes:
             run._lock.close()

@@ -252,6 +252,11 @@ class ScalarLoop:
     row_length: int
     checkpoint_every: int = 100
 
+    def __post_init__(self):
+        for name in ("batch_size", "row_length", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class BaselineConfig:
@@ -331,7 +336,7 @@ class BenchmarkConfig:
         for name, known in (
             ("aggregation", AGGREGATIONS), ("tie_policy", TIE_POLICIES),
             ("parse_policy", PARSE_POLICIES), ("parse", ("strict", "lenient")),
-            ("principles", ("", *SOURCES)),
+            ("principles", ("", *SOURCES)), ("split", ("development", "test")),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
@@ -388,7 +393,10 @@ _INNER = {
     "optimizer": (OptimizerConfig, {}),
     "packing": (PackingConfig, {}),
     "buckets": (Buckets, {}),
-    "draw": (DrawConfig, {"form": "full", "principles": "self", "answer": "scores"}),
+    "draw": (
+        DrawConfig,
+        {"form": "full", "principles": "self", "answer": "scores", "reference": False},
+    ),
 }
 _SECTIONS = {
     "base": {"data": SFTData},
@@ -606,6 +614,8 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
 
 
 def _check_template(config) -> None:
+    if unknown := sorted(set(config.template) - {"form", "principles"}):
+        raise ValueError(f"config.template.{unknown[0]}: unknown field")
     for field, known in (("form", prompts.FORMS), ("principles", prompts.PRINCIPLE_MODES)):
         if config.template[field] not in known:
             raise ValueError(

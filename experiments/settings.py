@@ -36,11 +36,7 @@ def from_section(
     Raises:
       ValueError: naming the dotted field.
     """
-    section = config
-    for part in name.split("."):
-        if part not in section:
-            raise ValueError(f"config.{name}: section is missing")
-        section = section[part]
+    section = require_section(config, name)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in extra}
     values = dict(extra)
@@ -61,6 +57,16 @@ def from_section(
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"config.{name}: {error}") from error
+
+
+def require_section(config: ml_collections.ConfigDict, name: str):
+    """The section of a dotted name; ValueError where there is none."""
+    section = config
+    for part in name.split("."):
+        if part not in section:
+            raise ValueError(f"config.{name}: section is missing")
+        section = section[part]
+    return section
 
 
 def _typed(value: Any, hint: Any, name: str) -> Any:

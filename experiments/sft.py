@@ -142,6 +142,7 @@ def run_stage(run: runs.Run, name: str) -> None:
     stage = run.stage(name)
     if name not in run.config or run.has_params(stage):
         return
+    run.begin(name)
     data = settings.from_section(schema.SFTData, run.config, f"{name}.data")
     seed = run.config.seed
     examples = general_examples(run, data.general, seed=seed)

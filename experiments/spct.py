@@ -7,18 +7,20 @@ Finished stages are skipped and unfinished ones go on, so the same command resum
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from experiments import arms, benchmark, grpo, meta_rm, rft, sft
 from experiments import run as runs
+
+Stage = Callable[[runs.Run], None]
 
 
 def _run_arm(run: runs.Run, name: str) -> None:
     grpo.main(run.arm(name))
 
 
-def main(run: runs.Run) -> None:
-    """All stages in turn.
+def stages(run: runs.Run) -> list[tuple[str, Stage]]:
+    """All stages with their names; the benchmark is the last.
 
     Raises:
       ValueError: if the config lacks a stage, as those of RFT only do.
@@ -30,19 +32,29 @@ def main(run: runs.Run) -> None:
                 f"config.{section}: section is missing; run the stages that the config has by "
                 "their own experiments"
             )
-    stages: list[tuple[str, Callable[[runs.Run], None]]] = [
+    found: list[tuple[str, Stage]] = [
         ("base and cold start", sft.main),
         ("RFT", rft.run_stage),
         ("GRPO", grpo.run_stage),
     ]
     if config.meta_rm:
-        stages.append(("meta RM", meta_rm.run_stage))
+        found.append(("meta RM", meta_rm.run_stage))
     for name in benchmark.arm_names(config):
-        stages.append((arms.title(name), functools.partial(_run_arm, name=name)))
-    stages.append(("benchmark", benchmark.run_benchmark))
+        found.append((arms.title(name), functools.partial(_run_arm, name=name)))
+    found.append(("benchmark", benchmark.run_benchmark))
 
+    return found
+
+
+def main(run: runs.Run) -> None:
+    """All stages in turn."""
+    carry_out(run, stages(run))
+
+
+def carry_out(run: runs.Run, in_turn: Sequence[tuple[str, Stage]]) -> None:
+    """Runs stages, and says what each took."""
     seconds = {}
-    for name, stage in stages:
+    for name, stage in in_turn:
         began = time.monotonic()
         stage(run)
         seconds[name] = time.monotonic() - began

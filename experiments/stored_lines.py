@@ -28,6 +28,7 @@ def write(
     record = {
         "uids": [c.uid for c in comparisons],
         "rules": _rules(rules),
+        "draw": json.loads(run.config.benchmark.draw.to_json()),
         "lines": [
             {"section": line.section, "label": line.label,
              "unparsed": line.unparsed, "cut": line.cut,
@@ -54,13 +55,17 @@ def read(
         for name, rows in comparisons.items():
             path = run.path("baselines", kind, f"{name}.json")
             record = json.loads(path.read_text()) if path.exists() else {}
-            if (record.get("uids"), record.get("rules")) == ([c.uid for c in rows], _rules(rules)):
+            now = {"uids": [c.uid for c in rows], "rules": _rules(rules),
+                   "draw": json.loads(run.config.benchmark.draw.to_json())}  # fmt: skip
+            if now == {field: record.get(field) for field in now}:
                 own[name] = tuple(map(_line, record["lines"]))
         if len(own) == len(comparisons):
             found = {name: (*lines, *own[name]) for name, lines in found.items()}
-        elif run.path("baselines", kind).exists():
+        elif list(run.path("baselines", kind).glob("*.json")) != [
+            run.path("baselines", kind, "config.json")
+        ] and run.path("baselines", kind).exists():
             run.say(
-                f"baselines/{kind}: measured on other comparisons or by other rules, left out; "
+                f"baselines/{kind}: measured on other comparisons or in another way, left out; "
                 f"experiments.baseline with config.baseline.kind={kind} measures it anew"
             )
     return found

@@ -153,8 +153,10 @@ def table(records: dict[str, dict], topology: topologies.Topology, mfu: float, s
         estimate = record.get("cycles", 0) / clock if clock else 0
         if estimate > 1e4 * ideal:  # what it says of megablox
             estimate = 0
+        known = topologies.compiler(topology) != "cpu"  # of stand-ins nothing says whether it fits
+        fits = verdict(record, topology.chip) if known or "error" in record else "unknown"
         view.add_row(
-            name, verdict(record, topology.chip), *memory, bound, _time(ideal),
+            name, fits, *memory, bound, _time(ideal),
             _time(estimate) if estimate else "-", f"{hours:.1f}", f"{record['compile_s']:.0f} s",
         )  # fmt: skip
     return view

@@ -26,15 +26,18 @@ MEASURE = (
     "python -m experiments.benchmark --config=configs/deepseek_grm_{size}.py --workdir=W "
     "--config.released.model=DIR --config.benchmark.data_dir=DATA"
 )
-TRAIN = (
-    "python -m experiments.spct --config=configs/gemma2_27b.py --workdir=W "
+_DATA = (
     "--config.released.model=DIR --config.benchmark.data_dir=DATA --config.data.benchmark_dir=DATA"
 )
+TRAIN = f"python -m experiments.spct --config=configs/gemma2_27b.py --workdir=W {_DATA}"
 BASELINE = (
-    "python -m experiments.baseline --config=configs/gemma2_27b.py --workdir=W "
+    f"python -m experiments.baseline --config=configs/gemma2_27b.py --workdir=W {_DATA} "
     "--config.baseline.kind=KIND  (bradley_terry, pairrm, cloud, llm_judge, token_prob)"
 )
-ABLATE = "python -m experiments.ablate --config=configs/gemma2_27b.py --workdir=A, W=A/seed_0"
+ABLATE = (
+    f"python -m experiments.ablate --config=configs/gemma2_27b.py --workdir=A {_DATA}"
+    "  (then W is A/seed_0)"
+)
 
 
 def voting(k: int) -> Lines:
@@ -199,9 +202,9 @@ TABLE_4 = PaperTable(
              ((WITHOUT, "Voting@8"),), ABLATE),
         _grm("GRM-27B, Voting@32", (88.5, 65.3, 60.4, 69.7, 71.0), voting(32)),
         _grm("MetaRM@32, k_meta = 1", (88.5, 67.1, 65.2, 65.2, 71.5),
-             (("k_meta 1", "MetaRM@32"),), ABLATE),
+             (("k_meta: 1", "MetaRM@32"),), ABLATE),
         _grm("MetaRM@32, k_meta = 8", (89.7, 67.2, 64.7, 69.1, 72.7),
-             (("k_meta k/4", "MetaRM@32"),), ABLATE),
+             (("k_meta: k/4", "MetaRM@32"),), ABLATE),
         _grm("MetaRM@32, k_meta = 16", (90.4, 67.2, 63.2, 70.3, 72.8), guided(32)),
     ),
     ("other k_meta: --config.benchmark.k_meta of a run on the same workdir",),

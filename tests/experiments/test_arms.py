@@ -1,6 +1,7 @@
 """Arms: what they change, what they share, and what is refused."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -43,13 +44,27 @@ def test_an_arm_changes_its_fields_and_no_other(config):
         ("seed=3", "expected section.field=value, got 'seed=3'"),
         ("model.num_layers=4", "arms may change"),
         ("small_world.noise=0.1", "arms may change"),
+        ("benchmark.tie_policy=half", "arms may change"),
+        ("benchmark.draw.k=2", "arms may change"),
+        ("meta_rm.balance=none", "arms may change"),
         ("grpo.kl_coef", "expected section.field=value"),
+        ("grpo.kl_coef.x=1", "config.grpo.kl_coef is no section"),
+        ("grpo.loop=3", "config.grpo.loop is a section, not a field"),
+        ("", "changes nothing"),
+        ("grpo.kl_coef=0.08", "changes nothing"),
     ],
 )
 def test_a_bad_arm_is_named(config, changes, named):
     with pytest.raises(ValueError) as caught:
         schema.arm_configs(with_arm(config, changes))
     assert "config.ablate.arms.tried" in str(caught.value) and named in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["greedy", "k_samples", "decisions", "KL", "a b"])
+def test_a_name_that_means_something_else_is_refused(config, name):
+    config.ablate.arms[name] = "grpo.kl_coef=0.5"
+    with pytest.raises(ValueError, match=f"config.ablate.arms.{name}: a name has small letters"):
+        schema.arm_configs(config)
 
 
 def test_an_arm_that_does_not_exist_is_named(config):
@@ -94,15 +109,20 @@ def test_stages_are_shared_as_far_as_they_are_equal(config, tmp_path):
     assert arm.owns("grpo") and not arm.owns("rft") and run.owns("grpo")
     assert arm.config.grpo.kl_coef == 0.0 and run.config.grpo.kl_coef == 0.08
 
-    # Two arms that are equal are one; an arm is what it was when the workdir was made.
+    assert arm.arm("").stage("grpo") == "grpo"
+
+    # Two arms that are equal are one, and a stage is what it was when it was begun, whichever arm
+    # trained it.
     run._lock.close()
-    config.ablate.arms.more = config.ablate.arms.kl_0
+    config.ablate.arms.more = config.ablate.arms.kl_0 + "; benchmark.draw.order_policy=random"
     later = runs.Run(config, tmp_path)
     assert later.arm("more").stage("grpo") == "grpo_kl_0"
+    later.arm("more").begin("grpo")
     later._lock.close()
     config.ablate.arms.kl_0 = "grpo.kl_coef=0.01"
-    with pytest.raises(ValueError, match="has another arm 'kl_0'"):
-        runs.Run(config, tmp_path).arm("kl_0")
+    with pytest.raises(ValueError, match="'grpo_kl_0' was made with another config") as caught:
+        runs.Run(config, tmp_path).arm("kl_0").stage("grpo")
+    assert "config.grpo.kl_coef: 0.0 there, 0.01 now" in str(caught.value)
 
 
 def test_without_rejective_sampling_no_field_of_it_decides_grpo(config):
@@ -110,6 +130,10 @@ def test_without_rejective_sampling_no_field_of_it_decides_grpo(config):
     before = arms.deciding(arm, "grpo")
     arm["rft"]["num_hinted"] += 1
     assert arms.deciding(arm, "grpo") == before
+    arm["grpo"]["loop"]["easy_for"] = "rft"  # it reads the trajectories of RFT
+    before = arms.deciding(arm, "grpo")
+    arm["rft"]["num_samples"] += 1
+    assert arms.deciding(arm, "grpo") != before
     full = dict(json.loads(FrozenConfigDict(config).to_json()))
     before = arms.deciding(full, "grpo")
     full["rft"]["num_hinted"] += 1
@@ -144,22 +168,40 @@ def test_the_split_decides_the_seeds_and_shards_divide_them(config):
     config.ablate.development_seeds = ""
     with pytest.raises(ValueError, match="no seeds for config.benchmark.split='development'"):
         ablate.seeds(config)
-    for shard in ("2/2", "1", "a/b", "-1/2"):
+    for shard in ("2/2", "1", "a/b", "-1/2", "²/3"):
         with pytest.raises(ValueError, match="--shard: expected i/n"):
             ablate.take_shard([1], shard)
 
 
 def test_a_held_out_seed_is_opened_once(config, tmp_path):
+    ablate.check_opening(tmp_path, config)
     ablate.record_opening(tmp_path, config)
     assert json.loads((tmp_path / "opened.json").read_text())["date"]
-    config.ablate.arms.more = "grpo.kl_coef=0.5"  # a later arm, and a resumed run
-    config.benchmark.arms = "more"
-    ablate.record_opening(tmp_path, config)
+    config.ablate.arms.more = "grpo.kl_coef=0.5"  # a later arm, a resumed run, another machine
+    config.benchmark.arms, config.benchmark.max_cut = "more", 0.3
+    config.benchmark.buckets.samples_per_unit *= 2
+    ablate.check_opening(tmp_path, config)
     config.benchmark.draw.temperature = 0.7
     with pytest.raises(ValueError) as caught:
-        ablate.record_opening(tmp_path, config)
+        ablate.check_opening(tmp_path, config)
     assert "was opened on" in str(caught.value)
     assert "config.benchmark.draw.temperature: 0.5 there, 0.7 now" in str(caught.value)
+
+
+def test_a_config_that_ablates_nothing_is_named(config):
+    for section in ("benchmark", "ablate"):
+        without = ConfigDict(config).copy_and_resolve_references()
+        del without[section]
+        with pytest.raises(ValueError, match=rf"config\.{section}: section is missing"):
+            ablate.seeds(without)
+    with pytest.raises(ValueError, match="split must be one of"):
+        config.benchmark.split = "tset"
+        schema.check(config)
+
+
+def test_a_stop_at_the_end_of_a_run_begins_no_other(config, tmp_path):
+    with pytest.raises(runs.Stopped):
+        runs.carry_out(lambda run: run.ask_to_stop(signal.SIGTERM), config, tmp_path)
 
 
 def test_effects_are_paired_by_seed_and_comparison():
@@ -169,7 +211,7 @@ def test_effects_are_paired_by_seed_and_comparison():
     def result(seed, of_lines):
         lines = {key: Measured(np.array(own, np.float64), {}, {}) for key, own in of_lines.items()}
         count = len(next(iter(of_lines.values())))
-        return Result("small_world", "", None, [f"{seed}-{i}" for i in range(count)],
+        return Result("small_world", "", None, "c", [f"{seed}-{i}" for i in range(count)],
                       list(range(count)), ["n2"] * count, {"ks": [1, 2], "seed": seed},
                       lines)  # fmt: skip
 
@@ -190,15 +232,18 @@ def test_effects_are_paired_by_seed_and_comparison():
     assert difference.value == pytest.approx((1 / 3 - 1 / 2) / 2)
     assert difference.low < difference.value < difference.high
     assert lines.seeds_above(*pair) == 1
-    table, shown = effects.ablation_table("small_world", [first, second], "note")
+    table, shown = effects.ablation_table("small_world", [first, second], ["note"])
     at = {(row.section, row.label): row.cells for row in table.rows}
     assert at["steps", "Voting@2 − GRPO, greedy"][2].value == pytest.approx(-1 / 12)
     full = at["full − kl 0", "GRPO, greedy"]
     assert [full[i].value for i in (0, 1, 2)] == pytest.approx([2 / 3, 1 / 4, 5 / 12])
-    assert full[4].value == 2 and full[5].value == pytest.approx(0.699)
+    assert full[3].value == 2 and full[4].value == pytest.approx(0.699)
     assert at["full − kl 0", "Voting@2"][2].value == pytest.approx((-1 / 3 - 1 / 2) / 2)
     assert len(shown) == len(table.rows) == 4
 
-    other = second._replace(rules={"ks": [1, 2], "tie_policy": "half", "seed": 1})
-    with pytest.raises(ValueError, match="counted by other rules"):
+    other = second._replace(config="d")
+    with pytest.raises(ValueError, match="measured with other configs"):
         effects.over_seeds([first, other])
+    fewer = second._replace(lines={k: v for k, v in second.lines.items() if k[0] != "kl 0"})
+    assert effects.missing({0: first, 1: fewer}) == ["kl 0 (seeds 0 only)"]
+    assert effects.missing({0: first, 1: second}) == []

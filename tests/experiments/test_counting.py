@@ -78,13 +78,13 @@ def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count(
     found = {(line.section, line.label): line for line in protocols.lines(suite, rules)}
     sections = {section for section, _ in found}
     assert sections == {
-        "aggregation mean", "aggregation median", "aggregation majority", "aggregation borda",
-        "k_meta 1", "k_meta k/4", "k_meta k", "weights of the meta RM",
+        "aggregation: mean", "aggregation: median", "aggregation: majority", "aggregation: borda",
+        "k_meta: 1", "k_meta: k/4", "k_meta: k", "meta RM: weights",
     }  # fmt: skip
     others = {
-        "aggregation majority": dataclasses.replace(rules, aggregation="majority"),
-        "k_meta 1": dataclasses.replace(rules, k_metas=(1, 1, 1, 1)),
-        "k_meta k/4": dataclasses.replace(rules, k_metas=(1, 1, 1, 2)),
+        "aggregation: majority": dataclasses.replace(rules, aggregation="majority"),
+        "k_meta: 1": dataclasses.replace(rules, k_metas=(1, 1, 1, 1)),
+        "k_meta: k/4": dataclasses.replace(rules, k_metas=(1, 1, 1, 2)),
     }
     for section, own in others.items():
         at = {line.label: line for line in counting.lines(suite, own)}
@@ -92,9 +92,9 @@ def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count(
             found[section, "MetaRM@8"].credits_C, at["MetaRM@8"].credits_C
         )
     at = {line.label: line for line in counting.lines(suite, rules)}
-    np.testing.assert_array_equal(found["k_meta k", "MetaRM@8"].credits_C,
+    np.testing.assert_array_equal(found["k_meta: k", "MetaRM@8"].credits_C,
                                   at["Voting@8"].credits_C)  # fmt: skip
-    assert ("k_meta 1", "Voting@8") not in found
+    assert ("k_meta: 1", "Voting@8") not in found
 
 
 def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_last_stage():

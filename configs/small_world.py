@@ -188,11 +188,13 @@ def _full() -> ConfigDict:
             "max_orders": 4,
             "temperature": 0.5,
             "max_new_tokens": 96,
+            "max_truncated": 1.0,
         }
     )
+    # Longer prompts are those of real suites, spelt out in this vocabulary; what is longer is cut.
     c.benchmark.buckets = ConfigDict(
         {
-            "prompt_lengths": "240",
+            "prompt_lengths": "240,2048",
             "output_lengths": "96",
             "samples": "1,8,16,32",
             "samples_per_unit": 128,
@@ -298,7 +300,7 @@ def _ci(c: ConfigDict) -> None:
     c.benchmark.limit = 8
     c.benchmark.ks = "1,2,4,8"
     c.benchmark.draw.k = 8
-    c.benchmark.buckets.samples = "1,8"
+    c.benchmark.buckets.prompt_lengths, c.benchmark.buckets.samples = "240", "1,8"
     c.benchmark.arm_k = 4
     c.benchmark.num_subsets = 8
     c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps

@@ -209,6 +209,8 @@ def run_locally(c: ConfigDict, kind: str) -> None:
         c.meta_rm.buckets.samples, c.meta_rm.buckets.samples_per_unit = "2", 8
         c.baseline.loop.comparisons, c.baseline.loop.batch_size = 8, 4
         c.baseline.loop.row_length, c.baseline.micro_batches = 544, 2
+    if "ablate" in c:  # of random weights nothing is kept, so something must be left to learn from
+        c.ablate.arms.without_general_data = "rft.data.general=4"
     c.data.test = "helpsteer2:runs/tiny/data/helpsteer2"
     c.benchmark.suites, c.benchmark.split, c.benchmark.limit = "data", "test", 4
     c.benchmark.ks, c.benchmark.num_subsets = "1,2", 4

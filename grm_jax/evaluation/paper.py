@@ -430,7 +430,7 @@ def overall(line: tuple[str, str]) -> float | None:
     Args:
       line: (section, label).
     """
-    for table in (TABLE_2, TABLE_4):
+    for table in (TABLE_2, TABLE_3, TABLE_4):
         for row in table.rows:
             if row.size == 27 and line in row.ours:
                 return row.values[-1]

@@ -205,7 +205,7 @@ def test_too_many_silent_samples_end_in_an_error():
         max_unparsed=0.1, max_cut=0.3,
     )  # fmt: skip
     suite = Suite("own", "", pairs(2), ())
-    line = counting.Line("s", "RFT, greedy", unparsed=0.1, cut=0.3)
+    line = counting.Line(counting.GREEDY, "RFT, greedy", unparsed=0.1, cut=0.3)
     benchmark.require_readable([suite], {"own": [line]}, config)
     for name in ("unparsed", "cut"):
         bad = line._replace(**{name: 0.31})

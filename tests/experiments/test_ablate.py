@@ -39,7 +39,7 @@ def test_two_arms_on_two_seeds(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1 of 2 seeds are finished" in done.stdout
     assert not (tmp_path / "seed_22").exists()
-    done = run(tmp_path)
+    done = run(tmp_path, "--shard=1/2")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 of 2 seeds are finished" in done.stdout
 

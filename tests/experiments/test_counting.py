@@ -143,3 +143,8 @@ def test_a_simulated_meta_rm_has_its_auc_and_pays_if_it_is_good():
     (of_run,) = [guide for guide in guiding.guides(one, rules) if guide.label == guiding.TRAINED]
     assert of_run.auc == 1.0
     assert of_run.gains[16].value == pytest.approx(at["MetaRM@16"] - at["Voting@16"])
+
+
+def test_nothing_is_guided_where_all_samples_of_a_comparison_are_alike():
+    suite = Suite("s", "", [comparison(i) for i in range(4)], (drawn("grpo", (9, 1)),))
+    assert guiding.guides(suite, RULES) == []

@@ -140,11 +140,13 @@ def test_a_workdir_is_not_used_twice(runner, whole, tmp_path):
         deadline = time.monotonic() + 60
         while not (folder / "config.json").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+        os.kill(first.pid, signal.SIGSTOP)  # it may be done before the other has begun
         before = (folder / "config.json").read_bytes()
         second = subprocess.run(
             [sys.executable, "-m", "experiments.grpo", *check_resume.TINY, f"--workdir={folder}"],
             cwd=check_resume.ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
+        os.kill(first.pid, signal.SIGCONT)
         assert first.is_alive()
     finally:
         first.kill()

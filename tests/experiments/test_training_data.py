@@ -281,7 +281,7 @@ def test_a_teacher_draws_rft_and_grpo_leaves_out_what_it_always_gets_right(files
 @pytest.mark.slow
 def test_a_remote_judge_is_benchmarked(files, tmp_path):
     c = config(files)
-    for name in ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline"):
+    for name in ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline", "ablate"):
         del c[name]
     c.data = data(files, train="", general="")
     c.benchmark.greedy_stages = c.benchmark.sampled_stages = "remote"

@@ -114,9 +114,11 @@ def test_two_processes_do_what_one_does_and_their_run_goes_on_in_one(tmp_path):
             {name: other[name] for name in numbers}, rel=1e-3, abs=1e-4
         ), other
     assert tokens_drawn(tmp_path / "two") == tokens_drawn(tmp_path / "alone") != []
-    # Another mesh rounds otherwise, and Adam steps of 0.01 are blind to the size of a gradient.
+    # Another mesh rounds otherwise, and a step of Adam is 0.01 however small a gradient is: the few
+    # elements whose gradients are rounding errors may go astray, by less than one step.
     whole, resumed = final_params(tmp_path / "alone"), final_params(tmp_path / "two")
-    np.testing.assert_allclose(resumed["embedding"], whole["embedding"], atol=1e-4)
+    apart = np.abs(resumed["embedding"] - whole["embedding"])
+    assert np.mean(apart > 1e-4) < 1e-3 and apart.max() < 0.01
 
 
 @pytest.mark.slow

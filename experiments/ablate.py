@@ -18,7 +18,7 @@ import re
 import ml_collections
 from absl import flags
 
-from experiments import arms, effects, schema, settings, spct
+from experiments import arms, effects, schema, sections, settings, spct
 from experiments import run as runs
 from grm_jax.parallel import processes
 
@@ -27,13 +27,13 @@ _SHARD = flags.DEFINE_string(
 )
 
 
-def read_config(config: ml_collections.ConfigDict) -> schema.AblateConfig:
+def read_config(config: ml_collections.ConfigDict) -> sections.AblateConfig:
     """Section `ablate`.
 
     Raises:
       ValueError: naming the section or field, or an arm that does not exist.
     """
-    section = settings.from_section(schema.AblateConfig, config, "ablate", sections=("arms",))
+    section = settings.from_section(sections.AblateConfig, config, "ablate", sections=("arms",))
     for name in ("ablate.arms", "benchmark"):
         settings.require_section(config, name)
     for arm in _chosen(config, section):
@@ -44,7 +44,7 @@ def read_config(config: ml_collections.ConfigDict) -> schema.AblateConfig:
     return section
 
 
-def _chosen(config, section: schema.AblateConfig) -> list[str]:
+def _chosen(config, section: sections.AblateConfig) -> list[str]:
     given = settings.names(section.only, "config.ablate.only")
     return list(dict.fromkeys(given or config.ablate.arms))
 
@@ -114,10 +114,10 @@ def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> N
 
 
 def _decisive(config: ml_collections.ConfigDict) -> dict:
-    sections = json.loads(config.to_json())
+    fields = json.loads(config.to_json())
     for name in set(arms.FREE_SECTIONS) - {"benchmark"}:
-        sections.pop(name, None)
-    return sections | {"benchmark": arms.measured(sections["benchmark"])}
+        fields.pop(name, None)
+    return fields | {"benchmark": arms.measured(fields["benchmark"])}
 
 
 def run_seed(run: runs.Run, *, held_out: bool) -> None:

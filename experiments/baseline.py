@@ -17,6 +17,7 @@ from experiments import (
     judge,
     scalar_baselines,
     schema,
+    sections,
     settings,
     sft,
     stored_lines,
@@ -28,14 +29,14 @@ KINDS = {"bradley_terry": scalar_baselines, "pairrm": scalar_baselines, "cloud":
          "llm_judge": judge, "token_prob": judge}  # fmt: skip
 
 
-def read_config(run: runs.Run) -> schema.BaselineConfig:
+def read_config(run: runs.Run) -> sections.BaselineConfig:
     """Section `baseline`.
 
     Raises:
       ValueError: if it is missing, or asks for what the benchmark cannot count.
     """
     config = settings.from_section(
-        schema.BaselineConfig, run.config, "baseline", sections=schema.INNER_NAMES
+        sections.BaselineConfig, run.config, "baseline", sections=schema.INNER_NAMES
     )
     most = run.config.benchmark.draw.k
     if config.k > most:

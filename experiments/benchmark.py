@@ -30,6 +30,7 @@ from experiments import (
     rft,
     scalar,
     schema,
+    sections,
     settings,
     stored_lines,
 )
@@ -47,19 +48,19 @@ META_BATCHES_PER_UNIT = 8
 SPREAD = ("balanced", "both")  # order policies whose samples are spread evenly over orders
 
 
-def read_config(run: runs.Run) -> schema.BenchmarkConfig:
+def read_config(run: runs.Run) -> sections.BenchmarkConfig:
     """Section `benchmark`."""
     return settings.from_section(
-        schema.BenchmarkConfig, run.config, "benchmark", sections=schema.INNER_NAMES
+        sections.BenchmarkConfig, run.config, "benchmark", sections=schema.INNER_NAMES
     )
 
 
-def arm_names(config: schema.BenchmarkConfig) -> list[str]:
+def arm_names(config: sections.BenchmarkConfig) -> list[str]:
     """The arms that are measured beside the run itself."""
     return settings.names(config.arms, "config.benchmark.arms")
 
 
-def counting_rules(run: runs.Run, config: schema.BenchmarkConfig) -> CountingRules:
+def counting_rules(run: runs.Run, config: sections.BenchmarkConfig) -> CountingRules:
     """How votes are counted, by the config."""
     draw = run.draw_config("benchmark")
     ks = settings.numbers(config.ks, "config.benchmark.ks")
@@ -86,7 +87,7 @@ class Loaded(NamedTuple):
     coverage: dict[str, str]
 
 
-def load_comparisons(run: runs.Run, config: schema.BenchmarkConfig) -> Loaded:
+def load_comparisons(run: runs.Run, config: sections.BenchmarkConfig) -> Loaded:
     """The comparisons of each suite.
 
     Raises:
@@ -130,14 +131,14 @@ class Measurement:
 
         Args:
           run: the arm.
-          stage: its stage, such as "grpo", or one of `schema.UNTRAINED_STAGES`.
+          stage: its stage, such as "grpo", or one of `sections.UNTRAINED_STAGES`.
           k: samples of each comparison.
         """
         own = read_config(run)
         config = _draw_config(run) if run.arm_name else self.draw_config
         config = dataclasses.replace(config, reference=own.reference)
         config = _greedy(config) if k is None else dataclasses.replace(config, k=k)
-        untrained = stage in schema.UNTRAINED_STAGES
+        untrained = stage in sections.UNTRAINED_STAGES
         name = stage if untrained else run.stage(stage)
         if self._params is None or self._params[0] != name:
             self._params = None  # before the next ones are read: there may be room for one only
@@ -223,7 +224,7 @@ def meta_scores(
     groups: Sequence[Sequence[Trajectory]],
 ) -> list[list[float]]:
     """The logit of each trajectory; units that meta_scores/ holds already are not run again."""
-    loop = settings.from_section(schema.ScalarLoop, run.config, "meta_rm.loop")
+    loop = settings.from_section(sections.ScalarLoop, run.config, "meta_rm.loop")
     pairs = [(c, t) for c, own in zip(comparisons, groups, strict=True) for t in own]
     rows = [judge.input_ids(run.config.template.form, *pair) for pair in pairs]
     length = scalar.scoring_length(run, "meta_rm", rows)
@@ -252,22 +253,22 @@ def meta_scores(
     return [[by_key[trajectory.key] for trajectory in own] for own in groups]
 
 
-def measured_stages(run: runs.Run, config: schema.BenchmarkConfig) -> list[str]:
+def measured_stages(run: runs.Run, config: sections.BenchmarkConfig) -> list[str]:
     """Names on disk of the trained stages that the benchmark measures."""
     greedy = settings.names(config.greedy_stages, "config.benchmark.greedy_stages")
     sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
     needs_meta = config.meta_rm and not meta_rm.is_released(run)
     stages = [*greedy, *sampled, *(["meta_rm"] if needs_meta else [])]
-    trained = [run.stage(stage) for stage in stages if stage not in schema.UNTRAINED_STAGES]
+    trained = [run.stage(stage) for stage in stages if stage not in sections.UNTRAINED_STAGES]
     return trained + [run.arm(name).stage(sampled[-1]) for name in arm_names(config)]
 
 
-def finished(run: runs.Run, config: schema.BenchmarkConfig) -> bool:
+def finished(run: runs.Run, config: sections.BenchmarkConfig) -> bool:
     """Whether everything is trained that the benchmark measures."""
     return all(map(run.has_params, measured_stages(run, config)))
 
 
-def require_finished(run: runs.Run, config: schema.BenchmarkConfig) -> None:
+def require_finished(run: runs.Run, config: sections.BenchmarkConfig) -> None:
     """Raises ValueError unless everything is trained that the benchmark measures."""
     for stage in measured_stages(run, config):
         if not run.has_params(stage):
@@ -328,7 +329,7 @@ def count(suites: Sequence[Suite], rules: CountingRules) -> dict[str, list[count
 
 
 def require_readable(
-    suites: Sequence[Suite], lines: report.LinesOf, config: schema.BenchmarkConfig
+    suites: Sequence[Suite], lines: report.LinesOf, config: sections.BenchmarkConfig
 ) -> None:
     """Raises ValueError where more samples have no scores, or were cut, than the config allows."""
     # What an arm fails to write is its result.

@@ -10,7 +10,7 @@ with the section of RFT; the loss is Bradley-Terry on the rows with their critiq
 import dataclasses
 from collections.abc import Sequence
 
-from experiments import benchmark, rft, scalar_baselines, schema, settings
+from experiments import benchmark, rft, scalar_baselines, sections, settings
 from experiments import run as runs
 from experiments.counting import GREEDY, SAMPLED, CountingRules, Line, Suite
 from experiments.scalar_baselines import Pair
@@ -41,12 +41,12 @@ def _row(
     return (*ids, *draw.answer_ids(critique, run.tokenizer))
 
 
-def train(run: runs.Run, config: schema.BaselineConfig) -> None:
+def train(run: runs.Run, config: sections.BaselineConfig) -> None:
     """Draws a critique of each response and trains the head on them, unless it is finished."""
     stage = run.stage(KIND)
     if run.has_params(stage):
         return
-    loop = settings.from_section(schema.ScalarLoop, run.config, "baseline.loop")
+    loop = settings.from_section(sections.ScalarLoop, run.config, "baseline.loop")
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
     params = run.load_start("cold_start")
@@ -76,7 +76,7 @@ def training_pairs(
 
 
 def measure(
-    run: runs.Run, config: schema.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: runs.Run, config: sections.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of greedy critiques, and of the mean over k sampled ones, on every suite."""
     alone = {s.name: [one for c in s.comparisons for one in singles(c)] for s in suites}

@@ -13,7 +13,7 @@ import time
 
 import jax
 
-from experiments import rft, schema, settings, sft
+from experiments import rft, schema, sections, settings, sft
 from experiments import run as runs
 from grm_jax.data import pipeline
 from grm_jax.data.comparison import Comparison
@@ -27,7 +27,7 @@ from grm_jax.sampling import draw
 
 
 def without_easy(
-    run: runs.Run, comparisons: list[Comparison], loop: schema.GRPOLoop
+    run: runs.Run, comparisons: list[Comparison], loop: sections.GRPOLoop
 ) -> list[Comparison]:
     """The comparisons that the trajectories of `loop.easy_for` do not get right every time.
 
@@ -36,7 +36,7 @@ def without_easy(
     """
     name = loop.easy_for
     path = run.path("trajectories", f"{run.stage(name)}.jsonl")
-    if name not in schema.TRAINED_STAGES:
+    if name not in sections.TRAINED_STAGES:
         path = pathlib.Path(name)
     uids = {comparison.uid for comparison in comparisons}
     try:
@@ -66,7 +66,7 @@ def run_stage(run: runs.Run) -> None:
     config = settings.from_section(
         grpo.GRPOConfig, run.config, "grpo", sections=schema.INNER_NAMES
     )
-    loop = settings.from_section(schema.GRPOLoop, run.config, "grpo.loop")
+    loop = settings.from_section(sections.GRPOLoop, run.config, "grpo.loop")
     optimizer_config = settings.from_section(OptimizerConfig, run.config, "grpo.optimizer")
     draw_config = run.draw_config("grpo", k=config.group_size, order_policy="group")
     model = run.trained_model("grpo")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import benchmark, counting, rft, schema, settings, sft
+from experiments import benchmark, counting, rft, schema, sections, settings, sft
 from experiments import run as runs
 from experiments.counting import GREEDY, SAMPLED, CountingRules, Drawn, Line, Suite
 from grm_jax.data.comparison import Comparison
@@ -28,12 +28,12 @@ STAGE = "llm_judge"
 NAMES = {"llm_judge": "LLM-as-a-Judge", "token_prob": "TokenProb"}
 
 
-def train(run: runs.Run, _: schema.BaselineConfig) -> None:
+def train(run: runs.Run, _: sections.BaselineConfig) -> None:
     """Rejective fine-tuning on the prompt of the judge, unless it is finished."""
     stage = run.stage(STAGE)
     if run.has_params(stage):
         return
-    data = settings.from_section(schema.RFTData, run.config, "rft.data")
+    data = settings.from_section(sections.RFTData, run.config, "rft.data")
     rules = settings.from_section(
         RejectionRules, run.config, "rft", sections=schema.INNER_NAMES
     )
@@ -80,7 +80,7 @@ def right_demonstrations(
 
 
 def measure(
-    run: runs.Run, config: schema.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: runs.Run, config: sections.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of a kind on every suite, of the comparisons with something to choose from."""
     kind = config.kind
@@ -176,7 +176,7 @@ def index_scores(
     index_fn = token_prob.make_index_fn(run.model)
     params = run.load_params(run.stage(STAGE))
     length = -(-max(map(len, rows)) // 64) * 64
-    size = settings.from_section(schema.ScalarLoop, run.config, "baseline.loop").batch_size
+    size = settings.from_section(sections.ScalarLoop, run.config, "baseline.loop").batch_size
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
         batch = meta_rm.make_batch(

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from experiments import grpo as grpo_experiment
-from experiments import rft, scalar, schema, settings
+from experiments import rft, scalar, schema, sections, settings
 from experiments import run as runs
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore
@@ -120,7 +120,7 @@ def _rows(
 
 
 def _data(
-    run: runs.Run, config: meta_rm.MetaRMConfig, loop: schema.ScalarLoop
+    run: runs.Run, config: meta_rm.MetaRMConfig, loop: sections.ScalarLoop
 ) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out."""
     stage, seed = run.stage("meta_rm"), run.config.seed
@@ -131,7 +131,7 @@ def _data(
         digest=runs.params_digest(params),
     )
     of_rft = run.stage("rft")
-    data = settings.from_section(schema.RFTData, run.config, "rft.data")
+    data = settings.from_section(sections.RFTData, run.config, "rft.data")
     comparisons += run.comparisons("train", data.comparisons, seed=seed + 1)
     with TrajectoryStore(
         run.path("trajectories", f"{of_rft}.jsonl"), read_only=True
@@ -167,7 +167,7 @@ def run_stage(run: runs.Run) -> None:
     config = settings.from_section(
         meta_rm.MetaRMConfig, run.config, "meta_rm", sections=schema.INNER_NAMES
     )
-    loop = settings.from_section(schema.ScalarLoop, run.config, "meta_rm.loop")
+    loop = settings.from_section(sections.ScalarLoop, run.config, "meta_rm.loop")
     rows, development = _data(run, config, loop)
     scorer = scalar.Scorer(
         run, run.trained_model("meta_rm"), run.tokenizer.pad_id, loop.row_length, loop.batch_size

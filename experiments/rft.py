@@ -4,7 +4,7 @@
 """
 
 from experiments import run as runs
-from experiments import schema, settings, sft
+from experiments import schema, sections, settings, sft
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore
@@ -74,7 +74,7 @@ def run_stage(run: runs.Run) -> None:
     if run.has_params(stage):
         return
     run.begin("rft")
-    data = settings.from_section(schema.RFTData, run.config, "rft.data")
+    data = settings.from_section(sections.RFTData, run.config, "rft.data")
     rules = settings.from_section(
         RejectionRules, run.config, "rft", sections=schema.INNER_NAMES
     )

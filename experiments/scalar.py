@@ -14,7 +14,7 @@ import jax
 import optax
 
 from experiments import run as runs
-from experiments import schema, settings
+from experiments import sections, settings
 from grm_jax.data import pipeline
 from grm_jax.learning import meta_rm
 from grm_jax.learning.checkpoints import Checkpoints
@@ -78,7 +78,7 @@ class Scorer:
 
 def scoring_length(run: runs.Run, section: str, rows: Sequence[Sequence[int]]) -> int:
     """Tokens of a row that is only scored: those of the config, or more where a row needs more."""
-    length = settings.from_section(schema.ScalarLoop, run.config, f"{section}.loop").row_length
+    length = settings.from_section(sections.ScalarLoop, run.config, f"{section}.loop").row_length
     longest = max(map(len, rows))
     if longest <= length:
         return length
@@ -124,7 +124,7 @@ def train(
       evaluate: metrics of parameters on what is held out, at each checkpoint.
     """
     stage = run.stage(name)
-    loop = settings.from_section(schema.ScalarLoop, run.config, f"{section}.loop")
+    loop = settings.from_section(sections.ScalarLoop, run.config, f"{section}.loop")
     optimizer_config = settings.from_section(OptimizerConfig, run.config, f"{section}.optimizer")
     batches = pipeline.shuffled_batches(rows, loop.batch_size, seed=run.config.seed)
     optimizer = make_optimizer(optimizer_config)

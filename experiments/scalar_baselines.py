@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import counting, scalar, schema, settings
+from experiments import counting, scalar, sections, settings
 from experiments import run as runs
 from experiments.counting import CountingRules, Line, Suite
 from grm_jax.data.comparison import Comparison
@@ -50,24 +50,24 @@ def training_pairs(run: runs.Run, kind: str, comparisons: Sequence[Comparison]) 
     ]  # fmt: skip
 
 
-def train(run: runs.Run, config: schema.BaselineConfig) -> None:
+def train(run: runs.Run, config: sections.BaselineConfig) -> None:
     """Trains the head, unless it is finished."""
     kind = config.kind
     if run.has_params(run.stage(kind)):
         return
-    loop = settings.from_section(schema.ScalarLoop, run.config, f"{SECTION}.loop")
+    loop = settings.from_section(sections.ScalarLoop, run.config, f"{SECTION}.loop")
     # The seed of GRPO: equal numbers of comparisons are the same ones.
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     train_on(run, config, training_pairs(run, kind, comparisons))
 
 
-def train_on(run: runs.Run, config: schema.BaselineConfig, every: Sequence[Pair]) -> None:
+def train_on(run: runs.Run, config: sections.BaselineConfig, every: Sequence[Pair]) -> None:
     """Trains the head of a kind on those of some pairs that are not held out.
 
     Raises:
       ValueError: naming the field, for too few pairs or too many that are too long.
     """
-    loop = settings.from_section(schema.ScalarLoop, run.config, f"{SECTION}.loop")
+    loop = settings.from_section(sections.ScalarLoop, run.config, f"{SECTION}.loop")
     every = scalar.fitting(
         run, SECTION, every, lambda pair: max(len(pair.better), len(pair.worse)), loop.row_length
     )
@@ -118,7 +118,7 @@ def train_on(run: runs.Run, config: schema.BaselineConfig, every: Sequence[Pair]
 
 
 def measure(
-    run: runs.Run, config: schema.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: runs.Run, config: sections.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The line of a trained head on every suite."""
     return {suite.name: _measure(run, config.kind, suite, rules) for suite in suites}
@@ -154,7 +154,7 @@ def score(run: runs.Run, kind: str, rows: Sequence[Sequence[int]]) -> list[float
     """The logit of each row by the finished stage; [] for no rows."""
     if not rows:
         return []
-    loop = settings.from_section(schema.ScalarLoop, run.config, f"{SECTION}.loop")
+    loop = settings.from_section(sections.ScalarLoop, run.config, f"{SECTION}.loop")
     length = scalar.scoring_length(run, SECTION, rows)
     scorer = scalar.Scorer(run, run.model, run.tokenizer.pad_id, length, loop.batch_size)
     return scorer(scalar.load(run, kind), rows)

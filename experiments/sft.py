@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments import run as runs
-from experiments import schema, settings
+from experiments import sections, settings
 from grm_jax.data import pipeline
 from grm_jax.learning import sft
 from grm_jax.learning.checkpoints import Checkpoints
@@ -72,7 +72,7 @@ def train(
     section: str,
     params: dict,
     examples: list[pipeline.Example],
-    data: schema.SFTData | schema.RFTData,
+    data: sections.SFTData | sections.RFTData,
 ) -> None:
     """Trains one stage to its end, from its latest checkpoint if there is one.
 
@@ -143,7 +143,7 @@ def run_stage(run: runs.Run, name: str) -> None:
     if name not in run.config or run.has_params(stage):
         return
     run.begin(name)
-    data = settings.from_section(schema.SFTData, run.config, f"{name}.data")
+    data = settings.from_section(sections.SFTData, run.config, f"{name}.data")
     seed = run.config.seed
     examples = general_examples(run, data.general, seed=seed)
     if name == "base":

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments import run as runs
-from experiments import schema
+from experiments import sections
 from experiments.counting import CountingRules, Line
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.tables import write_atomically
@@ -50,7 +50,7 @@ def read(
     A kind that was measured on other comparisons, or counted otherwise, is left out, and said so.
     """
     found: dict[str, tuple[Line, ...]] = {name: () for name in comparisons}
-    for kind in schema.BASELINES:
+    for kind in sections.BASELINES:
         own = {}
         for name, rows in comparisons.items():
             path = run.path("baselines", kind, f"{name}.json")

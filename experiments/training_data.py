@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from experiments import schema, settings
+from experiments import sections, settings
 from grm_jax.data import mixture
 from grm_jax.data.benchmarks import SUITES, load_suite
 from grm_jax.data.benchmarks.files import MissingFiles
@@ -52,7 +52,7 @@ class TrainingData:
           ValueError: naming file, line and field of a bad row; or place and benchmark row of a row
             that is in a benchmark.
         """
-        self._config = settings.from_section(schema.DataConfig, config, "data")
+        self._config = settings.from_section(sections.DataConfig, config, "data")
         self._seed = config.seed
         path = workdir / "data.json"
         key = self._key()

@@ -19,7 +19,7 @@ from experiments import (
     counting,
     judge,
     scalar_baselines,
-    schema,
+    sections,
     sft,
     stored_lines,
 )
@@ -335,7 +335,7 @@ def test_the_section_of_a_trained_kind_cannot_change(workdir):
     run._lock.close()
     kept = json.loads((workdir / "baselines/bradley_terry/config.json").read_text())
     assert kept["baseline"]["kind"] == "bradley_terry"
-    assert set(LINES) == set(schema.BASELINES) == set(baseline.KINDS)
+    assert set(LINES) == set(sections.BASELINES) == set(baseline.KINDS)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from configs import small_world
 from experiments import run as runs
-from experiments import schema, settings
+from experiments import schema, sections, settings
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_missing_field_is_named(name):
         section = section[parent]
     with section.unlocked():
         del section[field]
-    cls = {"grpo": schema.GRPOLoop, "rft": schema.RFTData}.get(name.split(".")[0])
+    cls = {"grpo": sections.GRPOLoop, "rft": sections.RFTData}.get(name.split(".")[0])
     with pytest.raises(ValueError, match=rf"config\.{name}: (field|section) is missing"):
         if cls is None:
             schema.check(config)

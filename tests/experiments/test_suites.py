@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import small_world
-from experiments import benchmark, biases, costs, counting, protocols, report, schema
+from experiments import benchmark, biases, costs, counting, protocols, report, sections
 from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax.data.benchmarks import load_suite
 from grm_jax.data.comparison import Comparison
@@ -200,7 +200,7 @@ def test_the_lenient_parser_counts_where_it_is_asked_to():
 
 
 def test_too_many_silent_samples_end_in_an_error():
-    config = schema.BenchmarkConfig(
+    config = sections.BenchmarkConfig(
         suites="own", data_dir="", limit=1, greedy_stages="rft", sampled_stages="rft", ks="1",
         max_unparsed=0.1, max_cut=0.3,
     )  # fmt: skip
@@ -280,7 +280,7 @@ def test_the_suites_of_a_config_are_loaded_and_judged(shared_data):
     config = small_world.get_config("gemma_tokens").benchmark
     names = ("rmb_bon", "rmb_pairs", "judgebench", "llmbar", "rmbench")
     settings = {key: config[key] for key in ("greedy_stages", "sampled_stages", "ks")}
-    config = schema.BenchmarkConfig(
+    config = sections.BenchmarkConfig(
         suites=",".join(names), data_dir=str(shared_data), limit=20, **settings
     )
     loaded = benchmark.load_comparisons(None, config)

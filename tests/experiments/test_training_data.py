@@ -9,7 +9,7 @@ from chat_server import chat_server
 from ml_collections import ConfigDict
 
 from configs import small_world
-from experiments import benchmark, grpo, schema
+from experiments import benchmark, grpo, schema, sections
 from experiments import run as runs
 from experiments.training_data import TrainingData
 from grm_jax.data.benchmarks import judgebench
@@ -270,10 +270,10 @@ def test_a_teacher_draws_rft_and_grpo_leaves_out_what_it_always_gets_right(files
     assert sum(json.loads(line)["outcome"] == "kept" for line in decisions) > 0
 
     # The same file of another run, by its path; and one that judged none of these.
-    loop = schema.GRPOLoop(16, 4, easy_for=str(run.path("trajectories", "rft.jsonl")))
+    loop = sections.GRPOLoop(16, 4, easy_for=str(run.path("trajectories", "rft.jsonl")))
     comparisons = run.comparisons("train", 16)
     assert {x.uid for x in grpo.without_easy(run, comparisons, loop)} == set(right) - easy
-    loop = schema.GRPOLoop(16, 4, easy_for="rft", easy_samples=4)
+    loop = sections.GRPOLoop(16, 4, easy_for="rft", easy_samples=4)
     with pytest.raises(ValueError, match=r"config\.grpo\.loop\.easy_for: .*rft\.jsonl: no 4"):
         grpo.without_easy(run, comparisons, loop)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import schema, settings
+from experiments import schema, sections, settings
 from grm_jax.data.pipeline import PackingConfig
 from grm_jax.learning import grpo, meta_rm, sft
 from grm_jax.learning.rollouts import RolloutBatch
@@ -123,7 +123,7 @@ class _Builder:
 
     def sft(self, name):
         packing = settings.from_section(PackingConfig, self.config, f"{name}.packing")
-        data = schema.RFTData if name == "rft" else schema.SFTData
+        data = sections.RFTData if name == "rft" else sections.SFTData
         pieces = settings.from_section(data, self.config, f"{name}.data").micro_batches
         model = self.trained_model(name)
         base, trained = self.params(model)
@@ -149,7 +149,7 @@ class _Builder:
         config = settings.from_section(
             grpo.GRPOConfig, self.config, "grpo", sections=schema.INNER_NAMES
         )
-        loop = settings.from_section(schema.GRPOLoop, self.config, "grpo.loop")
+        loop = settings.from_section(sections.GRPOLoop, self.config, "grpo.loop")
         buckets = settings.from_section(Buckets, self.config, "grpo.buckets")
         rows, U = loop.prompts_per_step * config.group_size, buckets.output_lengths[-1]
         T = buckets.prompt_lengths[-1] + U
@@ -182,7 +182,7 @@ class _Builder:
         config = settings.from_section(
             meta_rm.MetaRMConfig, self.config, "meta_rm", sections=schema.INNER_NAMES
         )
-        loop = settings.from_section(schema.ScalarLoop, self.config, "meta_rm.loop")
+        loop = settings.from_section(sections.ScalarLoop, self.config, "meta_rm.loop")
         model = self.trained_model("meta_rm")
         base, decoder = self.params(model)
         trained = {
@@ -217,11 +217,11 @@ class _Builder:
         self.prompts = jax.NamedSharding(self.mesh, jax.P(axes))
         units = 1
         if section == "grpo":
-            loop = settings.from_section(schema.GRPOLoop, self.config, "grpo.loop")
+            loop = settings.from_section(sections.GRPOLoop, self.config, "grpo.loop")
             steps = settings.from_section(OptimizerConfig, self.config, "grpo.optimizer").steps
             units = steps * -(-loop.prompts_per_step // shape.P)
         elif section == "rft":
-            wanted = settings.from_section(schema.RFTData, self.config, "rft.data").comparisons
+            wanted = settings.from_section(sections.RFTData, self.config, "rft.data").comparisons
             units = -(-wanted * (self.config.rft.num_samples + 1) // (shape.P * shape.S))
         yield self._prefill(model, params, shape, units)
         yield self._decode(model, params, shape, units)

@@ -297,9 +297,9 @@ def run_benchmark(run: runs.Run) -> None:
     for arm in measured:
         # Greedy, what it does not share with an arm before it; its samples are its own anyway.
         own = [stage for stage in greedy if arm.owns(stage)]
-        drawn += [measurement.draw(arm, stage, k=None) for stage in own]
         try:
-            drawn.append(measurement.draw(arm, sampled[-1], k=config.arm_k))
+            of_arm = [measurement.draw(arm, stage, k=None) for stage in own]
+            drawn += [*of_arm, measurement.draw(arm, sampled[-1], k=config.arm_k)]
         except given.NoPrinciples as error:
             run.say(f"arm {arm.arm_name}: left out: {error}")
 

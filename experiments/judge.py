@@ -64,12 +64,7 @@ def right_demonstrations(
     for index, comparison in enumerate(comparisons):
         for sample in range(each):
             rng = np.random.default_rng((run.config.seed + 1, index, sample))
-            order = rng.permutation(comparison.n)
-            shown = dataclasses.replace(
-                comparison,
-                responses=tuple(comparison.responses[i] for i in order),
-                rewards=tuple(comparison.rewards[i] for i in order),
-            )
+            shown = comparison.in_order(rng.permutation(comparison.n))
             answer, best = run.world.choice(shown, rng)
             if best == shown.best:
                 text = judge_prompt(

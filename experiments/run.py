@@ -44,6 +44,7 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.learning import checkpoints
+from grm_jax.learning.state import TrainState
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import LoRAConfig, ModelConfig
 from grm_jax.models.hub import record
@@ -402,6 +403,23 @@ class Run:
             *map(repr, work),
         ]  # fmt: skip
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+    # Training.
+
+    def resume(
+        self, stage: str, state: TrainState, batches: Iterator
+    ) -> tuple[checkpoints.Checkpoints, TrainState, int]:
+        """Where a stage goes on: its checkpoints, the state of the latest, and its next step.
+
+        Batches and metrics are set back to there; without a checkpoint, to the beginning.
+        """
+        saved = checkpoints.Checkpoints(self.path("checkpoints", stage))
+        first = 0
+        if saved.latest() is not None:
+            state, _ = saved.restore(state, data_iterator=batches)
+            first = int(state.step)
+        self.metrics.rewind(stage, first)
+        return saved, state, first
 
     # What people look at.
 

@@ -17,7 +17,6 @@ from experiments import run as runs
 from experiments import sections, settings
 from grm_jax.data import pipeline
 from grm_jax.learning import meta_rm
-from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.models.config import ModelConfig
@@ -141,15 +140,7 @@ def train(
     params = init(trained, jax.random.fold_in(run.base_key, 1))
     state = start_state(params, optimizer, run.base_key)
 
-    # Resume.
-    checkpoints = Checkpoints(run.path("checkpoints", stage))
-    first = 0
-    if checkpoints.latest() is not None:
-        state, _ = checkpoints.restore(state, data_iterator=batches)
-        first = int(state.step)
-    run.metrics.rewind(stage, first)
-
-    # Train.
+    checkpoints, state, first = run.resume(stage, state, batches)
     steps = optimizer_config.steps
     run.say(
         f"{stage}: {len(rows)} rows, {steps} steps of {loop.batch_size}"

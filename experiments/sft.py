@@ -4,7 +4,6 @@
 """
 
 import array
-import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -15,7 +14,6 @@ from experiments import run as runs
 from experiments import sections, settings
 from grm_jax.data import pipeline
 from grm_jax.learning import sft
-from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import lora
 from grm_jax.parallel.sharding import put
@@ -45,12 +43,7 @@ def demonstrations(
     examples = []
     for index, comparison in enumerate(run.comparisons("train", count, seed=seed)):
         rng = np.random.default_rng((seed, index))
-        order = rng.permutation(comparison.n)
-        shown = dataclasses.replace(
-            comparison,
-            responses=tuple(comparison.responses[i] for i in order),
-            rewards=tuple(comparison.rewards[i] for i in order),
-        )
+        shown = comparison.in_order(rng.permutation(comparison.n))
         binary = shown.n == 1
         hint = None
         if rng.random() < run.world.config.hinted:
@@ -93,15 +86,7 @@ def train(
     base, trained = lora.start(model, params, run.adapter_key(stage), run.mesh)
     state = start_state(trained, optimizer, run.base_key)
 
-    # Resume.
-    checkpoints = Checkpoints(run.path("checkpoints", stage))
-    first = 0
-    if checkpoints.latest() is not None:
-        state, _ = checkpoints.restore(state, data_iterator=batches)
-        first = int(state.step)
-    run.metrics.rewind(stage, first)
-
-    # Train.
+    checkpoints, state, first = run.resume(stage, state, batches)
     run.say(
         f"{stage}: {len(examples)} examples ({len(too_long)} too long), {config.steps} steps of "
         f"{packing.batch_size} x {packing.row_length} tokens" + (f", from {first}" if first else "")

@@ -14,8 +14,8 @@ import math
 import os
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,14 @@ class Comparison:
         if self.n != 1:
             raise ValueError(f"comparison {self.uid!r}: {self.n} responses have a best, no label")
         return int(self.rewards[0])
+
+    def in_order(self, order: Sequence[int]) -> Comparison:
+        """The same with the responses and their rewards in another order, a permutation."""
+        return replace(
+            self,
+            responses=tuple(self.responses[i] for i in order),
+            rewards=tuple(self.rewards[i] for i in order),
+        )
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of the normalised messages and the sorted normalised responses.

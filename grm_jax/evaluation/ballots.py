@@ -50,16 +50,9 @@ def from_trajectories(
     C = len(groups)
     S = max(map(len, groups), default=0) if num_samples is None else num_samples
     N = max(num_responses, default=0) if max_responses is None else max_responses
-    ballots = Ballots(
-        scores_CSN=np.zeros((C, S, N), np.int32),
-        orders_CSN=np.tile(np.arange(N, dtype=np.int32), (C, S, 1)),
-        parsed_CS=np.zeros((C, S), bool),
-        drawn_CS=np.zeros((C, S), bool),
-        num_responses_C=np.asarray(num_responses, np.int32),
-        order_ids_CS=np.zeros((C, S), np.int32),
-        ids_C=np.zeros(C, np.uint32),
-        meta_CS=None if meta is None else np.zeros((C, S), np.float32),
-    )
+    ballots = _nothing_drawn(S, N, num_responses, np.int32)
+    if meta is not None:
+        ballots = ballots._replace(meta_CS=np.zeros((C, S), np.float32))
     for c, (group, n) in enumerate(zip(groups, num_responses, strict=True)):
         if not group:
             raise ValueError(f"comparison {c} has no trajectories")
@@ -113,17 +106,10 @@ def from_scores(
         ValueError: naming the uid of a comparison whose samples do not fit S, or of a sample with
             a wrong number of scores or one that is not finite.
     """
-    C, N = len(uids), max(num_responses, default=0)
+    N = max(num_responses, default=0)
     S = max(map(len, scores), default=0) if num_samples is None else num_samples
-    ballots = Ballots(
-        scores_CSN=np.zeros((C, S, N), np.float32),
-        orders_CSN=np.tile(np.arange(N, dtype=np.int32), (C, S, 1)),
-        parsed_CS=np.zeros((C, S), bool),
-        drawn_CS=np.zeros((C, S), bool),
-        num_responses_C=np.asarray(num_responses, np.int32),
-        order_ids_CS=np.zeros((C, S), np.int32),
-        ids_C=np.asarray([_ident(uid) for uid in uids], np.uint32),
-    )
+    ballots = _nothing_drawn(S, N, num_responses, np.float32)
+    ballots.ids_C[:] = [_ident(uid) for uid in uids]
     for c, (uid, n, own) in enumerate(zip(uids, num_responses, scores, strict=True)):
         if len(own) > S:
             raise ValueError(f"{uid}: {len(own)} samples do not fit S = {S}")
@@ -135,6 +121,20 @@ def from_scores(
                 ballots.parsed_CS[c, s] = True
                 ballots.scores_CSN[c, s, :n] = sample
     return ballots
+
+
+def _nothing_drawn(S: int, N: int, num_responses: Sequence[int], dtype) -> Ballots:
+    """Ballots of numpy arrays, all padding yet, in the order of the data."""
+    C = len(num_responses)
+    return Ballots(
+        scores_CSN=np.zeros((C, S, N), dtype),
+        orders_CSN=np.tile(np.arange(N, dtype=np.int32), (C, S, 1)),
+        parsed_CS=np.zeros((C, S), bool),
+        drawn_CS=np.zeros((C, S), bool),
+        num_responses_C=np.asarray(num_responses, np.int32),
+        order_ids_CS=np.zeros((C, S), np.int32),
+        ids_C=np.zeros(C, np.uint32),
+    )
 
 
 def _ident(uid: str) -> int:

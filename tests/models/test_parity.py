@@ -40,7 +40,11 @@ def test_padding(pair, side):
     inputs = {"attention_mask": real.astype(int), "position_ids": positions}
     want = tiny.their_logits(pair.theirs, tokens, **inputs)
     got = tiny.our_logits(pair.config, pair.params, tokens, positions, real)
-    allowed = tiny.tolerance(pair.theirs, tokens, want, real, **inputs)
+    # Row by row: in float64, transformers' mask of a padded row is too low for its float32 softmax.
+    allowed = max(
+        tiny.tolerance(pair.theirs, tokens[None, row, real[row]], want[None, row, real[row]])
+        for row in range(len(tokens))
+    )
     np.testing.assert_allclose(got[real], want[real], rtol=0, atol=allowed)
 
 

@@ -262,6 +262,8 @@ def _demo(c: ConfigDict) -> None:
 
 def _ci(c: ConfigDict) -> None:
     _demo(c)
+    c.model.embed_dim = c.model.ffn_dim = 16
+    c.model.head_dim, c.model.query_scale = 8, 8**-0.5
     c.base.data.general = 200
     c.base.optimizer.steps = 4
     c.base.optimizer.warmup_steps = 2
@@ -276,7 +278,6 @@ def _ci(c: ConfigDict) -> None:
     c.grpo.loop.comparisons = 32
     c.grpo.loop.prompts_per_step = 4
     c.grpo.loop.checkpoint_every = 1
-    c.grpo.buckets.samples_per_unit = 16
     c.grpo.micro_batches = 1
     c.grpo.optimizer.steps = 3
     c.ablate.arms.group_2 = (
@@ -304,6 +305,9 @@ def _ci(c: ConfigDict) -> None:
     c.benchmark.arm_k = 4
     c.benchmark.num_subsets = 8
     c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
+    for section in (c.rft, c.grpo, c.meta_rm, c.benchmark):
+        section.draw.max_new_tokens = 12
+        section.buckets.samples_per_unit = 16
 
 
 def _gemma_tokens(c: ConfigDict) -> ConfigDict:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read once, when jax is first imported
+# Most of the time of these tests is LLVM's; without its optimisations, half of it. What XLA itself
+# does to a program is as ever. Child processes inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import contextlib
 import pathlib

@@ -46,9 +46,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # that the KL term has a gradient although nothing is parsed at this length.
 TINY = (
     f"--config={ROOT / 'configs/small_world.py'}:ci",
-    "--config.model.embed_dim=16",
-    "--config.model.ffn_dim=16",
-    "--config.model.head_dim=8",
     "--config.mesh.data=1",
     "--config.base.optimizer.steps=8",
     "--config.base.data.checkpoint_every=2",
@@ -59,19 +56,16 @@ TINY = (
     "--config.rft.data.checkpoint_every=2",
     "--config.rft.optimizer.steps=8",
     "--config.rft.buckets.samples_per_unit=8",
-    "--config.rft.draw.max_new_tokens=12",
     "--config.grpo.optimizer.steps=8",
     "--config.grpo.optimizer.weight_decay=0.1",
     "--config.grpo.optimizer.learning_rate=0.01",
     "--config.grpo.loop.checkpoint_every=2",
     "--config.grpo.buckets.samples=1",
     "--config.grpo.buckets.samples_per_unit=8",
-    "--config.grpo.draw.max_new_tokens=12",
     "--config.meta_rm.optimizer.steps=8",
     "--config.meta_rm.loop.checkpoint_every=2",
     "--config.meta_rm.buckets.samples=1",
     "--config.meta_rm.buckets.samples_per_unit=8",
-    "--config.meta_rm.draw.max_new_tokens=12",
     "--config.benchmark.limit=6",
     "--config.benchmark.greedy_stages=grpo",
     "--config.benchmark.sampled_stages=grpo",
@@ -80,7 +74,6 @@ TINY = (
     "--config.benchmark.draw.k=4",
     "--config.benchmark.buckets.samples=1",
     "--config.benchmark.buckets.samples_per_unit=8",
-    "--config.benchmark.draw.max_new_tokens=12",
 )
 
 

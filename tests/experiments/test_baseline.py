@@ -49,20 +49,9 @@ LINES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run a few times, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def config(kind="bradley_terry"):
     c = small_world.get_config("ci")
     c.baseline.kind = kind
-    # A model of random weights with a head learns nothing in three steps, but faster.
-    c.model.embed_dim = c.model.ffn_dim = c.model.head_dim = 16
     return c
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -22,13 +23,8 @@ FAST = [
     "--config.rft.data.comparisons=4",
     "--config.rft.buckets.samples=4",
     "--config.rft.buckets.samples_per_unit=8",
-    "--config.rft.draw.max_new_tokens=8",
     "--config.grpo.buckets.samples=4",
-    "--config.grpo.draw.max_new_tokens=8",
     "--config.grpo.optimizer.learning_rate=0.01",
-    "--config.model.embed_dim=16",
-    "--config.model.ffn_dim=16",
-    "--config.model.head_dim=8",
     "--config.mesh.fsdp=2",
 ]
 
@@ -92,8 +88,7 @@ def test_two_processes_do_what_one_does_and_their_run_goes_on_in_one(tmp_path):
     cache = tmp_path / "cache"
     finish(start(tmp_path / "alone", cache))
 
-    # One of the two is killed inside GRPO: the other ends too, and one process takes over, on one
-    # device.
+    # One of the two is killed inside GRPO: the other ends too, and one process takes over.
     first, second = start_two(tmp_path / "two", cache)
     saved = tmp_path / "two/checkpoints/grpo/1"
     deadline = time.monotonic() + 300
@@ -103,7 +98,7 @@ def test_two_processes_do_what_one_does_and_their_run_goes_on_in_one(tmp_path):
     second[0].kill()
     first[0].wait(timeout=200)
     assert first[0].returncode != 0
-    (after,) = finish(start(tmp_path / "two", cache, "--config.mesh.fsdp=1"))
+    (after,) = finish(start(tmp_path / "two", cache))
     assert "grpo: 3 iterations" in after and (", from 1" in after or ", from 2" in after)
 
     expected, actual = records(tmp_path / "alone"), records(tmp_path / "two")
@@ -114,11 +109,9 @@ def test_two_processes_do_what_one_does_and_their_run_goes_on_in_one(tmp_path):
             {name: other[name] for name in numbers}, rel=1e-3, abs=1e-4
         ), other
     assert tokens_drawn(tmp_path / "two") == tokens_drawn(tmp_path / "alone") != []
-    # Another mesh rounds otherwise, and a step of Adam is 0.01 however small a gradient is: the few
-    # elements whose gradients are rounding errors may go astray, by less than one step.
+    # The mesh is the same, so that nothing rounds otherwise: Adam would make whole steps of that.
     whole, resumed = final_params(tmp_path / "alone"), final_params(tmp_path / "two")
-    apart = np.abs(resumed["embedding"] - whole["embedding"])
-    assert np.mean(apart > 1e-4) < 1e-3 and apart.max() < 0.01
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=0, atol=1e-6), whole, resumed)
 
 
 @pytest.mark.slow

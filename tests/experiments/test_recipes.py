@@ -21,15 +21,6 @@ MODULES = [importlib.import_module(f"configs.{name}") for name in RECIPES]
 VARIANTS = [(module, variant) for module in MODULES for variant in module.VARIANTS]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run once or twice, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("recipes")

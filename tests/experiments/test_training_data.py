@@ -210,8 +210,6 @@ def config(folder, **changes):
     if not path.exists():
         train_sentencepiece([text + " Say."] * 4, path, vocab_size=400)
     c.tokenizer.path = str(path)
-    c.model.embed_dim = c.model.ffn_dim = 16
-    c.model.head_dim = 8
     c.base.data.general, c.base.optimizer.steps = 10, 2
     c.cold_start.data = ConfigDict({"demonstrations": 0, "general": 5})
     c.cold_start.optimizer.steps = 2

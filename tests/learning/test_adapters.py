@@ -32,15 +32,6 @@ DESCENT = optax.sgd(1.0)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, steps=9, schedule="constant")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run once or twice, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def trees():
     """A base, and adapters that change it."""

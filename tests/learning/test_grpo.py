@@ -42,15 +42,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run once or twice, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 DESCENT = optax.sgd(1.0)
 
 

@@ -19,15 +19,6 @@ TINY = VARIANTS["tiny"]
 DESCENT = optax.sgd(1.0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run a few times, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 # ---- selection ----
 
 

@@ -14,15 +14,6 @@ from grm_jax.models.config import VARIANTS
 TINY = VARIANTS["tiny"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run a few times, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def test_pair_loss_and_its_slope_equal_numpy():
     better = np.array([0.0, 3.0, -2.0, 40.0, -40.0])
     worse = np.array([0.0, 1.0, 2.5, -40.0, 40.0])

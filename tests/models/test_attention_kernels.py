@@ -21,14 +21,6 @@ BATCH, LENGTH = 2, 150
 OPTIONS = {"scale": 0.1, "cap": 6.0, "window": 40}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def make_case(num_heads=4, num_kv_heads=2, width=128, v_width=128, batch=BATCH):
     """Rows of two packed segments; padding on the right of the first, on the left of the second."""
     rng = np.random.default_rng(0)

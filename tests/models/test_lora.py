@@ -23,16 +23,6 @@ LATENT = dataclasses.replace(DEEPSEEK, moe=None)
 CONFIGS = {"gemma2": GEMMA, "V2": V2, "latent": LATENT}
 BATCH, LENGTH, PREFIX = 2, 12, 7
 
-
-@pytest.fixture
-def quick_compilation():
-    """For programs that run once; and XLA then leaves every product as it stands."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 abstract = functools.cache(transformer.abstract_params)
 
 
@@ -186,7 +176,6 @@ def test_contract_equals_the_merged_weight(spec):
     )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_adapter_acts_as_if_it_were_merged(name):
     config = CONFIGS[name]
@@ -208,7 +197,6 @@ def test_every_adapter_acts_as_if_it_were_merged(name):
             assert np.abs(ours - without).max() > 1e-2, kernel
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fresh_adapters_change_nothing(name):
     config = CONFIGS[name]
@@ -231,7 +219,6 @@ def loss(config, params):
     return -jnp.mean(logprobs)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "config",
     [dataclasses.replace(GEMMA, remat="full"), dataclasses.replace(V2, moe=None)],

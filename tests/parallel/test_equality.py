@@ -81,15 +81,6 @@ def grpo_batch():
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs run once or twice, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 # Adds the gradient to the parameters, so that it can be read off a step.
 ASCENT = optax.GradientTransformation(lambda params: (), lambda grads, none, params: (grads, none))
 GRPO = grpo.GRPOConfig(group_size=2, kl_coef=0.3, micro_batches=2)

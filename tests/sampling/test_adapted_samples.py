@@ -16,15 +16,6 @@ from grm_jax.sampling.scheduler import Buckets, Request, plan_units
 BUCKETS = Buckets((8,), (12,), samples=(4,), samples_per_unit=8)
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """These programs run a few times, so most of the time would go into optimising them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def random_params(config):
     rng = np.random.default_rng(0)
 

@@ -19,14 +19,6 @@ SMALL = ["--variant=tiny", "--batch=4", "--length=12", "--steps=2", "--warmup=1"
          "--peak-tflops=2", "--peak-gbps=10"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def test_a_small_run_measures_both_programs(tmp_path, capsys):
     file, trace = tmp_path / "new" / "out.json", tmp_path / "trace"
     rows = bench_train.main(

@@ -292,7 +292,6 @@ def _ci(c: ConfigDict) -> None:
     c.meta_rm.optimizer.steps = 3
     c.meta_rm.optimizer.warmup_steps = 1
     c.meta_rm.draw.k = 2
-    c.meta_rm.buckets.samples = "1,2"
     c.baseline.k = 4
     c.baseline.loop.comparisons = 16
     c.baseline.loop.batch_size = 8
@@ -301,13 +300,13 @@ def _ci(c: ConfigDict) -> None:
     c.benchmark.limit = 8
     c.benchmark.ks = "1,2,4,8"
     c.benchmark.draw.k = 8
-    c.benchmark.buckets.prompt_lengths, c.benchmark.buckets.samples = "240", "1,8"
+    c.benchmark.buckets.prompt_lengths = "240"
     c.benchmark.arm_k = 4
     c.benchmark.num_subsets = 8
     c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
     for section in (c.rft, c.grpo, c.meta_rm, c.benchmark):
         section.draw.max_new_tokens = 12
-        section.buckets.samples_per_unit = 16
+        section.buckets.samples, section.buckets.samples_per_unit = "4", 16  # one shape for all
 
 
 def _gemma_tokens(c: ConfigDict) -> ConfigDict:

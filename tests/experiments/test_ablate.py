@@ -17,8 +17,7 @@ FLAGS = (
     "--config=configs/small_world.py:ci", "--config.ablate.only=without_principles,kl_0",
     "--config.ablate.seeds=21,22", "--config.benchmark.split=test",
     "--config.benchmark.meta_rm=False", "--config.benchmark.limit=4", "--config.benchmark.ks=1,2",
-    "--config.benchmark.draw.k=2", "--config.benchmark.arm_k=2",
-    "--config.benchmark.buckets.samples=1,2", "--config.base.optimizer.steps=2",
+    "--config.benchmark.draw.k=2", "--config.benchmark.arm_k=2", "--config.base.optimizer.steps=2",
     "--config.cold_start.optimizer.steps=2", "--config.grpo.optimizer.steps=1",
 )  # fmt: skip
 

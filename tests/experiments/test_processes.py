@@ -21,9 +21,6 @@ FAST = [
     "--config.cold_start.data.demonstrations=20",
     "--config.cold_start.optimizer.steps=3",
     "--config.rft.data.comparisons=4",
-    "--config.rft.buckets.samples=4",
-    "--config.rft.buckets.samples_per_unit=8",
-    "--config.grpo.buckets.samples=4",
     "--config.grpo.optimizer.learning_rate=0.01",
     "--config.mesh.fsdp=2",
 ]

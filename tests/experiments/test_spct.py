@@ -13,7 +13,9 @@ from grm_jax.sampling.scheduler import Buckets
 
 @pytest.fixture(scope="module")
 def config():
-    return small_world.get_config("ci")
+    c = small_world.get_config("ci")
+    c.mesh.data = 2  # nothing else draws and trains on more than one device in one process
+    return c
 
 
 @pytest.mark.slow

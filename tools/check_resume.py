@@ -55,6 +55,7 @@ TINY = (
     "--config.rft.data.comparisons=12",
     "--config.rft.data.checkpoint_every=2",
     "--config.rft.optimizer.steps=8",
+    "--config.rft.buckets.samples=1",
     "--config.rft.buckets.samples_per_unit=8",
     "--config.grpo.optimizer.steps=8",
     "--config.grpo.optimizer.weight_decay=0.1",

@@ -18,7 +18,8 @@ FLAGS = (
     "--config.ablate.seeds=21,22", "--config.benchmark.split=test",
     "--config.benchmark.meta_rm=False", "--config.benchmark.limit=4", "--config.benchmark.ks=1,2",
     "--config.benchmark.draw.k=2", "--config.benchmark.arm_k=2", "--config.base.optimizer.steps=2",
-    "--config.cold_start.optimizer.steps=2", "--config.grpo.optimizer.steps=1",
+    "--config.cold_start.optimizer.steps=2", "--config.rft.data.comparisons=4",
+    "--config.grpo.optimizer.steps=1",
 )  # fmt: skip
 
 

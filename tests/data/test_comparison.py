@@ -34,6 +34,15 @@ def test_best_and_label():
         _ = make().label
 
 
+def test_another_order_moves_responses_and_rewards_together():
+    rows = make(responses=("leek", "pea", "beet"), rewards=(0.0, 2.0, 1.0))
+    moved = rows.in_order([1, 2, 0])
+    assert moved.responses == ("pea", "beet", "leek") and moved.rewards == (2.0, 1.0, 0.0)
+    assert (moved.uid, moved.messages, moved.content_hash()) == (
+        rows.uid, rows.messages, rows.content_hash(),
+    )  # fmt: skip
+
+
 def test_an_empty_response_is_a_response():
     assert make(responses=("", "pea")).n == 2
 

@@ -247,6 +247,21 @@ def test_over_seeds_resamples_seeds_and_then_their_own_items(rng):
         st.over_seeds(values, clusters=clusters, same_items=True)
 
 
+def test_over_seeds_a_cluster_is_one_piece_of_evidence(rng):
+    """An item that is there four times, as one cluster, counts once."""
+    values = [rng.permutation(np.linspace(0, 1, 50))[None] for _ in range(3)]
+    names = np.repeat(np.arange(50), 4)
+    four = [np.repeat(one, 4, axis=1) for one in values]
+
+    def width(own, names):
+        got = st.over_seeds(own, clusters=[names] * 3, same_items=False)
+        return got.interval(0).half_width
+
+    once = width(values, np.arange(50))
+    assert width(four, names) == pytest.approx(once, rel=0.05)
+    assert width(four, np.arange(200)) == pytest.approx(once / 2, rel=0.05)
+
+
 def test_the_same_items_are_no_new_evidence_for_every_seed(rng):
     values = rng.random((1, 400))
     one = st.over_seeds([values], clusters=[np.arange(400)], same_items=True)

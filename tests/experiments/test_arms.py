@@ -11,6 +11,7 @@ from configs import deepseek_v2_lite_16b, gemma2_27b, small_world
 from experiments import ablate, arms, effects, schema
 from experiments import run as runs
 from experiments.results import Measured, Result
+from grm_jax.evaluation import statistics
 
 
 @pytest.fixture
@@ -240,6 +241,17 @@ def test_effects_are_paired_by_seed_and_comparison():
     assert full[3].value == 2 and full[4].value == pytest.approx(0.699)
     assert at["full − kl 0", "Voting@2"][2].value == pytest.approx((-1 / 3 - 1 / 2) / 2)
     assert len(shown) == len(table.rows) == 4
+
+    # Worlds have comparisons of their own; a benchmark has the same ones for every seed.
+    key = (sampled, "Voting@2")
+    one = second._replace(lines={key: second.lines[key]})
+    for uids in (["1-0", "1-1"], ["2-0", "2-1"]):
+        values = [np.array([[0.0, 1.0]])] * 2
+        want = statistics.over_seeds(
+            values, clusters=[[0, 1]] * 2, same_items=uids == second.uids
+        )  # fmt: skip
+        got = effects.over_seeds([one, one._replace(uids=uids)])
+        np.testing.assert_array_equal(got.means.draws_BL, want.draws_BL)
 
     other = second._replace(config="d")
     with pytest.raises(ValueError, match="measured with other configs"):

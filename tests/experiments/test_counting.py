@@ -95,6 +95,14 @@ def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count(
     np.testing.assert_array_equal(found["k_meta: k", "MetaRM@8"].credits_C,
                                   at["Voting@8"].credits_C)  # fmt: skip
     assert ("k_meta: 1", "Voting@8") not in found
+    # Each sample's scores times the sigmoid of its meta score, in a loop.
+    totals_CN = [
+        sum(np.array(t.scores) / (1 + np.exp(-m)) for t, m in zip(own, scores, strict=True))
+        for own, scores in zip(groups, meta, strict=True)
+    ]
+    want_C = [float(first > second) for first, second in totals_CN]
+    np.testing.assert_array_equal(found["meta RM: weights", "MetaRM@8"].credits_C, want_C)
+    assert want_C != at["Voting@8"].credits_C.tolist()
 
 
 def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_last_stage():

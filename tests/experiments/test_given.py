@@ -62,6 +62,9 @@ def test_shuffled_are_of_another_query_and_of_the_same_kind():
         assert at[text].messages != one.messages
         assert (at[text].n == 1) == (one.n == 1)
     assert give("shuffled")[0] == texts
+    for seed in range(10):
+        for one, i in zip(COMPARISONS, given.others(COMPARISONS, seed), strict=True):
+            assert COMPARISONS[i].messages != one.messages
     with pytest.raises(given.NoPrinciples, match=r"shuffled: 1 of 5 .* \(first: 's'\)"):
         give("shuffled", comparisons=COMPARISONS[:5])
     assert give("shuffled", comparisons=COMPARISONS[:5], max_missing=0.5)[0][4] == ""

@@ -129,8 +129,11 @@ def filled(table: PaperTable, workdirs: Sequence[Workdir]) -> tuple[Table, int]:
         rows.append(Row(label, tuple(cells)))
         if row.filled_by != paper.THEIRS:
             missing.setdefault(row.filled_by, []).append(row.label)
-    notes += [f"to fill {', '.join(labels)}: {command}" for command, labels in missing.items()]
     suites = dict.fromkeys(suite for column in table.columns for suite, *_ in column.parts)
+    notes += [
+        f"to fill {', '.join(labels)}: {command.replace('SUITES', ','.join(suites))}"
+        for command, labels in missing.items()
+    ]
     notes += [
         f"{workdir.name}, {name}: {workdir.results[name].coverage}"
         for workdir in workdirs for name in suites

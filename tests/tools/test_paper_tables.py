@@ -1,6 +1,7 @@
 """The paper's tables with ours beside them, and two runs compared."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from configs import small_world
 from experiments import arms, benchmark, counting, results
 from experiments.counting import CountingRules, Drawn, Suite, group
-from grm_jax.data.benchmarks import rewardbench
+from grm_jax.data.benchmarks import SUITES, rewardbench
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import paper, rules, statistics
 from grm_jax.evaluation.tables import read_json
@@ -232,3 +233,15 @@ def test_lines_are_named_as_the_benchmark_names_them():
     assert ((counting.GREEDY, counting.greedy("rft")),) == paper.RFT
     titles = {arms.title(name) for name in small_world.get_config().ablate.arms}
     assert {paper.WITHOUT, paper.REJECTIVE, paper.GENERAL, paper.HINTED, paper.NON_HINTED} <= titles
+
+
+@pytest.mark.parametrize("name", paper.TABLES)
+def test_the_command_that_fills_a_table_measures_its_suites(name):
+    table = paper.TABLES[name]
+    filled, _ = tables.filled(table, [])
+    commands = [note for note in filled.notes if note.startswith("to fill")]
+    assert commands
+    for command in commands:
+        (suites,) = re.findall(r"--config.benchmark.suites=(\S+)", command)
+        assert set(suites.split(",")) == {part[0] for c in table.columns for part in c.parts}
+        assert set(suites.split(",")) <= set(SUITES)

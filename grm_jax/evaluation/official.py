@@ -155,11 +155,6 @@ def measure(
     return found
 
 
-def pooled(items: Items) -> Items:
-    """The same items without subsets, for the mean over whatever rows are at hand."""
-    return Items(np.full(len(items.subsets), ""), items.clusters)
-
-
 # --- Weights ---------------------------------------------------------------------------------
 
 

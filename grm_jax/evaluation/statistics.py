@@ -15,7 +15,6 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-SEED_MODES = ("fixed", "resampled")
 # Resampling works on [chunk, I] count matrices of about this many entries at a time.
 CHUNK_ENTRIES = 4_000_000
 
@@ -61,23 +60,10 @@ class WithinAUC(NamedTuple):
     comparisons: int
 
 
-def standard_error(values: ArrayLike) -> float:
-    """Standard error of the mean of [I] independent items (sample standard deviation).
-
-    Raises:
-        ValueError: fewer than two items, or a value that is not finite.
-    """
-    values_I = _finite("values", values, dims=(1,))
-    if values_I.size < 2:
-        raise ValueError("values: a standard error needs at least two items")
-    return float(np.std(values_I, ddof=1) / math.sqrt(values_I.size))
-
-
 def bootstrap_mean(
     values: ArrayLike,
     *,
     clusters: Sequence | None = None,
-    seeds: str = "fixed",
     num_resamples: int = 10_000,
     level: float = 0.95,
     rng_seed: int = 0,
@@ -85,19 +71,16 @@ def bootstrap_mean(
     """Percentile bootstrap of the mean over items.
 
     Args:
-        values: [I], or [R, I] for R training seeds on the same items.
+        values: [I].
         clusters: [I] names; items of one cluster (say, one query) are resampled together and
             the statistic stays the mean over items.
-        seeds: 'fixed' resamples items only, so the interval speaks of these R trained models;
-            'resampled' draws seeds with replacement too. With few seeds the second is rough.
         level: coverage.
 
     Raises:
-        ValueError: naming the argument: a value that is not finite, no items, a wrong shape, an
-            unknown mode, 'resampled' with a single seed.
+        ValueError: naming the argument: a value that is not finite, no items, a wrong shape.
     """
-    value, means = _bootstrap_means(values, clusters, seeds, num_resamples, rng_seed)
-    return Interval(value, *_percentiles(means, level))
+    value, means_B = _bootstrap_means(values, clusters, num_resamples, rng_seed)
+    return Interval(value, *_percentiles(means_B, level))
 
 
 def paired_difference(
@@ -105,12 +88,11 @@ def paired_difference(
     b: ArrayLike,
     *,
     clusters: Sequence | None = None,
-    seeds: str = "fixed",
     num_resamples: int = 10_000,
     level: float = 0.95,
     rng_seed: int = 0,
 ) -> Difference:
-    """Bootstrap of mean(a - b), item by item (and seed by seed); arguments as `bootstrap_mean`.
+    """Bootstrap of mean(a - b), item by item; arguments as `bootstrap_mean`.
 
     The p-value is twice the smaller share of resamples on either side of zero (zero counts on
     both sides), with one added to each count: it is never 0, and 1 for equal inputs.
@@ -118,11 +100,11 @@ def paired_difference(
     Raises:
         ValueError: as `bootstrap_mean`, or different shapes.
     """
-    a, b = _finite("a", a, dims=(1, 2)), _finite("b", b, dims=(1, 2))
+    a, b = _finite("a", a, dims=(1,)), _finite("b", b, dims=(1,))
     if a.shape != b.shape:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape} are not paired")
-    value, means = _bootstrap_means(a - b, clusters, seeds, num_resamples, rng_seed)
-    return _difference(value, means, level)
+    value, means_B = _bootstrap_means(a - b, clusters, num_resamples, rng_seed)
+    return _difference(value, means_B, level)
 
 
 class Resampled(NamedTuple):
@@ -281,37 +263,6 @@ def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> float:
     return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
-def auc(scores: ArrayLike, labels: ArrayLike, *, missing: float | None = None) -> float:
-    """Area under the ROC curve with midranks: a tie between the classes counts one half.
-
-    Args:
-        scores: [I]; labels: [I] of 0 and 1.
-        missing: the score that stands for NaN (nothing parsed), such as the middle of the range.
-
-    Raises:
-        ValueError: NaN scores while `missing` is None, other labels, or only one class.
-    """
-    scores_I = np.asarray(scores, np.float64)
-    if missing is not None:
-        scores_I = np.where(np.isnan(scores_I), missing, scores_I)
-    if scores_I.ndim != 1 or np.isnan(scores_I).any():
-        raise ValueError("scores: expected [I] numbers; name `missing` to give NaN a score")
-    labels_I = _finite("labels", labels, dims=(1,))
-    if labels_I.shape != scores_I.shape or not np.isin(labels_I, (0, 1)).all():
-        raise ValueError("labels: expected one 0 or 1 for each score")
-    positive = labels_I == 1
-    P, Q = int(positive.sum()), int((~positive).sum())
-    if P == 0 or Q == 0:
-        raise ValueError(f"labels: an AUC needs both classes, got {P} ones and {Q} zeros")
-    ranks = scipy.stats.rankdata(scores_I)
-    return float((ranks[positive].sum() - P * (P + 1) / 2) / (P * Q))
-
-
-def mean_auc(scores: ArrayLike, labels: ArrayLike, *, missing: float | None = None) -> float:
-    """The mean over subsets of the AUC inside each: scores [M, I] of `voting.single_scores`."""
-    return float(np.mean([auc(row_I, labels, missing=missing) for row_I in np.asarray(scores)]))
-
-
 def within_comparison_auc(scores: ArrayLike, correct: ArrayLike, valid: ArrayLike) -> WithinAUC:
     """How well scores tell correct from wrong samples of the *same* comparison.
 
@@ -393,23 +344,12 @@ def _difference(value: float, means_B: np.ndarray, level: float) -> Difference:
     return Difference(value, *_percentiles(means_B, level), p_value)
 
 
-def _bootstrap_means(values, clusters, seeds, num_resamples, rng_seed):
-    """(mean, [B] bootstrap means), over items and training seeds."""
-    values_RI = np.atleast_2d(_finite("values", values, dims=(1, 2)))
-    R = values_RI.shape[0]
-    if seeds not in SEED_MODES:
-        raise ValueError(f"seeds: {seeds!r} is not one of {SEED_MODES}")
-    if seeds == "resampled" and R < 2:
-        raise ValueError("seeds: 'resampled' needs at least two training seeds")
+def _bootstrap_means(values, clusters, num_resamples, rng_seed):
+    """(mean, [B] bootstrap means) over items."""
+    values_I = _finite("values", values, dims=(1,))
     rng = np.random.default_rng(rng_seed)
-    means = []
-    for means_BR in _resampled_means(values_RI, clusters, num_resamples, rng):
-        B = len(means_BR)
-        seeds_BR = np.full((B, R), 1 / R)
-        if seeds == "resampled":
-            seeds_BR = rng.multinomial(R, np.full(R, 1 / R), size=B) / R
-        means.append(np.sum(means_BR * seeds_BR, axis=1))
-    return float(values_RI.mean()), np.concatenate(means)
+    draws = _resampled_means(values_I[None], clusters, num_resamples, rng)
+    return float(values_I.mean()), np.concatenate([means_BL[:, 0] for means_BL in draws])
 
 
 def _resampled_means(values_LI, clusters, num_resamples, rng):

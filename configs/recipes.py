@@ -118,14 +118,28 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
             "without_non_hinted_sampling": "rft.use_non_hinted=False",
             "without_general_data": "rft.data.general=0",
             "kl_0": "grpo.kl_coef=0.0",
+            "kl_0_02": "grpo.kl_coef=0.02",
             "kl_0_32": "grpo.kl_coef=0.32",
+            "balanced_orders": "benchmark.draw.order_policy=balanced",
+            "both_orders": "benchmark.draw.order_policy=both",
             # Not in the paper: the same policy, given principles; `experiments.given`.
             "own_principles_given": "benchmark.principles=own",
             "shuffled_principles": "benchmark.principles=shuffled",
             "principles_of_query": "benchmark.principles=query",
         }
     )
+    group_arms(c)
     return c
+
+
+def group_arms(c: ConfigDict) -> None:
+    """Arms of other group sizes, with as many trajectories a step."""
+    trajectories = c.grpo.group_size * c.grpo.loop.prompts_per_step
+    for size in (2, 8):
+        c.ablate.arms[f"group_{size}"] = (
+            f"grpo.group_size={size}; grpo.loop.prompts_per_step={trajectories // size}; "
+            f"grpo.buckets.samples={size}"
+        )
 
 
 def _buckets(*, samples: str, samples_per_unit: int) -> ConfigDict:
@@ -170,6 +184,7 @@ def adapters(c: ConfigDict, *, devices: int) -> None:
         c.meta_rm.loop.batch_size, c.meta_rm.micro_batches = 64, 64 // devices
         c.meta_rm.buckets.samples_per_unit = 128
         c.baseline.loop.batch_size, c.baseline.micro_batches = 64, 64 // devices
+        group_arms(c)
     c.rft.buckets.samples_per_unit = 32
     c.benchmark.buckets.samples_per_unit = 128
 
@@ -211,6 +226,7 @@ def run_locally(c: ConfigDict, kind: str) -> None:
         c.baseline.loop.row_length, c.baseline.micro_batches = 544, 2
     if "ablate" in c:  # of random weights nothing is kept, so something must be left to learn from
         c.ablate.arms.without_general_data = "rft.data.general=4"
+        group_arms(c)
     c.data.test = "helpsteer2:runs/tiny/data/helpsteer2"
     c.benchmark.suites, c.benchmark.split, c.benchmark.limit = "data", "test", 4
     c.benchmark.ks, c.benchmark.num_subsets = "1,2", 4

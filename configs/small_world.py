@@ -20,6 +20,8 @@ Stages: *base* = random parameters + general data (verdicts on named criteria, n
 
 from ml_collections import ConfigDict
 
+from configs.recipes import group_arms
+
 VARIANTS = ("", "demo", "ci", "runlocal", "gemma_tokens")
 
 
@@ -220,10 +222,8 @@ def _full() -> ConfigDict:
             "kl_0": "grpo.kl_coef=0.0",
             "kl_0_02": "grpo.kl_coef=0.02",
             "kl_0_32": "grpo.kl_coef=0.32",
-            # As many trajectories a step.
-            "group_2": "grpo.group_size=2; grpo.loop.prompts_per_step=96; grpo.buckets.samples=2",
-            "group_8": "grpo.group_size=8; grpo.loop.prompts_per_step=24; grpo.buckets.samples=8",
             "random_orders": "benchmark.draw.order_policy=random",
+            "both_orders": "benchmark.draw.order_policy=both",
             # Principles that are given to the same policy: content against form.
             "own_principles_given": "benchmark.principles=own",
             "shuffled_principles": "benchmark.principles=shuffled",
@@ -232,6 +232,7 @@ def _full() -> ConfigDict:
             "verdicts_by_name": "cold_start.data.verdicts=query",
         }
     )
+    group_arms(c)
     return c
 
 
@@ -251,6 +252,7 @@ def _demo(c: ConfigDict) -> None:
     c.grpo.micro_batches = 24
     c.grpo.optimizer.steps = 25
     c.grpo.optimizer.learning_rate = 3e-4  # 24 prompts a step are noisier than 48
+    group_arms(c)
     c.meta_rm.loop.comparisons = 240
     c.meta_rm.optimizer.steps = 120
     c.baseline.loop.comparisons = 2000
@@ -280,12 +282,7 @@ def _ci(c: ConfigDict) -> None:
     c.grpo.loop.checkpoint_every = 1
     c.grpo.micro_batches = 1
     c.grpo.optimizer.steps = 3
-    c.ablate.arms.group_2 = (
-        "grpo.group_size=2; grpo.loop.prompts_per_step=8; grpo.buckets.samples=2"
-    )
-    c.ablate.arms.group_8 = (
-        "grpo.group_size=8; grpo.loop.prompts_per_step=2; grpo.buckets.samples=8"
-    )
+    group_arms(c)
     c.meta_rm.loop.comparisons = 8
     c.meta_rm.loop.batch_size = 8
     c.meta_rm.only_mixed = False

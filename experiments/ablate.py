@@ -2,11 +2,13 @@
 
     python -m experiments.ablate --config=configs/small_world.py --workdir=DIR
     python -m experiments.ablate --config=configs/small_world.py --workdir=DIR --shard=0/2
+    python -m experiments.ablate --config=configs/small_world.py --workdir=DIR --report
 
 Each seed of config.ablate is a run of `experiments.spct` in DIR/seed_S, of the arms that
 config.ablate.only names ("" for all of config.ablate.arms); stages that arms share are trained
 once. The split decides the seeds: `seeds` for "test", `development_seeds` for "development". Writes
-DIR/tables/{ablation,seeds}.* and DIR/figures/ablation.png over the seeds that are finished.
+DIR/tables/{ablation,seeds}.* and DIR/figures/ablation.png over the seeds that are finished; with
+--report it does only that, and needs nothing but DIR/seed_S/results, from whichever machines.
 """
 
 import datetime
@@ -25,6 +27,7 @@ from grm_jax.parallel import processes
 _SHARD = flags.DEFINE_string(
     "shard", "0/1", "i/n: this process takes every n-th seed from the i-th on, counted from 0."
 )
+_REPORT = flags.DEFINE_boolean("report", False, "Run nothing; report on what is there.")
 
 
 def read_config(config: ml_collections.ConfigDict) -> sections.AblateConfig:
@@ -138,7 +141,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     schema.check(config)
     every = seeds(config)
-    own = take_shard(every, _SHARD.value)
+    own = [] if _REPORT.value else take_shard(every, _SHARD.value)
     held_out = config.benchmark.get("split") == "test"
     for seed in own if held_out else ():
         check_opening(workdir / f"seed_{seed}", of_seed(config, seed))
@@ -153,7 +156,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             failed.append(f"seed {seed}: {error}")
     if processes.index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        effects.write_report(workdir, every)
+        effects.write_report(workdir, every, arms.comparable(of_seed(config, every[0])))
     if failed:
         raise ValueError("; ".join(failed))
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 
 import ml_collections
 
+from experiments import settings
+
 MAIN = ""  # the run itself, as an arm
 
 # Stages that each stage is made from, itself included.
@@ -118,6 +120,12 @@ def comparable(config: Mapping) -> str:
     sections["benchmark"] = measured(sections["benchmark"])
     text = json.dumps(sections, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def definitions(config: Mapping) -> dict[str, str]:
+    """What the measured arms change, by their titles."""
+    names = settings.names(config["benchmark"].get("arms", ""), "config.benchmark.arms")
+    return {title(name): config["ablate"]["arms"][name] for name in names}
 
 
 def measured(benchmark: Mapping) -> dict:

@@ -77,6 +77,7 @@ def counting_rules(run: runs.Run, config: sections.BenchmarkConfig) -> CountingR
         stratified=draw.order_policy in SPREAD,
         num_samples=draw.k,
         seed=run.config.seed,
+        single_middle=sum(prompts.score_range(draw.binary_singles)) / 2,
     )
 
 
@@ -287,6 +288,7 @@ def run_benchmark(run: runs.Run) -> None:
     greedy = settings.names(config.greedy_stages, "config.benchmark.greedy_stages")
     sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
     measured = [run.arm(name) for name in arm_names(config)]
+    seen = set(map(run.stage, greedy))
     loaded = load_comparisons(run, config)
 
     measurement = Measurement(run, loaded.comparisons)
@@ -295,8 +297,9 @@ def run_benchmark(run: runs.Run) -> None:
     if config.meta_rm:
         drawn[-1] = measurement.score(drawn[-1])
     for arm in measured:
-        # Greedy, what it does not share with an arm before it; its samples are its own anyway.
-        own = [stage for stage in greedy if arm.owns(stage)]
+        # Greedy, what it does not share with one before it; its samples are its own anyway.
+        own = [stage for stage in greedy if arm.stage(stage) not in seen]
+        seen.update(map(arm.stage, own))
         try:
             of_arm = [measurement.draw(arm, stage, k=None) for stage in own]
             drawn += [*of_arm, measurement.draw(arm, sampled[-1], k=config.arm_k)]

@@ -38,7 +38,6 @@ GREEDY = "greedy"
 SAMPLED = "k samples"
 # Every other section is that of an arm.
 SECTIONS = (BLIND, GREEDY, SAMPLED)
-MISSING_SINGLE = 0.5  # what an unparsed judgement of a single response counts in its AUC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +53,8 @@ class CountingRules:
       stratified: subsets spread evenly over presentation orders.
       num_samples: S to pad all ballots to, so that all are counted by one program.
       seed: of the subsets.
+      single_middle: middle of the range in which single responses are scored, which an unparsed
+        judgement counts in their AUC.
     """
 
     ks: tuple[int, ...]
@@ -66,6 +67,7 @@ class CountingRules:
     stratified: bool
     num_samples: int
     seed: int
+    single_middle: float = 0.5
 
 
 class Drawn(NamedTuple):
@@ -110,7 +112,8 @@ class Line(NamedTuple):
     Attributes:
       section, label: where it stands.
       credits_C: float64, the credit of each comparison with a choice.
-      singles_MC: float64, the score of each single response in each subset; NaN if unparsed.
+      singles_MC: float64, the score of each single response in each subset; the middle of the range
+        if unparsed.
       unparsed: share of samples without strict scores.
       cut: share of samples that met the length limit.
       values: what the items of the suite's metric are worth, by part; see `evaluation.official`.
@@ -400,7 +403,10 @@ def tally(
             if totals is not None:
                 totals_MCN = np.asarray(getattr(totals, kind)[i], np.float64)
             if single_C.any():
-                line = line._replace(singles_MC=totals_MCN[:, single_C, 0])
+                singles_MC = totals_MCN[:, single_C, 0]
+                line = line._replace(
+                    singles_MC=np.where(np.isnan(singles_MC), config.single_middle, singles_MC)
+                )
             game = games.get((k, kind))
             if not ordered and "games" in suite.metric.needs:
                 game = (rules.shares(rules.verdicts(totals_MCN[..., :2])),) * 2
@@ -453,7 +459,7 @@ def single_auc(
     """ROC-AUC of single responses: the mean over subsets of samples of the AUC in each.
 
     Args:
-      singles_MC: scores; NaN (unparsed) counts `MISSING_SINGLE`.
+      singles_MC: scores.
       labels_C: 0/1 truth.
       subsets: names of rows; if given, the AUC of each name apart, and their mean.
 
@@ -461,13 +467,12 @@ def single_auc(
       With an interval over comparisons; None where some AUC has only one class.
     """
     names = np.array([""] * len(labels_C) if subsets is None else subsets)
-    filled_MC = np.where(np.isnan(singles_MC), MISSING_SINGLE, singles_MC)
     parts = []
     for name in np.unique(names):
         up, down = (np.flatnonzero((names == name) & (labels_C == label)) for label in (1, 0))
         if not len(up) or not len(down):
             return None
-        above = filled_MC[:, up, None] - filled_MC[:, None, down]
+        above = singles_MC[:, up, None] - singles_MC[:, None, down]
         # The AUC of a resample is a weighted mean of these: ties between classes count one half.
         parts.append((up, down, np.mean((above > 0) + 0.5 * (above == 0), axis=0)))
 

@@ -22,7 +22,8 @@ SEVERAL = (
     "wider by Student's t for few seeds. seeds > 0: on how many the difference is positive"
 )
 ONE = "95 % bootstrap intervals over comparisons; one seed, so nothing is said of others"
-PAPER = "paper: overall accuracy of the 27B model, Tables 2 and 4"
+PAPER = "paper: overall accuracy of the 27B model, Tables 2 to 4"
+HOLDS = "a difference holds where the lower end of its interval, beside it, is above 0"
 
 
 class Lines(NamedTuple):
@@ -49,7 +50,7 @@ class Lines(NamedTuple):
 
 
 def over_seeds(results: Sequence[Result]) -> Lines:
-    """The lines that all seeds have.
+    """The lines that all seeds have, of arms that are defined alike.
 
     Raises:
       ValueError: the seeds were not measured alike.
@@ -58,7 +59,7 @@ def over_seeds(results: Sequence[Result]) -> Lines:
     for one in results[1:]:
         if one.config != first.config:
             raise ValueError(f"{one.suite}: seeds were measured with other configs")
-    keys = [key for key in first.lines if all(_counts(one, key) for one in results)]
+    keys = _shared(results)
     credits, clusters = [], []
     for one in results:
         all_LC = np.stack([one.lines[key].credits_C for key in keys])
@@ -70,12 +71,25 @@ def over_seeds(results: Sequence[Result]) -> Lines:
     return Lines({key: i for i, key in enumerate(keys)}, credits, means)
 
 
+def _shared(results: Sequence[Result]) -> list[tuple[str, str]]:
+    first = results[0]
+    return [
+        key for key in first.lines
+        if all(_counts(one, key) and _defined(one, key) == _defined(first, key) for one in results)
+    ]  # fmt: skip
+
+
+def _defined(result: Result, key: tuple[str, str]) -> str | None:
+    """What the arm of a line changes; None for the run itself."""
+    return result.arms.get(key[0])
+
+
 def _counts(result: Result, key: tuple[str, str]) -> bool:
     return key in result.lines and bool(np.isfinite(result.lines[key].credits_C).any())
 
 
 def missing(results: Mapping[int, Result]) -> list[str]:
-    """Sections that only some seeds have, and these seeds."""
+    """Sections that only some seeds have, and these seeds; arms that are not the same on all."""
     of_seed = {
         seed: {section for section, label in one.lines if _counts(one, (section, label))}
         for seed, one in results.items()
@@ -85,6 +99,8 @@ def missing(results: Mapping[int, Result]) -> list[str]:
         having = [seed for seed, own in of_seed.items() if section in own]
         if len(having) < len(results):
             found.append(f"{section} (seeds {', '.join(map(str, having))} only)")
+        elif len({one.arms.get(section) for one in results.values()}) > 1:
+            found.append(f"{section} (not the same arm on every seed)")
     return found
 
 
@@ -121,7 +137,7 @@ def ablation_table(
         gap = None if None in theirs else round(theirs[0] - theirs[1], 1) / 100
         cells = (
             *map(Cell, values),
-            Cell(difference.value, difference.low, difference.high),
+            Cell(difference.value, difference.low, difference.high), Cell(difference.low),
             Cell(lines.seeds_above(*keys)),
             *(Cell(None if value is None else value / 100) for value in theirs), Cell(gap),
         )  # fmt: skip
@@ -131,12 +147,13 @@ def ablation_table(
         elif label in last or label.startswith("Voting@"):
             effects.append(plots.Effect(f"{section}: {label}", difference, gap))
     columns = [
-        Column("a"), Column("b"), Column("a − b", signed=True), Column("seeds > 0", "count"),
+        Column("a"), Column("b"), Column("a − b", signed=True),
+        Column("lower end", signed=True), Column("seeds > 0", "count"),
         Column("a", group="paper"), Column("b", group="paper"),
         Column("a − b", signed=True, group="paper"),
     ]  # fmt: skip
     title = f"Steps and arms, accuracy (%): {suite}"
-    return Table(title, columns, rows, [*notes, PAPER], "a − b"), effects
+    return Table(title, columns, rows, [*notes, HOLDS, PAPER], "a − b"), effects
 
 
 def seeds_table(
@@ -153,10 +170,15 @@ def seeds_table(
     return Table(f"Accuracy (%) by seed: {suite}", columns, rows, notes, "method")
 
 
-def write_report(workdir: pathlib.Path, every: Sequence[int]) -> None:
+def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> None:
     """Writes and prints the tables and the figure over the seeds that are finished.
 
     Other processes may do the same: they take turns.
+
+    Args:
+      workdir: the folder of the ablation.
+      every: its seeds.
+      config: `arms.comparable` of the run; what was measured with another one is left out.
     """
     with open(workdir / ".report.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -168,19 +190,21 @@ def write_report(workdir: pathlib.Path, every: Sequence[int]) -> None:
         suites = {suite: None for own in of_seed.values() for suite in own}
         for suite in suites:
             by_seed = {seed: own[suite] for seed, own in of_seed.items() if suite in own}
-            _write_suite(workdir, suite, by_seed, every, several=len(suites) > 1)
+            _write_suite(workdir, suite, by_seed, every, config, several=len(suites) > 1)
     print(f"{len(of_seed)} of {len(every)} seeds are finished: {workdir}")
 
 
 def _write_suite(
-    workdir: pathlib.Path, suite: str, by_seed: dict[int, Result], every: Sequence[int], *,
-    several: bool,
+    workdir: pathlib.Path, suite: str, by_seed: dict[int, Result], every: Sequence[int],
+    config: str, *, several: bool,
 ) -> None:  # fmt: skip
-    config = next(iter(by_seed.values())).config
     other = [seed for seed, one in by_seed.items() if one.config != config]
     by_seed = {seed: one for seed, one in by_seed.items() if one.config == config}
+    if not by_seed:
+        print(f"{suite}: seeds {', '.join(map(str, other))} were measured with another config")
+        return
     results, seeds = list(by_seed.values()), list(by_seed)
-    counted = [key for key in results[0].lines if all(_counts(one, key) for one in results)]
+    counted = _shared(results)
     if not counted:
         return  # single responses only
     sizes = [

@@ -38,11 +38,11 @@ class Guide(NamedTuple):
 
 
 def within_auc(drawn: Drawn) -> WithinAUC:
-    """AUC inside comparisons of the meta scores of what was drawn."""
+    """AUC inside comparisons of the meta scores of the samples that vote: n > 1, with scores."""
     shape = (len(drawn.groups), max(map(len, drawn.groups)))
     scores_CS, correct_CS, valid_CS = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
     for c, (own, meta) in enumerate(zip(drawn.groups, drawn.meta, strict=True)):
-        told = [t.correct is not None for t in own]
+        told = [len(t.order) > 1 and t.correct is not None and t.scores is not None for t in own]
         scores_CS[c, : len(own)], valid_CS[c, : len(own)] = meta, told
         correct_CS[c, : len(own)] = [bool(t.correct) for t in own]
     return statistics.within_comparison_auc(scores_CS, correct_CS, valid_CS)
@@ -61,7 +61,7 @@ def simulated(drawn: Drawn, auc: float, seed: int) -> Drawn:
 def guides(suite: Suite, config: CountingRules) -> list[Guide]:
     """Simulated meta RMs of several AUCs, and that of the run; none where nothing can be ranked."""
     drawn = counting.last_sampled(suite)
-    if not within_auc(simulated(drawn, 0.5, config.seed)).pairs:
+    if not suite.choice_C.any() or not within_auc(simulated(drawn, 0.5, config.seed)).pairs:
         return []  # no comparison has right and wrong samples
     shown = [(f"simulated, {auc:g}", simulated(drawn, auc, config.seed)) for auc in LEVELS]
     if drawn.meta is not None:

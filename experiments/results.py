@@ -20,7 +20,7 @@ from grm_jax.evaluation import rules, statistics
 from grm_jax.evaluation.tables import write_atomically
 from grm_jax.models import cost
 
-VERSION = 2
+VERSION = 3
 
 
 class Measured(NamedTuple):
@@ -45,6 +45,7 @@ class Result(NamedTuple):
       suite, coverage: see `counting.Suite`.
       parameters: of the policy; None where it is not known.
       config: digest of what must be equal for runs of different seeds to be averaged.
+      arms: what each arm changes, by section of its lines.
       uids, clusters, subsets: of each comparison; those with one query share a cluster.
       rules: how votes were counted.
       lines: by (section, label).
@@ -54,6 +55,7 @@ class Result(NamedTuple):
     coverage: str
     parameters: int | None
     config: str
+    arms: dict[str, str]
     uids: list[str]
     clusters: list[int]
     subsets: list[str]
@@ -74,6 +76,7 @@ def write_results(
                 (cost.num_params(d.model) for d in suite.drawn if d.model is not None), None
             ),
             "config": arms.comparable(run.config),
+            "arms": arms.definitions(run.config),
             "rules": rule,
             "uids": [c.uid for c in suite.comparisons],
             "clusters": rules.of_rows([c.messages for c in suite.comparisons])[1].tolist(),

@@ -157,34 +157,41 @@ class Run:
         return self.config.template.principles
 
     def stage(self, name: str) -> str:
-        """Name of a stage on disk: with that of the first arm that trains it in this way."""
+        """Name of a stage on disk: with that of the first arm that trains it in this way.
+
+        One that was begun keeps its name, whichever arms are added later.
+
+        Raises:
+          ValueError: the workdir has a stage of this name that was made in another way.
+        """
         if name not in arms.STAGES or name not in self.config:
             return name
-        own, found = arms.deciding(self.config, name), name
-        for arm, config in self._arms.items():
-            if name in config and arms.deciding(config, name) == own:
-                found = f"{name}_{arm}" if arm else name
-                break
-        path = self.workdir / "stages" / f"{found}.json"
-        if path.exists():
-            before = json.loads(path.read_text())
-            different = settings.differing_fields(before, json.loads(own))
-            if different:
-                raise ValueError(
-                    f"{self.workdir}: stage {found!r} was made with another config; give the arm "
-                    f"another name, or the run another --workdir: {'; '.join(different)}"
-                )
-        return found
+        own = arms.deciding(self.config, name)
+        names = [
+            f"{name}_{arm}" if arm else name for arm, config in self._arms.items()
+            if name in config and arms.deciding(config, name) == own
+        ]  # fmt: skip
+        paths = [self.workdir / "stages" / f"{found}.json" for found in names]
+        begun = {
+            found: json.loads(path.read_text())
+            for found, path in zip(names, paths, strict=True) if path.exists()
+        }  # fmt: skip
+        for found, before in begun.items():
+            if before == json.loads(own):
+                return found
+        if names[0] in begun:
+            different = settings.differing_fields(begun[names[0]], json.loads(own))
+            raise ValueError(
+                f"{self.workdir}: stage {names[0]!r} was made with another config; give the arm "
+                f"another name, or the run another --workdir: {'; '.join(different)}"
+            )
+        return names[0]
 
     def begin(self, name: str) -> None:
         """Keeps what decides a stage, before anything of it is written."""
         path = self.workdir / "stages" / f"{self.stage(name)}.json"
         if self.writes and not path.exists():
             write_json(path, json.loads(arms.deciding(self.config, name)))
-
-    def owns(self, name: str) -> bool:
-        """Whether this arm is the first that trains stage `name` in its way."""
-        return self.stage(name) == (f"{name}_{self.arm_name}" if self.arm_name else name)
 
     def arm(self, name: str) -> "Run":
         """The same run with the changes of an arm; shares workdir, devices and metrics.

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from configs import small_world
-from experiments import ablate, effects
+from experiments import ablate
 from grm_jax.evaluation.tables import read_json
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,9 +55,14 @@ def test_two_arms_on_two_seeds(tmp_path):
     # A report is made again from what is on disk, and is the same.
     before = (tmp_path / "tables/ablation.md").read_bytes()
     began = time.monotonic()
-    effects.write_report(tmp_path, [21, 22])
+    alone = tmp_path / "alone"
+    for seed in (21, 22):
+        results = alone / f"seed_{seed}/results"
+        shutil.copytree(tmp_path / f"seed_{seed}/results", results)
+    assert run(alone, "--report").returncode == 0
     assert time.monotonic() - began < 20
-    assert (tmp_path / "tables/ablation.md").read_bytes() == before
+    assert (alone / "tables/ablation.md").read_bytes() == before
+    assert not (alone / "seed_21/params").exists()
 
     # The seeds are opened: another measurement of them is refused before anything is drawn.
     refused = run(tmp_path, "--config.benchmark.draw.temperature=0.9")

@@ -107,7 +107,6 @@ def test_stages_are_shared_as_far_as_they_are_equal(config, tmp_path):
     assert of("without_rejective_sampling")[2:] == ["rft", "grpo_without_rejective_sampling"]
     assert of("random_orders") == list(stages)  # the same policy, drawn otherwise
     arm = run.arm("kl_0")
-    assert arm.owns("grpo") and not arm.owns("rft") and run.owns("grpo")
     assert arm.config.grpo.kl_coef == 0.0 and run.config.grpo.kl_coef == 0.08
 
     assert arm.arm("").stage("grpo") == "grpo"
@@ -120,6 +119,13 @@ def test_stages_are_shared_as_far_as_they_are_equal(config, tmp_path):
     assert later.arm("more").stage("grpo") == "grpo_kl_0"
     later.arm("more").begin("grpo")
     later._lock.close()
+    # Nor do arms rename it that come before it by the alphabet.
+    config.ablate.arms.a_first = config.ablate.arms.more
+    later = runs.Run(config, tmp_path)
+    for name in ("a_first", "kl_0"):
+        assert later.arm(name).stage("grpo") == "grpo_kl_0"
+    later._lock.close()
+    del config.ablate.arms.a_first
     config.ablate.arms.kl_0 = "grpo.kl_coef=0.01"
     with pytest.raises(ValueError, match="'grpo_kl_0' was made with another config") as caught:
         runs.Run(config, tmp_path).arm("kl_0").stage("grpo")
@@ -212,7 +218,8 @@ def test_effects_are_paired_by_seed_and_comparison():
     def result(seed, of_lines):
         lines = {key: Measured(np.array(own, np.float64), {}, {}) for key, own in of_lines.items()}
         count = len(next(iter(of_lines.values())))
-        return Result("small_world", "", None, "c", [f"{seed}-{i}" for i in range(count)],
+        return Result("small_world", "", None, "c", {"kl 0": "grpo.kl_coef=0.0"},
+                      [f"{seed}-{i}" for i in range(count)],
                       list(range(count)), ["n2"] * count, {"ks": [1, 2], "seed": seed},
                       lines)  # fmt: skip
 
@@ -238,7 +245,8 @@ def test_effects_are_paired_by_seed_and_comparison():
     assert at["steps", "Voting@2 − GRPO, greedy"][2].value == pytest.approx(-1 / 12)
     full = at["full − kl 0", "GRPO, greedy"]
     assert [full[i].value for i in (0, 1, 2)] == pytest.approx([2 / 3, 1 / 4, 5 / 12])
-    assert full[3].value == 2 and full[4].value == pytest.approx(0.699)
+    assert full[3].value == full[2].low
+    assert full[4].value == 2 and full[5].value == pytest.approx(0.699)
     assert at["full − kl 0", "Voting@2"][2].value == pytest.approx((-1 / 3 - 1 / 2) / 2)
     assert len(shown) == len(table.rows) == 4
 
@@ -259,3 +267,9 @@ def test_effects_are_paired_by_seed_and_comparison():
     fewer = second._replace(lines={k: v for k, v in second.lines.items() if k[0] != "kl 0"})
     assert effects.missing({0: first, 1: fewer}) == ["kl 0 (seeds 0 only)"]
     assert effects.missing({0: first, 1: second}) == []
+    # An arm of this name that changes something else is another arm.
+    redefined = second._replace(arms={"kl 0": "grpo.kl_coef=0.01"})
+    assert effects.missing({0: first, 1: redefined}) == ["kl 0 (not the same arm on every seed)"]
+    assert {section for section, _ in effects.over_seeds([first, redefined]).at} == {
+        greedy, sampled,
+    }  # fmt: skip

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments import counting, guiding, protocols, report
 from experiments.counting import GREEDY, SAMPLED, CountingRules, Drawn, Line, Suite
@@ -20,12 +21,14 @@ def comparison(i):
     )
 
 
-def trajectory(uid, sample, scores):
+def trajectory(uid, sample, scores, *, order=(0, 1), correct=None):
+    if correct is None:
+        correct = scores is not None and scores[0] > scores[1]
     return Trajectory(
-        fingerprint="f", stage="s", step=0, uid=uid, sample=sample, seed=(0, 0), order=(0, 1),
+        fingerprint="f", stage="s", step=0, uid=uid, sample=sample, seed=(0, 0), order=order,
         token_ids=(1,), logprobs=(0.0,), sampling_logprobs=(0.0,), text="", scores=scores,
-        parse_reason="ok", lenient_scores=scores, finish="stop", correct=scores[0] > scores[1],
-        hinted=False, truncated=False,
+        parse_reason="ok" if scores else "no box", lenient_scores=scores, finish="stop",
+        correct=correct, hinted=False, truncated=False,
     )  # fmt: skip
 
 
@@ -151,6 +154,60 @@ def test_a_simulated_meta_rm_has_its_auc_and_pays_if_it_is_good():
     (of_run,) = [guide for guide in guiding.guides(one, rules) if guide.label == guiding.TRAINED]
     assert of_run.auc == 1.0
     assert of_run.gains[16].value == pytest.approx(at["MetaRM@16"] - at["Voting@16"])
+
+
+def singles(scores_of, count=4):
+    """A suite of single responses, right and wrong in turn; scores by (comparison, sample)."""
+    comparisons = [
+        Comparison(uid=f"c{i}", messages=(Message("user", "q"),), responses=("a",),
+                   rewards=(float(i % 2 == 0),))
+        for i in range(count)
+    ]  # fmt: skip
+    groups = [
+        [
+            trajectory(f"c{i}", s, scores_of(i, s), order=(0,),
+                       correct=(scores_of(i, s) == (1,)) is (i % 2 == 0))
+            for s in range(2)
+        ]
+        for i in range(count)
+    ]  # fmt: skip
+    return Suite("s", "", comparisons, (Drawn("grpo", "self", False, groups),))
+
+
+def test_an_unparsed_single_counts_the_middle_of_its_range():
+    """Right ones have 4 and 8 of 10, of the wrong ones one has 3 and one no score: 3 of 4 pairs."""
+    scores = [(4,), (3,), (8,), None]
+    suite = singles(lambda i, s: scores[i])
+    rules = dataclasses.replace(RULES, single_middle=5.5)
+    (line,) = (line for line in counting.lines(suite, rules) if line.label == "Voting@2")
+    assert counting.single_auc(line.singles_MC, suite.labels).value == 0.75
+
+
+def test_the_auc_of_singles_is_the_mann_whitney_statistic_of_each_subset_of_samples():
+    rng = np.random.default_rng(0)
+    scores_MC, labels_C = rng.integers(1, 6, (3, 80)).astype(float), rng.integers(0, 2, 80)
+    ups = [
+        scipy.stats.mannwhitneyu(own_C[labels_C == 1], own_C[labels_C == 0]).statistic
+        for own_C in scores_MC
+    ]
+    got = counting.single_auc(scores_MC, labels_C)
+    pairs = (labels_C == 1).sum() * (labels_C == 0).sum()
+    assert got.value == pytest.approx(np.mean(ups) / pairs)
+    assert got.low < got.value < got.high
+    assert counting.single_auc(scores_MC, np.ones(80)) is None
+
+
+def test_singles_have_no_votes_to_guide():
+    suite = singles(lambda i, s: (int(s == 0),))
+    assert counting.lines(suite, RULES)
+    assert guiding.guides(suite, RULES) == []
+
+
+def test_the_auc_of_a_meta_rm_is_over_samples_that_vote():
+    """A meta RM that sees nothing but broken form ranks no sample that is counted."""
+    own = [trajectory("c0", s, scores) for s, scores in enumerate([(9, 1), (1, 9), None])]
+    drawn = Drawn("grpo", "self", False, [own], [[1.0, 1.0, 0.0]])
+    assert guiding.within_auc(drawn).value == 0.5
 
 
 def test_nothing_is_guided_where_all_samples_of_a_comparison_are_alike():

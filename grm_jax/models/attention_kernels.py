@@ -1,10 +1,10 @@
-"""Attention of a full pass by a faster kernel: splash attention on TPU. Its reference: `attention`.
+"""Attention of a full pass by a faster kernel: splash on TPU, tiles on CPU. Reference: `attention`.
 
 "auto" is decided for the platform that a program is lowered for, not for the default backend, so
 that programs compiled ahead of time are right as well. Steps with a past (decode) and latent
 attention, whose heads are 192 wide, always take the reference path.
 
-Precondition of the kernel, which masks by places in a row where the reference masks by positions:
+Precondition of both kernels, which go by places in a row where the reference goes by positions:
 within a segment, positions count up by one along the row. Packed rows, rollouts, prompts and
 padding on either side are like that.
 
@@ -23,6 +23,8 @@ from grm_jax.parallel.mesh import RULES, Rules
 
 _LANES = 128
 _BLOCKS = (512, 256, 128)  # rows of queries and of keys in one step of the kernel
+_TILES = 4  # at most, of a row: each is compiled for itself
+_SHORTEST_TILE = 64
 
 
 def attend(
@@ -38,12 +40,13 @@ def attend(
     window: int | None,
     chunk: int,
 ) -> jax.Array:
-    """`attention.attend`, by splash attention where `kernel` and the shapes allow it.
+    """`attention.attend`, by a faster kernel where `kernel` and the shapes allow it.
 
     Args:
       q_BTHE, blocks, positions_BT, segment_ids_BT, scale, cap, window, chunk: see
         `attention.attend`.
-      kernel: "reference", "splash", or "auto": splash on TPU if it can, else the reference.
+      kernel: "reference", "splash", "tiled", or "auto": splash on TPU if it can, tiles on CPU, else
+        the reference.
       rules: of logical axes; a kernel runs on each device of the mesh by itself.
 
     Raises:
@@ -54,15 +57,54 @@ def attend(
     whole = (q_BTHE, blocks, positions_BT, segment_ids_BT)
     if kernel == "reference" or len(blocks) > 1:
         return reference(*whole)
+    tiles = functools.partial(tiled, chunk=chunk, **options)
+    if kernel == "tiled":
+        return tiles(*whole)
+    fast = functools.partial(splash, rules=rules, **options)
     problem = _problem(q_BTHE, blocks[0], rules)
     if kernel == "splash":
         if problem:
             raise ValueError(f"model.attention_kernel 'splash': {problem}; use 'auto'")
-        return splash(*whole, rules=rules, **options)
+        return fast(*whole)
     if problem or q_BTHE.shape[1] < _LANES:  # short rows would be padding for the most part
-        return reference(*whole)
-    fast = functools.partial(splash, rules=rules, **options)
-    return jax.lax.platform_dependent(*whole, tpu=fast, default=reference)
+        fast = reference
+    return jax.lax.platform_dependent(*whole, tpu=fast, cpu=tiles, default=reference)
+
+
+def tiled(
+    q_BTHE: jax.Array,
+    blocks: tuple[Keys, ...],
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    scale: float,
+    cap: float | None,
+    window: int | None,
+    chunk: int,
+) -> jax.Array:
+    """Causal attention of a single block to itself by plain operations, in tiles of queries.
+
+    A tile meets the keys from the first that its window reaches to its own last one, and not the
+    rest of the row, which the reference computes and masks.
+
+    Args and returns as `attention.attend`; `blocks` are the own keys and values.
+    """
+    (own,) = blocks
+    length = q_BTHE.shape[1]
+    tile = max(_SHORTEST_TILE, -(-length // _TILES))
+    parts = []
+    for start in range(0, length, tile):
+        here = slice(start, start + tile)
+        seen = slice(0 if window is None else max(0, start - window + 1), start + tile)
+        keys = Keys(own.k_BKSE[:, :, seen], own.v_BKSE[:, :, seen], own.positions_BS[:, seen],
+                    own.segment_ids_BS[:, seen])  # fmt: skip
+        parts.append(
+            attention.attend(
+                q_BTHE[:, here], (keys,), positions_BT[:, here], segment_ids_BT[:, here],
+                scale=scale, cap=cap, window=window, chunk=chunk,
+            )
+        )  # fmt: skip
+    return jnp.concatenate(parts, axis=1)
 
 
 def _problem(q_BTHE, own: Keys, rules: Rules) -> str:

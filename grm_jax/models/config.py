@@ -9,7 +9,7 @@ from grm_jax.parallel.mesh import RULES, Rules
 SCORINGS = ("softmax", "sigmoid")
 ACTIVATIONS = ("gelu_tanh", "silu")
 EXPERT_PATHS = ("auto", "blocks", "megablox")
-ATTENTION_KERNELS = ("auto", "reference", "splash")
+ATTENTION_KERNELS = ("auto", "reference", "splash", "tiled")
 REMATS = ("none", "products", "full")
 
 

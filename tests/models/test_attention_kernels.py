@@ -1,8 +1,9 @@
-"""Splash attention against the reference, and when it is chosen."""
+"""Splash attention and tiles against the reference, and when they are chosen."""
 
 import dataclasses
 import functools
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -75,6 +76,38 @@ def test_splash_equals_the_reference():
     assert not splash(*case, **OPTIONS)[segments == 0].any()
 
 
+@pytest.mark.parametrize("window", [40, None, 3])
+def test_tiles_equal_the_reference(window):
+    options = {**OPTIONS, "window": window}
+    case = make_case(width=16, v_width=24)
+    tiled = functools.partial(attention_kernels.tiled, chunk=1024)
+    for got, want in zip(
+        value_and_gradients(tiled, case, options), value_and_gradients(reference, case, options),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(got, want, atol=2e-6 * float(np.abs(want).max()))
+    # Keys before a tile that its window reaches are there, and long ones come in chunks.
+    for got, want in zip(
+        value_and_gradients(functools.partial(attention_kernels.tiled, chunk=16), case, options),
+        value_and_gradients(reference, case, options), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(got, want, atol=2e-6 * float(np.abs(want).max()))
+
+
+def test_tiles_leave_out_what_no_query_of_theirs_sees():
+    """Of 150 in tiles of 64 queries: 64, 128 and 150 keys, or with a window 64, 103 and 61."""
+
+    def products(window):
+        text = str(jax.make_jaxpr(functools.partial(
+            attention_kernels.tiled, chunk=1024, **{**OPTIONS, "window": window}
+        ))(*make_case(width=16, v_width=16)))  # fmt: skip
+        shapes = re.findall(r"f32\[2,2,(\d+),2,(\d+)\] = dot_general", text)
+        return {(int(queries), int(keys)) for queries, keys in shapes} - {(64, 16), (22, 16)}
+
+    assert products(None) == {(64, 64), (64, 128), (22, 150)}
+    assert products(40) == {(64, 64), (64, 103), (22, 61)}
+
+
 def test_heads_of_256_without_options():
     case = make_case(num_heads=2, num_kv_heads=1, width=256, v_width=256)
     options = {"scale": 0.05, "cap": None, "window": None}
@@ -110,6 +143,10 @@ def lowered(platform, kernel="auto", length=LENGTH, **shape):
 def test_the_platform_of_the_program_decides():
     assert "tpu_custom_call" in lowered("tpu")
     assert "tpu_custom_call" not in lowered("cpu")
+    tiles = 2 * 3  # two products in each
+    for case, count in ((("cpu",), tiles), (("cpu", "tiled"), tiles), (("cpu", "reference"), 2),
+                        (("cuda",), 2), (("tpu", "tiled"), tiles)):  # fmt: skip
+        assert lowered(*case).count("dot_general") == count, case
     assert "tpu_custom_call" not in lowered("tpu", "reference")
     assert "tpu_custom_call" in lowered("tpu", "splash", length=60)
     # Shapes that the kernel cannot compute, or that would be padding for the most part.

@@ -266,7 +266,7 @@ def _ci(c: ConfigDict) -> None:
     _demo(c)
     c.model.embed_dim = c.model.ffn_dim = 16
     c.model.head_dim, c.model.query_scale = 8, 8**-0.5
-    c.model.attention_kernel = "reference"  # compiles in half the time
+    c.model.attention_kernel = "reference"  # compiles in less time
     c.base.data.general = 200
     c.base.optimizer.steps = 4
     c.base.optimizer.warmup_steps = 2

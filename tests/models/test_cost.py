@@ -109,6 +109,7 @@ def test_passes_are_sums_of_products_and_attention():
 WIDE = dataclasses.replace(
     TINY, vocab_size=512, embed_dim=256, head_dim=64, ffn_dim=1024, sliding_window=48,
     attn_softcap=None, final_softcap=None, num_heads=8, num_kv_heads=4,
+    attention_kernel="reference",
 )  # fmt: skip
 WIDE_MLA = deepseek(
     vocab_size=512, num_layers=1, embed_dim=256, num_heads=4, ffn_dim=1024,
@@ -139,7 +140,7 @@ def test_xla_counts_as_many_flops(config):
     def counted(function, *args):
         return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
 
-    # XLA multiplies what the mask then removes; nothing else is expected to differ by design.
+    # The reference multiplies what the mask then removes; nothing else should differ by design.
     all_pairs = config.num_layers * length**2
     masked = all_pairs - sum(
         cost.attended_pairs(length, config.windows[i % len(config.windows)])

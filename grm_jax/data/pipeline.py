@@ -11,6 +11,8 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+_EPOCHS = 2**32
+
 
 class Example(NamedTuple):
     """One sequence to learn from: token ids and how many of them are the prompt."""
@@ -96,5 +98,7 @@ def shuffled_batches(source: Sequence, batch_size: int, *, seed: int) -> grain.D
     """Endless batches (lists) of records in a global order that is fixed by the seed."""
     if len(source) < batch_size:
         raise ValueError(f"a batch of {batch_size} needs as many records, got {len(source)}")
-    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().batch(batch_size)
+    # Not repeat() without end, whose length in batches of one is more than Python's len() can say.
+    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(_EPOCHS)
+    indices = indices.batch(batch_size)
     return iter(indices.map(lambda rows: [source[int(i)] for i in rows]).to_iter_dataset())

@@ -176,3 +176,5 @@ def test_iterators_resume_exactly():
     third = pipeline.shuffled_batches(list(range(10)), 4, seed=1)
     third.set_state(state_after_one)
     assert next(third) == first[1]
+    ones = pipeline.shuffled_batches(list(range(10)), 1, seed=1)
+    assert sorted(next(ones)[0] for _ in range(10)) == list(range(10))

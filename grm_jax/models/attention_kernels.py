@@ -77,17 +77,14 @@ def tiled(
     positions_BT: jax.Array,
     segment_ids_BT: jax.Array,
     *,
-    scale: float,
-    cap: float | None,
     window: int | None,
-    chunk: int,
+    **options,
 ) -> jax.Array:
     """Causal attention of a single block to itself by plain operations, in tiles of queries.
 
     A tile meets the keys from the first that its window reaches to its own last one, and not the
-    rest of the row, which the reference computes and masks.
-
-    Args and returns as `attention.attend`; `blocks` are the own keys and values.
+    rest of the row, which the reference computes and masks. Arguments and result are those of
+    `attention.attend`, of one block.
     """
     (own,) = blocks
     length = q_BTHE.shape[1]
@@ -101,7 +98,7 @@ def tiled(
         parts.append(
             attention.attend(
                 q_BTHE[:, here], (keys,), positions_BT[:, here], segment_ids_BT[:, here],
-                scale=scale, cap=cap, window=window, chunk=chunk,
+                window=window, **options,
             )
         )  # fmt: skip
     return jnp.concatenate(parts, axis=1)

@@ -61,7 +61,7 @@ def simulated(drawn: Drawn, auc: float, seed: int) -> Drawn:
 def guides(suite: Suite, config: CountingRules) -> list[Guide]:
     """Simulated meta RMs of several AUCs, and that of the run; none where nothing can be ranked."""
     drawn = counting.last_sampled(suite)
-    if not suite.choice_C.any() or not within_auc(simulated(drawn, 0.5, config.seed)).pairs:
+    if not within_auc(simulated(drawn, 0.5, config.seed)).pairs:
         return []  # no comparison has right and wrong samples
     shown = [(f"simulated, {auc:g}", simulated(drawn, auc, config.seed)) for auc in LEVELS]
     if drawn.meta is not None:

@@ -6,8 +6,8 @@ Preference, PPE Correctness and RMB):
     greedy 69.9    one sample 67.9    Voting@8 70.6    Voting@32 71.0
                                       MetaRM@8 72.0    MetaRM@32 72.8
 
-Hardware: weights in bfloat16 take 54 GB; they are held whole on each device of the mesh, so one
-H100, H200 or v5p-like chip with 80 GB or more. Wall time: not measured.
+Hardware: weights in bfloat16 take 54 GB: one H100, H200 or v5p-like chip with 80 GB or more, or
+smaller ones that share them (--config.mesh.tensor=2). Wall time: not measured.
 
     python -m experiments.benchmark --config=configs/deepseek_grm_27b.py --workdir=runs/grm_27b \
         --config.benchmark.suites=judgebench,llmbar,rmb_bon --config.benchmark.data_dir=DATA

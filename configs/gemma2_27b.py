@@ -5,7 +5,7 @@ Claim (arXiv 2504.02495, Tables 2 and 3, overall accuracy):
     RFT, greedy 68.8    GRPO, greedy 69.9    one sample 67.9
     Voting@8 70.6       Voting@32 71.0       MetaRM@8 72.0       MetaRM@32 72.8
 
-Hardware: 64 TPU v5p chips or as many H100, by plan; the paper had 128 A100 (RFT 19.2 h, RL 15.6 h).
+Hardware: 64 TPU v5p chips, by plan; the paper had 128 A100 (RFT 19.2 h, RL 15.6 h).
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/gemma2_27b.py --workdir=runs/gemma2_27b \

@@ -151,7 +151,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         folder, of_this = workdir / f"seed_{seed}", of_seed(config, seed)
         try:
             runs.carry_out(functools.partial(run_seed, held_out=held_out), of_this, folder)
-        except ValueError as error:  # the others may be well
+        except (ValueError, FloatingPointError) as error:  # the others may be well
             print(f"seed {seed}: {error}", flush=True)
             failed.append(f"seed {seed}: {error}")
     if processes.index() == 0:

@@ -12,6 +12,7 @@ these by the alphabet, so that it is trained once.
 import ast
 import hashlib
 import json
+import pathlib
 import re
 from collections.abc import Mapping
 
@@ -108,6 +109,46 @@ def deciding(config: Mapping, stage: str) -> str:
         skipped.add("template")  # general data have none
     sections = json.loads(ml_collections.FrozenConfigDict(config).to_json())
     return json.dumps({k: v for k, v in sections.items() if k not in skipped}, sort_keys=True)
+
+
+def stage_name(
+    folder: pathlib.Path, config: Mapping, every: Mapping[str, Mapping], stage: str
+) -> str:
+    """Name of a stage on disk: with that of the first arm that trains it in this way.
+
+    One that was begun keeps its name, whichever arms are added later.
+
+    Args:
+      folder: of the workdir, with <name>.json for each stage that was begun: what decided it.
+      config: of the run, or of an arm of it.
+      every: the configs of the run and of its arms by their names, in order.
+      stage: what it is called in the config.
+
+    Raises:
+      ValueError: there is a stage of this name that was made in another way.
+    """
+    if stage not in STAGES or stage not in config:
+        return stage
+    own = deciding(config, stage)
+    names = [
+        f"{stage}_{arm}" if arm else stage for arm, other in every.items()
+        if stage in other and deciding(other, stage) == own
+    ]  # fmt: skip
+    paths = [folder / f"{name}.json" for name in names]
+    begun = {
+        name: json.loads(path.read_text())
+        for name, path in zip(names, paths, strict=True) if path.exists()
+    }  # fmt: skip
+    for name, before in begun.items():
+        if before == json.loads(own):
+            return name
+    if names[0] in begun:
+        different = settings.differing_fields(begun[names[0]], json.loads(own))
+        raise ValueError(
+            f"{folder.parent}: stage {names[0]!r} was made with another config; give the arm "
+            f"another name, or the run another --workdir: {'; '.join(different)}"
+        )
+    return names[0]
 
 
 def comparable(config: Mapping) -> str:

@@ -119,7 +119,7 @@ def _greedy(config: DrawConfig) -> DrawConfig:
 
 
 class Measurement:
-    """Draws on all suites, with parameters loaded once a stage."""
+    """Draws on all suites; the parameters that were last needed stay loaded."""
 
     def __init__(self, run: runs.Run, comparisons: dict[str, list[Comparison]]):
         self.run, self.comparisons = run, comparisons
@@ -260,8 +260,11 @@ def measured_stages(run: runs.Run, config: sections.BenchmarkConfig) -> list[str
     sampled = settings.names(config.sampled_stages, "config.benchmark.sampled_stages")
     needs_meta = config.meta_rm and not meta_rm.is_released(run)
     stages = [*greedy, *sampled, *(["meta_rm"] if needs_meta else [])]
-    trained = [run.stage(stage) for stage in stages if stage not in sections.UNTRAINED_STAGES]
-    return trained + [run.arm(name).stage(sampled[-1]) for name in arm_names(config)]
+    of_arms = [(run.arm(name), sampled[-1]) for name in arm_names(config)]
+    return [
+        arm.stage(stage) for arm, stage in [*((run, stage) for stage in stages), *of_arms]
+        if stage not in sections.UNTRAINED_STAGES
+    ]  # fmt: skip
 
 
 def finished(run: runs.Run, config: sections.BenchmarkConfig) -> bool:
@@ -360,7 +363,7 @@ def write_report(
         run, suites, rules, lines, f"bands: 95 % over comparisons; ties: {rules.tie_policy}"
     )
     report.training_figure(run)
-    report.write_samples(run, suites, lines)
+    report.write_samples(run, suites, rules, lines)
     critiques.write_page(run, suites, rules)
     for suite in suites:
         if suite.name == "small_world":

@@ -15,10 +15,9 @@ from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax import voting
 from grm_jax.data.benchmarks import evenly
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation import critique_page
 from grm_jax.evaluation.critique_page import Item, Sample, Vote
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 from grm_jax.text.sections import split_sections
 
 MAX_TEXTS = 10_000  # a page of 30 MB; what it leaves out is told, and counts in its verdicts
@@ -127,7 +126,8 @@ def _samples(
     suite: Suite, drawn: Drawn, c: int, kept_S: np.ndarray, texts: int, rules: CountingRules
 ) -> tuple[Sample, ...]:
     comparison, trajectories = suite.comparisons[c], drawn.groups[c]
-    scores = [_scores(one, rules.parse) for one in trajectories]
+    lenient = rules.parse == "lenient"
+    scores = [one.original_scores(lenient=lenient) or () for one in trajectories]
     results = [_result(_tops(own), comparison) for own in scores]
     with_text = set(_in_turn([result == "right" for result in results])[:texts])
     found = []
@@ -144,14 +144,6 @@ def _samples(
                    tuple(notes), meta, bool(kept_S[s]))
         )  # fmt: skip
     return tuple(found)
-
-
-def _scores(trajectory: Trajectory, parse: str) -> tuple[int, ...]:
-    """By original response; () if there are none."""
-    scores = trajectory.lenient_scores if parse == "lenient" else trajectory.scores
-    if scores is None:
-        return ()
-    return tuple(scores[trajectory.order.index(i)] for i in range(len(scores)))
 
 
 def _tops(scores: Sequence[int]) -> list[int]:

@@ -25,6 +25,8 @@ from grm_jax.models import lora, transformer
 from grm_jax.parallel.sharding import put, reshard
 from grm_jax.sampling import draw
 
+_JUDGED_BY = 2000  # comparisons that say how many prompts of the stage are too long
+
 
 def without_easy(
     run: runs.Run, comparisons: list[Comparison], loop: sections.GRPOLoop
@@ -106,6 +108,9 @@ def run_stage(run: runs.Run) -> None:
         store.truncate(0)
     run.metrics.rewind(stage, first)
 
+    draw_config = draw.judged_once(
+        comparisons[:_JUDGED_BY], draw_config, run.tokenizer, engine, seed=run.config.seed
+    )
     steps = optimizer_config.steps // config.inner_epochs
     run.say(
         f"{stage}: {steps} iterations of {loop.prompts_per_step} prompts x {config.group_size} "
@@ -149,7 +154,8 @@ def run_stage(run: runs.Run) -> None:
             metrics = jax.device_get(metrics)
             ended = time.monotonic()
             run.metrics.write(
-                stage, step, {**metrics, "dropped": len(work.dropped)},
+                stage, step,
+                {**metrics, "dropped": len(work.dropped), "truncated": len(work.truncated)},
                 {"rollout_seconds": drawn - began, "update_seconds": ended - drawn,
                  "tokens_per_second": tokens / (drawn - began)},
             )  # fmt: skip

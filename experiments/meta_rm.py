@@ -143,10 +143,11 @@ def _data(
         (t for t in trajectories if not scalar.held_out(t.uid)),
         only_mixed=config.only_mixed, balance=config.balance,
     )  # fmt: skip
-    # Only mixed comparisons can be counted in the AUC.
+    # Only mixed comparisons can be counted in the AUC, and only samples with scores vote.
     development = meta_rm.select(
-        (t for t in trajectories if scalar.held_out(t.uid)), only_mixed=True, balance="none"
-    )
+        (t for t in trajectories if scalar.held_out(t.uid) and t.scores is not None),
+        only_mixed=True, balance="none",
+    )  # fmt: skip
     counts = {name: count for name, count in chosen.counts.items() if count}
     run.say(f"{stage}: of {len(trajectories)} trajectories {counts}")
     rows = _rows(run, chosen.examples, by_uid, loop.row_length)

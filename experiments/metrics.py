@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 
 
 class Metrics:

@@ -4,29 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import counting, guiding
+from experiments import arms, counting, guiding
 from experiments import run as runs
 from experiments.counting import CountingRules, Line, Suite
 from grm_jax.data.small_world import read_trajectory
 from grm_jax.evaluation import plots
 from grm_jax.evaluation.samples_page import Sample, samples_page
 from grm_jax.evaluation.statistics import Resampled
-from grm_jax.evaluation.tables import (
-    Cell,
-    Column,
-    Row,
-    Table,
-    to_terminal,
-    write,
-    write_atomically,
-)
+from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
+from grm_jax.files import write_atomically
 
 # What the figure of the training shows, where a stage has it.
 HEALTH = (
     "loss", "entropy", "grad_norm", "reward_mean", "zero_signal_share", "kl", "logprob_gap_max",
     "parse_failure_share", "accuracy", "development_auc",
 )  # fmt: skip
-TRAINED = ("base", "cold_start", "rft", "grpo", "meta_rm")
 PAIRED = "difference: 95 % bootstrap interval over comparisons; two-sided p-value of the bootstrap"
 LinesOf = dict[str, list[Line]]
 # Lines of the trained baselines that the last stage is compared with.
@@ -142,7 +134,10 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
             "adds up the probabilities of the names"
         )
     if any(suite.single_C.any() for suite in suites):
-        found.append("n = 1: ROC-AUC of the mean score against the truth; unparsed counts 0.5")
+        found.append(
+            "n = 1: ROC-AUC of the mean score against the truth; unparsed counts "
+            f"{rules.single_middle:g}"
+        )
     return found
 
 
@@ -289,15 +284,18 @@ def scaling_figure(
 
 def training_figure(run: runs.Run) -> None:
     """figures/training.png: the stages of this arm, if anything was trained in this workdir."""
+    own = set(map(run.stage, arms.STAGES))
     stages: dict[str, list[dict]] = {}
     for record in run.metrics.read():
-        if record["stage"] in {run.stage(name) for name in TRAINED}:
+        if record["stage"] in own:
             stages.setdefault(record["stage"], []).append(record)
     if stages:
         plots.training(run.path("figures", "training.png"), stages, metrics=HEALTH)
 
 
-def write_samples(run: runs.Run, suites: Sequence[Suite], lines: LinesOf) -> None:
+def write_samples(
+    run: runs.Run, suites: Sequence[Suite], rules: CountingRules, lines: LinesOf
+) -> None:
     """samples.md: per suite comparisons that the last sampled stage got right and wrong."""
     chosen, each = [], (2 if len(suites) == 1 else 1)
     suites = [suite for suite in suites if not suite.private]
@@ -323,7 +321,11 @@ def write_samples(run: runs.Run, suites: Sequence[Suite], lines: LinesOf) -> Non
         "all samples: the first right ones and the first wrong ones of each suite, and the first "
         "single response. Equal numbers of right and wrong here say nothing about accuracy."
     )
-    text = samples_page(chosen, note=note, max_trajectories=4 if len(suites) == 1 else 2)
+    text = samples_page(
+        chosen, note=note, max_trajectories=4 if len(suites) == 1 else 2,
+        k_meta=dict(zip(rules.ks, rules.k_metas, strict=True)).get(len(chosen[0].trajectories)),
+        aggregation=rules.aggregation, lenient=rules.parse == "lenient",
+    )  # fmt: skip
     write_atomically(run.path("samples.md"), text.encode())
 
 

@@ -17,7 +17,7 @@ from experiments import arms, counting
 from experiments import run as runs
 from experiments.counting import Line, Suite
 from grm_jax.evaluation import rules, statistics
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 from grm_jax.models import cost
 
 VERSION = 3

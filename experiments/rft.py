@@ -8,7 +8,7 @@ from experiments import schema, sections, settings, sft
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 from grm_jax.learning.rejection import Rejection, RejectionRules, reject
 from grm_jax.sampling import draw
 from grm_jax.sampling.engine import Engine
@@ -95,7 +95,11 @@ def run_stage(run: runs.Run) -> None:
     lines = "".join(decision.to_json() + "\n" for decision in rejection.decisions)
     write_atomically(run.path("trajectories", f"{stage}_decisions.jsonl"), lines.encode())
     counts = {name: count for name, count in rejection.counts.items() if count}
-    run.say(f"{stage}: {len(rejection.kept)} of {len(trajectories)} trajectories kept; {counts}")
+    of = rejection.comparisons
+    run.say(
+        f"{stage}: {len(rejection.kept)} of {len(trajectories)} trajectories kept, of {of['used']} "
+        f"of {of['total']} comparisons; {of['too_easy']} comparisons are too easy; {counts}"
+    )
 
     examples = kept_examples(run, rejection, by_uid, config)
     examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)

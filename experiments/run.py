@@ -25,7 +25,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
@@ -33,16 +32,15 @@ import jax
 import ml_collections
 import numpy as np
 import rich.console
-import rich.progress
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import arms, launch, schema, settings
+from experiments import arms, launch, progress, schema, settings
 from experiments.metrics import Metrics
 from experiments.training_data import TrainingData
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 from grm_jax.learning import checkpoints
 from grm_jax.learning.state import TrainState
 from grm_jax.models import hub, transformer
@@ -157,35 +155,12 @@ class Run:
         return self.config.template.principles
 
     def stage(self, name: str) -> str:
-        """Name of a stage on disk: with that of the first arm that trains it in this way.
-
-        One that was begun keeps its name, whichever arms are added later.
+        """Name of a stage on disk, which arms share that train it in the same way.
 
         Raises:
           ValueError: the workdir has a stage of this name that was made in another way.
         """
-        if name not in arms.STAGES or name not in self.config:
-            return name
-        own = arms.deciding(self.config, name)
-        names = [
-            f"{name}_{arm}" if arm else name for arm, config in self._arms.items()
-            if name in config and arms.deciding(config, name) == own
-        ]  # fmt: skip
-        paths = [self.workdir / "stages" / f"{found}.json" for found in names]
-        begun = {
-            found: json.loads(path.read_text())
-            for found, path in zip(names, paths, strict=True) if path.exists()
-        }  # fmt: skip
-        for found, before in begun.items():
-            if before == json.loads(own):
-                return found
-        if names[0] in begun:
-            different = settings.differing_fields(begun[names[0]], json.loads(own))
-            raise ValueError(
-                f"{self.workdir}: stage {names[0]!r} was made with another config; give the arm "
-                f"another name, or the run another --workdir: {'; '.join(different)}"
-            )
-        return names[0]
+        return arms.stage_name(self.workdir / "stages", self.config, self._arms, name)
 
     def begin(self, name: str) -> None:
         """Keeps what decides a stage, before anything of it is written."""
@@ -434,39 +409,11 @@ class Run:
         """One line above the progress bar."""
         self.console.print(text, markup=False, highlight=False)
 
-    @contextlib.contextmanager
-    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable]:
-        """A bar with rate and time left; yields advance(count=1, note='')."""
-        columns = (
-            rich.progress.TextColumn("{task.description:<22}"),
-            rich.progress.BarColumn(bar_width=24),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[rate]}"),
-            rich.progress.TimeRemainingColumn(),
-            rich.progress.TextColumn("{task.fields[note]}"),
-        )
-        began, at_start, last_line = time.monotonic(), done, [time.monotonic()]
-        with rich.progress.Progress(*columns, console=self.console) as bar:
-            task = bar.add_task(title, total=total, completed=done, rate="", note="")
-            count = [done]
-
-            def advance(step: int = 1, note: str = "", total: int | None = None) -> None:
-                count[0] += step
-                now = time.monotonic()
-                rate = (count[0] - at_start) / max(now - began, 1e-9)
-                bar.update(task, completed=count[0], rate=f"{rate:.1f}/s", note=note)
-                if total is not None:
-                    bar.update(task, total=total)
-                # Without a terminal there is no bar: say a line now and then instead.
-                if not self.console.is_terminal and now - last_line[0] > 15:
-                    last_line[0] = now
-                    goal = total or bar.tasks[0].total
-                    left = (goal - count[0]) / max(rate, 1e-9)
-                    self.say(
-                        f"{title}: {count[0]}/{goal:.0f}, {rate:.1f}/s, {left:.0f} s left  {note}"
-                    )
-
-            yield advance
+    def progress(
+        self, title: str, total: int, done: int = 0
+    ) -> contextlib.AbstractContextManager[Callable]:
+        """A bar with rate and time left; yields advance(step=1, note='')."""
+        return progress.bar(self.console, title, total, done)
 
 
 def params_digest(params: dict) -> str:

@@ -20,13 +20,16 @@ from grm_jax.models.hub import config_file
 from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.scheduler import Buckets
-from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.voting import half, resolve_k_meta
 
 _TOP = ("seed", "mesh", "template", "tokenizer", "sampling", "released", "model", "lora",
         "small_world", "data", *sections.TRAINED_STAGES, "benchmark", "ablate")  # fmt: skip
 
+_PLAIN = {
+    "template": sections.Template, "tokenizer": sections.TokenizerConfig,
+    "sampling": sections.Sampling,
+}  # fmt: skip
 # Sections inside sections, and the fields that the experiment fills in itself.
 _INNER = {
     "optimizer": (OptimizerConfig, {}),
@@ -45,6 +48,14 @@ _SECTIONS = {
     "meta_rm": {"": MetaRMConfig, "loop": sections.ScalarLoop},
     "baseline": {"": sections.BaselineConfig, "loop": sections.ScalarLoop},
     "benchmark": {"": sections.BenchmarkConfig},
+}
+# Those that a stage does not do without. A released meta RM is not trained, and baselines differ.
+_REQUIRED = {
+    "base": ("optimizer", "packing"),
+    "cold_start": ("optimizer", "packing"),
+    "rft": ("draw", "buckets", "optimizer", "packing"),
+    "grpo": ("draw", "buckets", "optimizer"),
+    "benchmark": ("draw", "buckets"),
 }
 _ENGINE_FIELDS = tuple(field.name for field in dataclasses.fields(sections.EngineConfig))
 _ENGINE_SECTIONS = ("rft", "benchmark")
@@ -66,7 +77,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in config:
         if name not in _TOP:
             raise ValueError(f"config.{name}: unknown section; known are {list(_TOP)}")
-    _check_template(config)
+    for name, cls in _PLAIN.items():
+        settings.from_section(cls, config, name)
     if "released" in config:
         _check_released(config)
     if "lora" in config:
@@ -94,7 +106,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             dotted = f"{name}.{part}" if part else name
             built[dotted] = settings.from_section(cls, config, dotted, sections=INNER_NAMES)
         for part, (cls, extra) in _INNER.items():
-            if part in config[name]:
+            if part in config[name] or part in _REQUIRED.get(name, ()):
                 fixed = dict(extra)
                 if (name, part) == ("grpo", "draw"):
                     fixed |= {"k": built["grpo"].group_size, "order_policy": "group"}
@@ -258,16 +270,6 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
     )
 
 
-def _check_template(config) -> None:
-    if unknown := sorted(set(config.template) - {"form", "principles"}):
-        raise ValueError(f"config.template.{unknown[0]}: unknown field")
-    for field, known in (("form", prompts.FORMS), ("principles", prompts.PRINCIPLE_MODES)):
-        if config.template[field] not in known:
-            raise ValueError(
-                f"config.template.{field}: must be one of {known}, got {config.template[field]!r}"
-            )
-
-
 def _check_together(config, built) -> None:
     if "benchmark" in built:
         for field in ("greedy_stages", "sampled_stages"):
@@ -310,6 +312,17 @@ def _check_together(config, built) -> None:
             raise ValueError(
                 f"config.benchmark.arm_k: {built['benchmark'].arm_k} exceeds "
                 f"config.benchmark.draw.k = {k}"
+            )
+        if built["benchmark.draw"].order_policy == "both" and k < 2:
+            raise ValueError(
+                "config.benchmark.draw.k: must be at least 2 where order_policy is 'both'"
+            )
+    if "grpo" in built:
+        steps, epochs = built["grpo.optimizer"].steps, built["grpo"].inner_epochs
+        if steps % epochs:
+            raise ValueError(
+                f"config.grpo.optimizer.steps: {steps} updates are not a multiple of "
+                f"config.grpo.inner_epochs = {epochs}"
             )
     _check_divisible(config, built)
 

@@ -13,6 +13,7 @@ from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.small_world import VERDICTS
 from grm_jax.models.config import VARIANTS, LoRAConfig
 from grm_jax.sampling.remote import Server
+from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES
 
 # What a run starts from, and the model behind a remote engine.
@@ -21,6 +22,52 @@ TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline")
 BASELINES = ("bradley_terry", "pairrm", "cloud", "llm_judge", "token_prob")
 MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """How prompts are written.
+
+    Attributes:
+      form: one of `prompts.FORMS`.
+      principles: one of `prompts.PRINCIPLE_MODES`.
+    """
+
+    form: str
+    principles: str
+
+    def __post_init__(self):
+        for name, known in (("form", FORMS), ("principles", PRINCIPLE_MODES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """Where the tokenizer comes from.
+
+    Attributes:
+      path: a SentencePiece model, or a folder of the hub; "" for that of the released weights, or
+        for one that is trained on the small world.
+      vocab_size: pieces of the one that is trained.
+    """
+
+    path: str
+    vocab_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the jitted engine decodes.
+
+    Attributes:
+      chunk: tokens between two looks at which sequences have ended.
+    """
+
+    chunk: int
+
+    def __post_init__(self):
+        settings.require_at_least(self, 1, "chunk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +212,8 @@ class SFTData:
     verdicts: str = "weight"
 
     def __post_init__(self):
+        settings.require_at_least(self, 0, "demonstrations", "general")
+        settings.require_at_least(self, 1, "micro_batches", "checkpoint_every")
         if self.verdicts not in VERDICTS:
             raise ValueError(f"verdicts must be one of {VERDICTS}, got {self.verdicts!r}")
 
@@ -184,6 +233,10 @@ class RFTData:
     general: int
     micro_batches: int = 1
     checkpoint_every: int = 100
+
+    def __post_init__(self):
+        settings.require_at_least(self, 0, "general")
+        settings.require_at_least(self, 1, "comparisons", "micro_batches", "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +264,9 @@ class GRPOLoop:
     def __post_init__(self):
         if self.start not in ("rft", "cold_start"):
             raise ValueError(f"start must be rft or cold_start, got {self.start!r}")
-        if self.easy_samples < 1:
-            raise ValueError(f"easy_samples must be at least 1, got {self.easy_samples}")
+        settings.require_at_least(
+            self, 1, "comparisons", "prompts_per_step", "checkpoint_every", "easy_samples"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,9 +287,7 @@ class ScalarLoop:
     checkpoint_every: int = 100
 
     def __post_init__(self):
-        for name in ("batch_size", "row_length", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        settings.require_at_least(self, 1, "batch_size", "row_length", "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,9 +307,7 @@ class BaselineConfig:
     def __post_init__(self):
         if self.kind not in BASELINES:
             raise ValueError(f"kind must be one of {BASELINES}, got {self.kind!r}")
-        for name in ("k", "micro_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        settings.require_at_least(self, 1, "k", "micro_batches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,9 +379,7 @@ class BenchmarkConfig:
             bad = [part for part in given if part not in known]
             if not given or bad:
                 raise ValueError(f"{name} must name some of {known}, got {getattr(self, name)!r}")
-        for name, lowest in (("limit", 1), ("num_subsets", 1), ("arm_k", 1)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+        settings.require_at_least(self, 1, "limit", "num_subsets", "arm_k")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,6 +69,13 @@ def require_section(config: ml_collections.ConfigDict, name: str):
     return section
 
 
+def require_at_least(config: Any, lowest: float, *fields: str) -> None:
+    """Raises ValueError where a field of a dataclass is below `lowest`, naming it."""
+    for name in fields:
+        if getattr(config, name) < lowest:
+            raise ValueError(f"{name} must be at least {lowest}, got {getattr(config, name)}")
+
+
 def _typed(value: Any, hint: Any, name: str) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = typing.get_args(hint)

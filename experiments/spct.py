@@ -37,7 +37,7 @@ def stages(run: runs.Run) -> list[tuple[str, Stage]]:
         ("RFT", rft.run_stage),
         ("GRPO", grpo.run_stage),
     ]
-    if config.meta_rm:
+    if config.meta_rm and not meta_rm.is_released(run):
         found.append(("meta RM", meta_rm.run_stage))
     for name in benchmark.arm_names(config):
         found.append((arms.title(name), functools.partial(_run_arm, name=name)))

@@ -15,7 +15,7 @@ from experiments import run as runs
 from experiments import sections
 from experiments.counting import CountingRules, Line
 from grm_jax.data.comparison import Comparison
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 
 _ARRAYS = ("credits_C", "singles_MC")
 

@@ -4,7 +4,7 @@
 
 The check reads every row of `config.data.train` and `config.data.general` once, validates it, and
 compares its prompt with the benchmarks, which refuses by default. It is not repeated as long as the
-config and the files (names, sizes, times) are the same.
+config and the files (names, sizes, times), those of the benchmarks too, are the same.
 """
 
 import hashlib
@@ -104,13 +104,20 @@ class TrainingData:
             found.append("data: not compared with any benchmark (config.data.overlap=allow)")
         return found
 
+    @property
+    def _compares(self) -> bool:
+        return self._config.overlap != "allow" and any(map(self._config.sources, SPLITS))
+
     def _key(self) -> str:
+        sources = [source for split in SPLITS for source in self._config.sources(split)]
+        paths = [path for source in sources for path in SETS[source.name].paths(source.path)]
+        if self._compares:
+            every = pathlib.Path(self._config.benchmark_dir).rglob("*")
+            paths += sorted(path for path in every if path.is_file())
         parts = [repr(self._config)]
-        for split in SPLITS:
-            for source in self._config.sources(split):
-                for path in SETS[source.name].paths(source.path):
-                    stat = path.stat()
-                    parts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+        for path in paths:
+            stat = path.stat()
+            parts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     def _benchmarks(self) -> dict[str, list[Comparison]]:
@@ -129,7 +136,7 @@ class TrainingData:
 
     def _check(self) -> dict:
         suites = {}
-        if self._config.overlap != "allow" and any(map(self._config.sources, SPLITS)):
+        if self._compares:
             suites = self._benchmarks()
         prompts = BenchmarkPrompts(suites)
         overlaps, by_split = [], {}

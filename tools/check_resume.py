@@ -88,16 +88,10 @@ def _up_to_benchmark(run: runs.Run) -> None:
     benchmark.run_benchmark(run)
 
 
-# What runs up to each stage, and the progress bars that belong to it.
+# What runs up to each stage.
 EXPERIMENTS = {
     "sft": sft.main, "rft": _up_to_rft, "grpo": grpo.main, "meta_rm": meta_rm.main,
     "benchmark": _up_to_benchmark,
-}  # fmt: skip
-BARS = {
-    "base": "sft", "cold_start": "sft", "rft: drawing": "rft", "rft: hinted": "rft", "rft": "rft",
-    "grpo": "grpo", "meta_rm: drawing": "meta_rm", "meta_rm": "meta_rm",
-    "benchmark_small_world_grpo_greedy: drawing": "benchmark",
-    "benchmark_small_world_grpo_sampled: drawing": "benchmark", "meta RM": "benchmark",
 }  # fmt: skip
 
 STAGES = tuple(EXPERIMENTS)
@@ -118,6 +112,14 @@ WRITTEN = r"(trajectories|meta_scores|tables|results)/|\w+\.(md|html)$"
 ROLLOUT = "between rollout and update"
 RESTORED = "after a checkpoint was read"
 LATER = "seconds later"
+
+
+def stage_of(bar: str) -> str:
+    """The stage that a progress bar belongs to, by its title."""
+    if bar.startswith("benchmark_") or bar == "meta RM":
+        return "benchmark"
+    name = bar.partition(": ")[0]
+    return "sft" if name in ("base", "cold_start") else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +314,7 @@ def plan(
         places = [
             (i, bar, done)
             for i, (bar, done, _) in enumerate(reached[:-1])
-            if BARS[bar] == stage and reached[i + 1][0] == bar
+            if stage_of(bar) == stage and reached[i + 1][0] == bar
         ]
         training = [place for place in places if ": " not in place[1]]
         measures = stage == "benchmark"  # and has no checkpoints
@@ -419,7 +421,7 @@ def run_killed(runner: Runner, folder: pathlib.Path, kills: Sequence[Kill]) -> l
         runner.run(folder, kill)
         deaths = [record["died"] for record in read_journal(folder) if "died" in record]
         seconds = time.monotonic() - began
-        say(f"kill {number} of {len(kills)}, {BARS[kill.bar]}: {deaths[-1]}  ({seconds:.0f} s)")
+        say(f"kill {number} of {len(kills)}, {stage_of(kill.bar)}: {deaths[-1]}  ({seconds:.0f} s)")
     began = time.monotonic()
     runner.run(folder)
     say(f"ran to its end  ({time.monotonic() - began:.0f} s)")

@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 from tools import errors_in_one_line
 
 MANIFEST = "manifest.json"

@@ -36,7 +36,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import schema, settings
 from grm_jax.evaluation import plots
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 from grm_jax.models import cost
 from grm_jax.parallel.mesh import MeshConfig
 from tools import errors_in_one_line

@@ -30,7 +30,8 @@ from experiments.results import Result, read_results
 from grm_jax.evaluation import official, paper, statistics
 from grm_jax.evaluation.paper import PaperTable
 from grm_jax.evaluation.statistics import Interval
-from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write, write_atomically
+from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
+from grm_jax.files import write_atomically
 from tools import errors_in_one_line
 
 SIZE_TOLERANCE = 0.15  # of the number of parameters, for rows of one size

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from grm_jax.files import write_atomically
 from grm_jax.text.prompts import Message
 
 ROLES = ("system", "user", "assistant")
@@ -442,6 +443,4 @@ def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> N
             lines.append(line.encode())
         except (TypeError, ValueError) as error:
             raise FieldError(f"comparison {comparison.uid!r}", "meta", str(error)) from None
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(b"".join(lines))
-    os.replace(partial, path)
+    write_atomically(path, b"".join(lines))

@@ -35,6 +35,11 @@ class PackingConfig:
     batch_size: int
     bins: int = 16
 
+    def __post_init__(self):
+        for name in ("row_length", "batch_size", "bins"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"packing.{name} must be at least 1, got {getattr(self, name)}")
+
 
 def split_too_long(
     examples: Sequence[Example], row_length: int

@@ -166,12 +166,12 @@ class Trajectory:
         """The key of the record."""
         return TrajectoryKey(*(getattr(self, name) for name in TrajectoryKey._fields))
 
-    @property
-    def original_scores(self) -> tuple[int, ...] | None:
-        """[N] strict scores by index in `Comparison.responses`; None if the parse failed."""
-        if self.scores is None:
+    def original_scores(self, *, lenient: bool = False) -> tuple[int, ...] | None:
+        """[N] scores of a parser by index in `Comparison.responses`; None if it found none."""
+        scores = self.lenient_scores if lenient else self.scores
+        if scores is None:
             return None
-        by_response = dict(zip(self.order, self.scores, strict=True))
+        by_response = dict(zip(self.order, scores, strict=True))
         return tuple(by_response[i] for i in range(len(self.order)))
 
     def to_json(self) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from grm_jax.evaluation.statistics import Difference, Interval
-from grm_jax.evaluation.tables import write_atomically
+from grm_jax.files import write_atomically
 
 # Okabe and Ito's palette: told apart with the common kinds of colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

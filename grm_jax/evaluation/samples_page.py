@@ -37,6 +37,8 @@ def samples_page(
     note: str = "",
     max_trajectories: int = 3,
     k_meta: int | None = None,
+    aggregation: str = "sum",
+    lenient: bool = False,
 ) -> str:
     """The page, Markdown; equal inputs give equal text.
 
@@ -45,6 +47,8 @@ def samples_page(
         max_trajectories: how many trajectories are printed in full; the scores of all of them
             are in the table, and the page says how many texts it leaves out.
         k_meta: samples that guided voting keeps, by default half of those drawn.
+        aggregation: see `voting`.
+        lenient: show and count the scores of the lenient instead of the strict parser.
 
     Raises:
         ValueError: k_meta above the number of samples, or records that do not belong together
@@ -57,11 +61,11 @@ def samples_page(
         comparison = sample.comparison
         name = f"{comparison.subset}: {comparison.uid}" if comparison.subset else comparison.uid
         blocks += [f"## {i + 1}. {_inline(name)}", *_comparison(comparison)]
-        kept, verdicts = _verdicts(sample, k_meta)
-        blocks += ["### Verdicts", *verdicts, _scores(sample, kept), "### Trajectories"]
+        kept, verdicts = _verdicts(sample, k_meta, aggregation, lenient)
+        blocks += ["### Verdicts", *verdicts, _scores(sample, kept, lenient), "### Trajectories"]
         order = _reading_order(sample.trajectories)
         for index in order[:max_trajectories]:
-            blocks += _trajectory(sample, index)
+            blocks += _trajectory(sample, index, lenient)
         left_out = len(order) - min(len(order), max_trajectories)
         if left_out:
             blocks.append(f"*{left_out} more texts are not printed; their scores are above.*")
@@ -86,18 +90,25 @@ def _comparison(comparison: Comparison) -> list[str]:
     return blocks
 
 
-def _verdicts(sample: Sample, k_meta: int | None) -> tuple[np.ndarray | None, list[str]]:
+def _verdicts(
+    sample: Sample, k_meta: int | None, aggregation: str, lenient: bool
+) -> tuple[np.ndarray | None, list[str]]:
     """(mask of the trajectories that guided voting keeps or None, the lines about verdicts)."""
     comparison, k = sample.comparison, len(sample.trajectories)
     meta = None if sample.meta is None else [sample.meta]
-    ballots = from_trajectories([sample.trajectories], [comparison.n], meta=meta)
-    lines = [f"- Voting@{k}: {_verdict(voting.totals(ballots, ballots.drawn_CS), comparison)}"]
+    ballots = from_trajectories(
+        [sample.trajectories], [comparison.n], meta=meta, lenient=lenient
+    )
+
+    def verdict(keep_CS) -> str:
+        return _verdict(voting.totals(ballots, keep_CS, aggregation), comparison)
+
+    lines = [f"- Voting@{k}: {verdict(ballots.drawn_CS)}"]
     kept = None
     if sample.meta is not None:
         (chosen,) = voting.resolve_k_meta((k,), voting.half if k_meta is None else k_meta)
         keep_CS = voting.select_guided(ballots, ballots.drawn_CS, chosen)
-        verdict = _verdict(voting.totals(ballots, keep_CS), comparison)
-        lines.append(f"- MetaRM@{k}, k_meta = {chosen}: {verdict}")
+        lines.append(f"- MetaRM@{k}, k_meta = {chosen}: {verdict(keep_CS)}")
         # Ballots are sorted by sample index; back to the order of the trajectories.
         by_sample = np.argsort([t.sample for t in sample.trajectories])
         kept = np.zeros(k, bool)
@@ -126,14 +137,14 @@ def _names(indices: Sequence[int]) -> str:
     return " and ".join(f"Response {i + 1}" for i in indices)
 
 
-def _scores(sample: Sample, kept: np.ndarray | None) -> str:
+def _scores(sample: Sample, kept: np.ndarray | None, lenient: bool) -> str:
     n = sample.comparison.n
     heads = ["sample", "shown order", *(f"Response {i + 1}" for i in range(n)), "correct"]
     heads += [] if sample.meta is None else ["meta score", "kept"]
     lines = [heads, ["---:"] * len(heads)]
     for index in sorted(range(len(sample.trajectories)), key=_sample_of(sample)):
         trajectory = sample.trajectories[index]
-        scores = trajectory.original_scores
+        scores = trajectory.original_scores(lenient=lenient)
         shown = ["–"] * n if scores is None else [str(score) for score in scores]
         order = " ".join(str(j + 1) for j in trajectory.order)
         cells = [str(trajectory.sample), order, *shown, _correct(trajectory)]
@@ -143,13 +154,14 @@ def _scores(sample: Sample, kept: np.ndarray | None) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _trajectory(sample: Sample, index: int) -> list[str]:
+def _trajectory(sample: Sample, index: int, lenient: bool) -> list[str]:
     trajectory = sample.trajectories[index]
     facts = [_correct(trajectory)]
-    if trajectory.scores is None:
+    scores = trajectory.original_scores(lenient=lenient)
+    if scores is None:
         facts.append(f"no scores: {trajectory.parse_reason}")
     else:
-        facts.append("scores " + ", ".join(map(str, trajectory.original_scores)))
+        facts.append("scores " + ", ".join(map(str, scores)))
     if sample.meta is not None:
         facts.append(f"meta score {sample.meta[index]:.3f}")
     if trajectory.order != tuple(range(len(trajectory.order))):

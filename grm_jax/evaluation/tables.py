@@ -13,10 +13,11 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+
+from grm_jax.files import write_atomically
 
 UNITS = ("percent", "plain", "count", "p_value")
 MISSING = "–"
@@ -261,25 +262,6 @@ def read_json(path: str | os.PathLike) -> Table:
         if _texts(row, table) != text:
             raise ValueError(f"{path}: row {row.label!r}: the text does not show its numbers")
     return table
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Replaces `path` in one step, so that a reader never meets half a file; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _headings(table: Table) -> list[str]:

@@ -49,7 +49,6 @@ import optax
 from grm_jax.learning.rollouts import Rollout as Rollout
 from grm_jax.learning.rollouts import RolloutBatch
 from grm_jax.learning.rollouts import make_batch as make_batch
-from grm_jax.learning.rollouts import rewards_from_correct as rewards_from_correct
 from grm_jax.learning.rollouts import rollout as rollout
 from grm_jax.learning.state import (
     TrainState,
@@ -245,15 +244,6 @@ def completion_logprobs(
     )
     hidden_BUD = jnp.take_along_axis(hidden_BTD, places_BU[:, :, None], axis=1)
     return heads.token_logprobs(model_config, params, hidden_BUD, batch.completion_BU)
-
-
-def reference_params(params: dict) -> dict:
-    """A copy to serve as the reference policy.
-
-    The update donates its state, so the reference must not share buffers with it. A state of
-    adapters shares none with its base.
-    """
-    return jax.tree.map(jnp.copy, params)
 
 
 def make_update_step(

@@ -280,6 +280,27 @@ def plan(
     return WorkList(units, tuple(dropped), tuple(truncated))
 
 
+def judged_once(
+    comparisons: Sequence[Comparison],
+    config: DrawConfig,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    *,
+    seed: int,
+) -> DrawConfig:
+    """A config for many work lists that are each too short to judge a share of their prompts.
+
+    Prompts that are too long are counted here, over `comparisons`; the lists then drop theirs, or
+    shorten them where `config` lets any be shortened, however many they are.
+
+    Raises:
+      ValueError: as `plan`, for all of `comparisons`.
+    """
+    plan(comparisons, config, tokenizer, engine, seed=seed)
+    shorten = float(config.max_truncated > 0)
+    return dataclasses.replace(config, max_dropped=1.0, max_truncated=shorten)
+
+
 def to_trajectory(
     completion: Completion,
     comparison: Comparison,

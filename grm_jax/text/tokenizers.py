@@ -21,6 +21,7 @@ from typing import Protocol
 
 import sentencepiece
 
+from grm_jax.files import write_atomically
 from grm_jax.text.chat_formats import DEEPSEEK_CHAT, GEMMA_CHAT, ChatWriter
 from grm_jax.text.chat_formats import ChatFormat as ChatFormat
 from grm_jax.text.prompts import Message
@@ -292,17 +293,7 @@ def train_sentencepiece(
     except RuntimeError as error:
         raise ValueError(f"vocab_size: training with {vocab_size} failed: {error}") from error
     tokenizer = SentencePieceTokenizer(writer.getvalue())
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(tokenizer.model)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, tokenizer.model)
     return tokenizer
 
 

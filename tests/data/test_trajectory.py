@@ -59,8 +59,8 @@ def filled(path, units=3) -> list[int]:
 
 def test_original_scores_undo_the_order():
     trajectory = make()  # the third response was shown first
-    assert trajectory.original_scores == (8, 5, 3)
-    assert make(scores=None, parse_reason="no_box").original_scores is None
+    assert trajectory.original_scores() == (8, 5, 3)
+    assert make(scores=None, parse_reason="no_box").original_scores() is None
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_numpy_values_become_plain_ones():
     )
     assert json.loads(trajectory.to_json())["correct"] is False
     assert Trajectory.from_json(trajectory.to_json()) == trajectory
-    assert type(trajectory.order[0]) is int and trajectory.original_scores == (2, 7)
+    assert type(trajectory.order[0]) is int and trajectory.original_scores() == (2, 7)
 
 
 def test_json_is_compact_and_one_line():

@@ -89,6 +89,26 @@ def test_ties_silence_and_single_responses():
     assert "not judged" in page
 
 
+def test_verdicts_follow_the_rules_of_the_tables():
+    def fresh(**more):
+        texts = [
+            trajectory(0, (9, 1)), trajectory(1, (4, 5), correct=False),
+            trajectory(2, (4, 5), correct=False),
+            trajectory(3, None, correct=False, lenient_scores=(1, 10)),
+        ]  # fmt: skip
+        meta = [0.4, 0.3, 0.2, 0.1]
+        return samples_page([Sample(comparison(), texts, meta)], max_trajectories=4, **more)
+
+    assert "- Voting@4: **Response 1** ✓; totals 17, 11 of 3 samples" in fresh()
+    assert "- Voting@4: **Response 2** ✗; totals 1, 2 of 3 samples" in fresh(
+        aggregation="majority"
+    )
+    page = fresh(lenient=True)
+    assert "- Voting@4: **Response 2** ✗; totals 18, 21 of 4 samples" in page
+    assert "| 3 | 1 2 | 1 | 10 |" in page and "**Sample 3**: ✗; scores 1, 10;" in page
+    assert "k_meta = 3: **Response 1**" in fresh(k_meta=3)
+
+
 def test_k_meta_above_the_samples_is_an_error():
     with pytest.raises(ValueError, match="k_meta"):
         samples_page([pair()], k_meta=4)
@@ -136,7 +156,7 @@ def test_totals_agree_with_original_scores_of_the_trajectories():
     ]  # fmt: skip
     ballots = from_trajectories(groups, [4] * 6)
     got = voting.totals(ballots, ballots.drawn_CS).totals_CN
-    want = [np.sum([t.original_scores for t in group], axis=0) for group in groups]
+    want = [np.sum([t.original_scores() for t in group], axis=0) for group in groups]
     assert (np.asarray(got) == np.array(want)).all()
 
 

@@ -119,19 +119,6 @@ def test_an_edited_or_foreign_file_is_refused(tmp_path):
         tables.read_json(path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "main.md"
-    tables.write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(tables.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        tables.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     ("number", "column", "text"),
     [

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -32,7 +33,10 @@ def run(workdir, *more):
 
 
 @pytest.mark.slow
-def test_two_arms_on_two_seeds(tmp_path):
+def test_two_arms_on_two_seeds(tmp_path, tmp_path_factory, monkeypatch):
+    # The programs of the second seed are those of the first.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 of 2 seeds are finished" in done.stdout
@@ -76,3 +80,22 @@ def test_a_development_seed_is_no_held_out_seed():
     config.ablate.seeds = "3"
     with pytest.raises(ValueError, match="development_seeds: seed 3 is in seeds already"):
         ablate.seeds(config)
+
+
+@pytest.mark.parametrize("problem", [ValueError("bad data"), FloatingPointError("loss is nan")])
+def test_a_seed_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatch, problem):
+    config = small_world.get_config("ci")
+    config.ablate.development_seeds, config.ablate.opened = "3,4", ""
+    done = []
+
+    def carry_out(experiment, own, folder):
+        done.append(folder.name)
+        if own.seed == 3:
+            raise problem
+
+    monkeypatch.setattr(ablate, "_SHARD", types.SimpleNamespace(value="0/1"))
+    monkeypatch.setattr(ablate, "_REPORT", types.SimpleNamespace(value=False))
+    monkeypatch.setattr(ablate.runs, "carry_out", carry_out)
+    with pytest.raises(ValueError, match=f"seed 3: {problem}"):
+        ablate.main(config, tmp_path)
+    assert done == ["seed_3", "seed_4"]

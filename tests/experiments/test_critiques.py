@@ -112,8 +112,8 @@ def test_verdicts_are_those_of_the_tables(parse):
             assert min(s.meta for s in kept) > max(rest, default=-9)
         for sample, own in zip(drawn.samples, suite.drawn[1].groups[c], strict=True):
             if own.scores is not None:
-                assert sample.scores == own.original_scores
-                correct = is_correct(own.original_scores, suite.comparisons[c].rewards)
+                assert sample.scores == own.original_scores()
+                correct = is_correct(own.original_scores(), suite.comparisons[c].rewards)
                 assert (sample.result == "right") == correct
             assert "".join(sample.parts) == own.text
     assert seen == {"right", "wrong", "tie", "none"} <= {*RESULTS}

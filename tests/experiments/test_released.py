@@ -1,5 +1,7 @@
 """Released weights: from folders in hub format to a table, and folders that do not fit."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from tiny_release import COMPARISONS, write_release
 
 from configs import deepseek_grm_16b, deepseek_grm_27b
-from experiments import benchmark, schema
+from experiments import benchmark, schema, spct
 from experiments import run as runs
 from grm_jax.data.comparison import write_jsonl
 
@@ -56,6 +58,20 @@ def test_released_weights_are_benchmarked_with_the_released_meta_rm(folders, tmp
     judge = meta_rm.load(run)
     assert judge.released and judge.tokenizer.fingerprint() != run.tokenizer.fingerprint()
     np.testing.assert_array_equal(judge.params["head"]["kernel"], head["kernel"])
+
+
+def test_what_is_released_is_neither_trained_nor_waited_for(folders, tmp_path):
+    config = released(folders[0])
+    config.ablate = ConfigDict({"seeds": "", "development_seeds": ""})
+    config.ablate.arms = ConfigDict({"own_principles": "benchmark.principles=own"})
+    config.benchmark.arms, config.benchmark.arm_k = "own_principles", 2
+    run = runs.Run(config, tmp_path / "w")
+    assert benchmark.measured_stages(run, benchmark.read_config(run)) == []
+    # A config that trains the rest leaves the released meta RM as it is.
+    config.rft = config.grpo = ConfigDict()
+    config.benchmark.arms = ""
+    names = [name for name, _ in spct.stages(types.SimpleNamespace(config=config))]
+    assert names == ["base and cold start", "RFT", "GRPO", "benchmark"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ def test_every_variant_is_valid(variant):
         # Unknown fields and sections.
         ({"grpo__kl": 0.1}, "config.grpo.kl: unknown field"),
         ({"rft__draw__temprature": 1.0}, "config.rft.draw.temprature: unknown field"),
+        ({"sampling__chunks": 8}, "config.sampling.chunks: unknown field"),
+        ({"tokenizer__vocabulary": 8}, "config.tokenizer.vocabulary: unknown field"),
         ({"sftt": ml_collections.ConfigDict()}, "config.sftt: unknown section"),
         # Wrong types.
         ({"grpo__group_size": "4"}, "config.grpo.group_size: expected int"),
@@ -61,7 +63,7 @@ def test_every_variant_is_valid(variant):
         ({"rft__buckets__samples": (1, 2)}, "config.rft.buckets.samples: expected comma-separated"),
         # Impossible values.
         ({"grpo__group_size": 1}, "group_size"),
-        ({"template__form": "short"}, "config.template.form"),
+        ({"template__form": "short"}, "config.template: form must be one of"),
         ({"grpo__optimizer__schedule": "warm"}, "config.grpo.optimizer: "),
         ({"benchmark__draw__order_policy": "sorted"}, "config.benchmark.draw: order_policy"),
         ({"benchmark__tie_policy": "best"}, "config.benchmark: tie_policy"),
@@ -69,12 +71,22 @@ def test_every_variant_is_valid(variant):
         ({"benchmark__greedy_stages": "sft"}, "config.benchmark: greedy_stages"),
         ({"benchmark__sampled_stages": ""}, "config.benchmark: sampled_stages"),
         ({"benchmark__limit": 0}, "config.benchmark: limit"),
+        ({"sampling__chunk": 0}, "config.sampling: chunk must be at least 1"),
+        ({"rft__data__micro_batches": 0}, "config.rft.data: micro_batches must be at least 1"),
+        ({"base__data__checkpoint_every": 0}, "config.base.data: checkpoint_every must be"),
+        ({"grpo__loop__prompts_per_step": 0}, "config.grpo.loop: prompts_per_step must be"),
+        ({"rft__packing__bins": 0}, "config.rft.packing: packing.bins must be at least 1"),
         # Impossible combinations.
         ({"benchmark__draw__k": 4}, "config.benchmark.ks: '1,2,4,8'"),
         ({"benchmark__ks": "0,2"}, "config.benchmark.ks: '0,2'"),
         ({"benchmark__k_meta": "1,1,2,9"}, "config.benchmark.k_meta: k_meta: 9"),
         ({"benchmark__k_meta": "1,1"}, "config.benchmark.k_meta: k_meta: 2 values"),
         ({"benchmark__arm_k": 9}, "config.benchmark.arm_k: 9"),
+        ({"benchmark__draw__order_policy": "both", "benchmark__draw__k": 1,
+          "benchmark__ks": "1", "benchmark__arms": ""},
+         "config.benchmark.draw.k: must be at least 2"),
+        ({"grpo__optimizer__steps": 3, "grpo__inner_epochs": 2},
+         "config.grpo.optimizer.steps: 3 updates are not a multiple of config.grpo.inner_epochs"),
         ({"mesh__data": 2, "grpo__loop__prompts_per_step": 3},
          "config.grpo.loop.prompts_per_step: 3"),
         ({"mesh__fsdp": 3}, "config.base.packing.batch_size: 4 rows are not a multiple of 3"),
@@ -97,7 +109,11 @@ def test_a_bad_field_is_named(tmp_path, changes, named):
     assert not workdir.exists()
 
 
-@pytest.mark.parametrize("name", ["grpo.loop.comparisons", "benchmark.ks", "rft.data"])
+@pytest.mark.parametrize(
+    "name",
+    ["grpo.loop.comparisons", "benchmark.ks", "rft.data", "rft.packing", "benchmark.draw",
+     "grpo.buckets", "template"],
+)  # fmt: skip
 def test_a_missing_field_is_named(name):
     config = _config()
     *parents, field = name.split(".")

@@ -119,7 +119,7 @@ def test_single_responses_have_an_auc_for_the_blind_too():
     assert abs(one[0] - 0.8) < 0.06 and vote[0] > 0.95
     # Its texts are on no page, and the tables of choices leave it out.
     run = types.SimpleNamespace(path=lambda *parts: pytest.fail("a private suite was written"))
-    report.write_samples(run, [suite], {suite.name: lines})
+    report.write_samples(run, [suite], RULES, {suite.name: lines})
     assert not protocols.table([suite], RULES, []).rows
     assert not biases.table([suite], RULES, []).rows
 

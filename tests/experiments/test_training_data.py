@@ -93,7 +93,15 @@ def test_the_check_counts_and_is_not_repeated(files, tmp_path, monkeypatch):
     again = checked(files, tmp_path, said)
     assert not again.fresh and again.report == found.report and len(said) == 5
     assert again.take("train", 5) == found.take("train", 5)
-    os.utime(files / "own.jsonl", ns=(1, 1))
+    for file in ("own.jsonl", f"suites/judgebench/{judgebench.FILE}"):
+        before = (files / file).stat()
+        os.utime(files / file, ns=(1, 1))
+        with pytest.raises(TypeError):
+            checked(files, tmp_path)
+        os.utime(files / file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not checked(files, tmp_path).fresh
+    # A benchmark that is fetched later has not been compared.
+    write(files / "suites" / "llmbar" / "dataset.json")
     with pytest.raises(TypeError):
         checked(files, tmp_path)
 

@@ -344,7 +344,7 @@ def update(world, config, rows=None, **shape):
     params, ref_params, own_rows, *_ = world
     shape = {"group_size": 4, "length": 20, "completion_length": 8, **shape}
     batch = rows if isinstance(rows, grpo.RolloutBatch) else make_batch(rows or own_rows, **shape)
-    state = create_state(grpo.reference_params(params), DESCENT, jax.random.key(0))
+    state = create_state(jax.tree.map(jnp.copy, params), DESCENT, jax.random.key(0))
     new, metrics = update_step(config)(state, ref_params, batch)
     return jax.tree.map(lambda a, b: a - b, params, new.params), jax.device_get(metrics)
 
@@ -463,8 +463,8 @@ def test_updates_compile_once_transfer_nothing_and_raise_the_objective(world, co
     rows = [row._replace(logprobs=old) for row, old in zip(rows, by_row(flat, rows), strict=True)]
     shape = {"group_size": 4, "length": 20, "completion_length": 8}
     batch = jax.device_put(make_batch(rows, **shape))
-    state = create_state(grpo.reference_params(params), optimizer, jax.random.key(0))
-    ref_params = grpo.reference_params(ref_params)
+    state = create_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(0))
+    ref_params = jax.tree.map(jnp.copy, ref_params)
     step = grpo.make_update_step(TINY, config, optimizer)
     history = []
     with compilation_counter() as compiled:

@@ -208,6 +208,24 @@ def test_truncation_is_bounded(tokenizer):
         planned(tokenizer, long_and_short(2), config)
 
 
+def test_short_lists_are_judged_by_a_long_one(tokenizer):
+    config = dataclasses.replace(CONFIG, max_dropped=0.1)
+    every, step = long_and_short(1, 19), long_and_short(1, 1)
+    with pytest.raises(ValueError, match="1 of 2 comparisons have prompts of more than 400"):
+        planned(tokenizer, step, config)
+    engine = ScriptedEngine(tokenizer)
+    free = draw_module.judged_once(every, config, tokenizer, engine, seed=0)
+    work = planned(tokenizer, step, free)
+    assert len(work.dropped) == 1 and work.truncated == ()
+    with pytest.raises(ValueError, match="2 of 12 .* would be dropped; max_dropped allows 10%"):
+        draw_module.judged_once(long_and_short(2), config, tokenizer, engine, seed=0)
+    # What may be shortened is, and nothing is dropped for it.
+    config = dataclasses.replace(config, max_truncated=0.1)
+    free = draw_module.judged_once(every, config, tokenizer, engine, seed=0)
+    work = planned(tokenizer, step, free)
+    assert work.dropped == () and len(work.truncated) == 1
+
+
 def test_truncation_shortens_the_conversation_last(tokenizer):
     query = "Query " + "word " * 400
     wordy = dataclasses.replace(comparison("w"), messages=(Message("user", query),))
@@ -260,7 +278,7 @@ def test_correctness_is_told_on_the_original_order(tokenizer):
     ]:
         trajectory = judged(tokenizer, "Analysis " + text, order)
         assert trajectory.correct is correct, (order, text)
-        assert trajectory.original_scores[order[0]] == trajectory.scores[0]
+        assert trajectory.original_scores()[order[0]] == trajectory.scores[0]
         assert trajectory.finish == "stop"
 
 
@@ -276,9 +294,9 @@ def test_a_judge_names_the_best_shown_response(tokenizer):
     judge = dataclasses.replace(CONFIG, answer="best")
     told = judged(tokenizer, r"\boxed{2}", (2, 1, 0), config=judge)
     assert (told.scores, told.correct, told.parse_reason) == ((0, 1, 0), True, "ok")
-    assert told.original_scores == (0, 1, 0)
+    assert told.original_scores() == (0, 1, 0)
     told = judged(tokenizer, r"\boxed{1}", (2, 1, 0), config=judge)
-    assert (told.original_scores, told.correct) == ((0, 0, 1), False)
+    assert (told.original_scores(), told.correct) == ((0, 0, 1), False)
     for text, reason in ((r"\boxed{4}", "out_of_range"), (r"\boxed{1, 2}", "count")):
         bad = judged(tokenizer, text, (2, 1, 0), config=judge)
         assert (bad.scores, bad.parse_reason, bad.correct) == (None, reason, False)
@@ -336,7 +354,7 @@ def test_draw_stores_every_sample_and_draws_nothing_twice(tokenizer, tmp_path):
     assert all(samples == drawn for samples, drawn in calls)
     for trajectory in trajectories:
         assert trajectory.scores == tuple(i + 3 for i in trajectory.order)
-        assert trajectory.original_scores == tuple(range(3, 3 + len(trajectory.order)))
+        assert trajectory.original_scores() == tuple(range(3, 3 + len(trajectory.order)))
         # the last response is scored highest: right for two responses, wrong for three
         assert trajectory.correct == (len(trajectory.order) == 2)
     again, same, calls = stored(tmp_path / "t.jsonl", engine, tokenizer)

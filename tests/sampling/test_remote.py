@@ -65,7 +65,7 @@ def test_trajectories_are_text(tokenizer, tmp_path, monkeypatch):
     for t in trajectories:
         assert t.token_ids == t.logprobs == t.sampling_logprobs == ()
         assert t.text.startswith("Analysis: fine") and t.finish == "stop"
-        assert t.correct and t.original_scores == (9, 2)
+        assert t.correct and t.original_scores() == (9, 2)
     for headers, body in server.requests:
         assert headers["Authorization"] == "Bearer sesame"
         assert (body["model"], body["temperature"], body["max_tokens"]) == ("teacher", 0.7, 64)

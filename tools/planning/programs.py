@@ -13,6 +13,7 @@ import numpy as np
 from experiments import schema, sections, settings
 from grm_jax.data.pipeline import PackingConfig
 from grm_jax.learning import grpo, meta_rm, sft
+from grm_jax.learning.rejection import RejectionRules
 from grm_jax.learning.rollouts import RolloutBatch
 from grm_jax.learning.state import (
     OptimizerConfig,
@@ -64,7 +65,7 @@ def programs(
     for name in SFT_STAGES:
         if "optimizer" in config.get(name, {}):
             yield build.sft(name)
-    drawn = next((name for name in ("grpo", "rft", "benchmark") if name in config), None)
+    drawn = next((name for name in ("grpo", "rft") if name in config), None)
     if drawn:
         yield from build.rollout(drawn)
     if "grpo" in config:
@@ -215,14 +216,18 @@ class _Builder:
         params = self.frozen(model)
         axes = sharding.mesh_axes(self.mesh.shape, rules, "batch")
         self.prompts = jax.NamedSharding(self.mesh, jax.P(axes))
-        units = 1
         if section == "grpo":
             loop = settings.from_section(sections.GRPOLoop, self.config, "grpo.loop")
             steps = settings.from_section(OptimizerConfig, self.config, "grpo.optimizer").steps
-            units = steps * -(-loop.prompts_per_step // shape.P)
-        elif section == "rft":
+            epochs = self.config.grpo.get("inner_epochs", 1)
+            units = steps // epochs * -(-loop.prompts_per_step // shape.P)
+        else:
             wanted = settings.from_section(sections.RFTData, self.config, "rft.data").comparisons
-            units = -(-wanted * (self.config.rft.num_samples + 1) // (shape.P * shape.S))
+            rules = settings.from_section(
+                RejectionRules, self.config, "rft", sections=schema.INNER_NAMES
+            )
+            samples = rules.num_samples + rules.use_hinted * rules.num_hinted
+            units = -(-wanted * samples // (shape.P * shape.S))
         yield self._prefill(model, params, shape, units)
         yield self._decode(model, params, shape, units)
 

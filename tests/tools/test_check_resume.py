@@ -43,6 +43,12 @@ def test_moments_are_in_order_and_of_each_kind(kills, seed):
         assert 0 <= kill.seconds <= 0.1 + 1e-9
 
 
+def test_a_bar_belongs_to_its_stage():
+    assert [stage_of(bar) for bar in LENGTHS] == [
+        "sft", "sft", "rft", "rft", "rft", "grpo", "meta_rm", "meta_rm", *["benchmark"] * 3
+    ]  # fmt: skip
+
+
 def test_seeds_differ():
     first, second = (plan(journal(), STAGES, 10, random.Random(seed)) for seed in (0, 1))
     assert first != second

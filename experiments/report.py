@@ -159,8 +159,9 @@ def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Lin
         return (counting.SAMPLED, label)
 
     ks = [k for k in ks if k > 1]
-    if singles and ks:
-        middle, top = (8 if 8 in ks else ks[-1]), ks[-1]
+    voted = [8 if 8 in ks else ks[-1], ks[-1]] if singles and ks else []
+    if voted:
+        middle, top = voted
         stage = singles[-1].removesuffix(", one sample")  # the last stage is the one that votes
         last = (counting.GREEDY, f"{stage}, greedy")
         add(f"Voting@{middle} − {stage}, greedy", sampled(f"Voting@{middle}"), last)
@@ -174,13 +175,13 @@ def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Lin
             add(f"Voting@{middle} − {other}", sampled(f"Voting@{middle}"),
                 (counting.GREEDY, other))  # fmt: skip
     for a, b in (("rft", "cold_start"), ("grpo", "rft")):
-        for name, section in (
-            (counting.greedy, counting.GREEDY),
-            (counting.one_sample, counting.SAMPLED),
-        ):
-            kind = name(a).split(", ")[1]
-            names = f"{counting.STAGE_NAMES[a]} − {counting.STAGE_NAMES[b]}, {kind}"
-            add(names, (section, name(a)), (section, name(b)))
+        after, before = counting.STAGE_NAMES[a], counting.STAGE_NAMES[b]
+        for kind, section in (("greedy", counting.GREEDY), ("one sample", counting.SAMPLED)):
+            add(f"{after} − {before}, {kind}", (section, f"{after}, {kind}"),
+                (section, f"{before}, {kind}"))  # fmt: skip
+        for k in dict.fromkeys(voted):
+            votes = f"Voting@{k}" if after == stage else f"{after}, Voting@{k}"
+            add(f"{after} − {before}, Voting@{k}", sampled(votes), sampled(f"{before}, Voting@{k}"))
     for k in ks:
         add(f"MetaRM@{k} − Voting@{k}", sampled(f"MetaRM@{k}"), sampled(f"Voting@{k}"))
     own = {line.label: line for line in lines if line.section in counting.SECTIONS}

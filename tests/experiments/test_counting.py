@@ -54,16 +54,18 @@ def test_only_the_last_stage_votes_without_its_name():
 
 
 def test_votes_are_compared_with_their_own_stage():
-    rules = dataclasses.replace(RULES, ks=(1, 8), k_metas=(1, 4))
     lines = [
         Line(GREEDY, "RFT, greedy"), Line(GREEDY, "GRPO, greedy"),
+        Line(SAMPLED, "cold start, one sample"), Line(SAMPLED, "cold start, Voting@8"),
         Line(SAMPLED, "RFT, one sample"), Line(SAMPLED, "RFT, Voting@8"),
         Line(SAMPLED, "GRPO, one sample"), Line(SAMPLED, "Voting@8"),
     ]  # fmt: skip
-    pairs = {label: (a.label, b.label) for label, a, b in report.pairs(rules.ks, lines)}
+    pairs = {label: (a.label, b.label) for label, a, b in report.pairs((1, 8), lines)}
     assert pairs["Voting@8 − GRPO, greedy"] == ("Voting@8", "GRPO, greedy")
     assert pairs["Voting@8 − GRPO, one sample"] == ("Voting@8", "GRPO, one sample")
     assert pairs["GRPO − RFT, one sample"] == ("GRPO, one sample", "RFT, one sample")
+    assert pairs["GRPO − RFT, Voting@8"] == ("Voting@8", "RFT, Voting@8")
+    assert pairs["RFT − cold start, Voting@8"] == ("RFT, Voting@8", "cold start, Voting@8")
     assert not any(label.startswith("Voting@8 − RFT") for label in pairs)
 
 

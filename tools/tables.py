@@ -1,6 +1,7 @@
 """The paper's tables by name with our values beside them, and two runs compared item by item.
 
     python -m tools.tables --workdirs=W1,W2          # paired, then what is filled of the paper
+    python -m tools.tables --workdirs=W1,W2 --suites=rmb_bon,judgebench
     python -m tools.tables --table=table2 --workdirs=W
     python -m tools.tables --list
     python -m tools.tables --workdirs=W --out=DIR          # all of them as md, csv, tex and json
@@ -57,6 +58,18 @@ class Workdir(NamedTuple):
         """For headings."""
         size = self.billions
         return self.name if size is None else f"{self.name} ({size:.3g}B)"
+
+
+def read(name: str, path: pathlib.Path, suites: Sequence[str] = ()) -> Workdir:
+    """The results of a workdir, of these suites; all of them where none is named.
+
+    Raises:
+      ValueError: it has no results of one of them, or none at all.
+    """
+    results = read_results(path)
+    if lacking := [suite for suite in suites if suite not in results]:
+        raise ValueError(f"--suites: {name} has results on {sorted(results)}, not on {lacking}")
+    return Workdir(name, {s: results[s] for s in suites} if suites else results)
 
 
 def our_value(column: paper.Column, row: paper.Row, workdir: Workdir) -> Interval | None:
@@ -253,7 +266,8 @@ def _require_same(suite: str, a: Workdir, b: Workdir) -> None:
         if only:
             raise ValueError(
                 f"suite {suite}: {len(only)} comparisons, such as {only[0]!r}, are in {names[0]} "
-                f"and not in {names[1]}; measure both with equal data, limit and split"
+                f"and not in {names[1]}; measure both with equal data, limit and split, or name "
+                "other suites with --suites"
             )
     raise ValueError(f"suite {suite}: {a.name} and {b.name} have the comparisons in other orders")
 
@@ -314,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--workdirs", default="", help="comma-separated")
+    parser.add_argument("--suites", default="", help="comma-separated; all if left out")
     parser.add_argument("--table", default="", help="comma-separated names; see --list")
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--out", type=pathlib.Path, help="folder for md, csv, tex and json")
@@ -335,7 +350,8 @@ def _main(args: argparse.Namespace) -> None:
     paths = [pathlib.Path(part) for part in args.workdirs.split(",") if part]
     names = [path.name for path in paths]
     shown = [str(path) if names.count(path.name) > 1 else path.name for path in paths]
-    workdirs = [Workdir(n, read_results(path)) for n, path in zip(shown, paths, strict=True)]
+    suites = [part for part in args.suites.split(",") if part]
+    workdirs = [read(n, path, suites) for n, path in zip(shown, paths, strict=True)]
     if args.export:
         if len(workdirs) != 1 or args.out is None:
             raise ValueError("--export takes one workdir, and --out")

@@ -189,6 +189,22 @@ def test_what_cannot_be_compared_is_said(tmp_path, suites):
     assert "no results/*.json" in message([f"--workdirs={folder}/nothing"])
 
 
+def test_suites_that_two_runs_share_are_compared_without_the_others(tmp_path, suites, capsys):
+    rows = suites["ppe_preference"]
+    for seed, name in ((1, "one"), (2, "two")):
+        measured(tmp_path / name, "ppe_preference", rows, 0.7, seed)
+        world = rows_of(f"world {seed}", ["all"], 20)
+        measured(tmp_path / name, "small_world", world, 0.7, seed)
+    both = f"--workdirs={tmp_path / 'one'},{tmp_path / 'two'}"
+    with pytest.raises(SystemExit, match=r"suite small_world: 20 comparisons.* with --suites"):
+        tables.main([both])
+    tables.main([both, "--suites=ppe_preference", "--table=compare"])
+    shown = capsys.readouterr().out
+    assert "one − two: ppe_preference" in shown and "small_world" not in shown
+    with pytest.raises(SystemExit, match=r"one has results on .*, not on \['rmb_bon'\]"):
+        tables.main([both, "--suites=rmb_bon,ppe_preference"])
+
+
 def test_export_for_the_leaderboard(tmp_path, suites):
     rows = suites["rewardbench"]
     lines = measured(tmp_path / "run", "rewardbench", rows, 0.7, 1)

@@ -199,6 +199,33 @@ def test_the_lenient_parser_counts_where_it_is_asked_to():
     assert (strict, value(counting.lines(suite, lenient), "Voting@8").value) == (0.5, 1.0)
 
 
+def test_samples_md_counts_by_the_rules_of_the_tables(tmp_path):
+    """Three samples, two of them for the second response, whose sum is the smaller one."""
+    suite = suite_of("own", pairs(1), k=3)
+    (drawn,) = suite.drawn
+    scores = [(9, 1), (4, 5), (4, 5)]
+    groups = [
+        [
+            dataclasses.replace(
+                t, scores=None, lenient_scores=tuple(own[i] for i in t.order),
+                parse_reason="not_integer", correct=None,
+            )  # fmt: skip
+            for t, own in zip(drawn.groups[0], scores, strict=True)
+        ]
+    ]
+    suite = dataclasses.replace(suite, drawn=(drawn._replace(groups=groups),))
+    run = types.SimpleNamespace(path=tmp_path.joinpath)
+    rules = dataclasses.replace(RULES, ks=(1, 3), k_metas=(1, 1), num_samples=3)
+    for change, want in (
+        ({}, "Voting@3: **no verdict**"),
+        ({"parse": "lenient"}, "Voting@3: **Response 1**"),
+        ({"parse": "lenient", "aggregation": "majority"}, "Voting@3: **Response 2**"),
+    ):
+        own = dataclasses.replace(rules, **change)
+        report.write_samples(run, [suite], own, {"own": counting.lines(suite, own)})
+        assert want in (tmp_path / "samples.md").read_text()
+
+
 def test_too_many_silent_samples_end_in_an_error():
     config = sections.BenchmarkConfig(
         suites="own", data_dir="", limit=1, greedy_stages="rft", sampled_stages="rft", ks="1",

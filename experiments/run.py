@@ -275,7 +275,7 @@ class Run:
         buckets = settings.from_section(Buckets, self.config, f"{name}.buckets")
         server = schema.engine_config(self.config, name).server()
         if server is not None:
-            return RemoteEngine(buckets, server)
+            return RemoteEngine(buckets, server, self.path("partial", f"{name}.jsonl"))
         engine = JittedEngine(
             dataclasses.replace(self.rollout_model, lora=adapters),
             buckets,

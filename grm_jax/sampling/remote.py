@@ -8,8 +8,9 @@ providers that do not know `n` serve too.
 An answer is a text with finish reason "stop" or "length". Everything else is a failed call: no
 connection, no reply in time, status 408, 409, 425, 429 or 5xx, a reply that is cut off or is not of
 the form. A failed call is made again, later and later, and in the end fails its whole work unit,
-which is then not written and is drawn again by the next run; it never becomes an answer. Any other
-status is a refusal, which no repetition mends, and ends the run with the words of the server.
+which is then not written; it never becomes an answer. Any other status is a refusal, which no
+repetition mends, and ends the run with the words of the server. The next run asks for what is
+missing: the answers of the unit that failed, or in which the process was killed, are kept.
 
 Of several processes the first one asks, and the others get what it got.
 """
@@ -34,6 +35,7 @@ from grm_jax.parallel import processes
 from grm_jax.parallel.sharding import fetch
 from grm_jax.sampling import keys
 from grm_jax.sampling.engine import Completion
+from grm_jax.sampling.partial import PartialUnit
 from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -102,9 +104,17 @@ class RemoteEngine:
       digest: names the model in the fingerprint of its trajectories.
     """
 
-    def __init__(self, buckets: Buckets, server: Server):
-        """Connects to nothing. The key comes from the environment variable OPENAI_API_KEY."""
+    def __init__(self, buckets: Buckets, server: Server, partial: str | os.PathLike):
+        """Connects to nothing. The key comes from the environment variable OPENAI_API_KEY.
+
+        Args:
+          buckets: see above.
+          server: where to ask, and how hard.
+          partial: the file for the answers of a unit that is not whole; no other engine may use it
+            at the same time.
+        """
         self.buckets = buckets
+        self._partial = PartialUnit(partial)
         self.digest = hashlib.sha256(f"{server.url}\x1f{server.model}".encode()).hexdigest()[:16]
         self._server = server
         self._key = os.environ.get(KEY_VARIABLE, "")
@@ -159,11 +169,12 @@ class RemoteEngine:
 
     def _ask_all(self, wanted, settings) -> list[tuple[str, bool]]:
         self._ending.clear()
+        kept = self._partial.read()
         with concurrent.futures.ThreadPoolExecutor(self._server.parallel) as pool:
             try:
                 futures = [
                     pool.submit(
-                        self._ask, request, sample, {**settings, "seed": seed[1] & 0x7FFFFFFF}
+                        self._ask, request, sample, {**settings, "seed": seed[1] & 0x7FFFFFFF}, kept
                     )
                     for request, sample, seed in wanted
                 ]
@@ -173,18 +184,31 @@ class RemoteEngine:
         for future in futures:
             if isinstance(future.exception(), RemoteError):
                 raise future.exception()
-        return [future.result() for future in futures]
+        answers = [future.result() for future in futures]
+        self._partial.clear()
+        return answers
 
-    def _ask(self, request: Request, sample: int, settings: dict) -> tuple[str, bool]:
+    def _ask(
+        self, request: Request, sample: int, settings: dict, kept: dict[str, tuple[str, bool]]
+    ) -> tuple[str, bool]:
         """Text of one sample and whether it ended by itself, after as many calls as it takes."""
         where = f"comparison {request.uid!r} sample {sample}"
+        body = {
+            "model": self._server.model, "messages": [{"role": "user", "content": request.text}],
+            **settings,
+        }  # fmt: skip
+        key = self._partial.key({"url": self._server.url, **body})
+        if key in kept:
+            return kept[key]
         wait = 0.0
         for attempt in range(self._server.tries):
             if self._ending.wait(wait):
                 raise _Failed("another sample has failed the unit")
             self._wait_for_turn()
             try:
-                return self._call(where, request.text, settings)
+                answer = self._call(where, body)
+                self._partial.add(key, *answer)
+                return answer
             except RemoteError:
                 self._ending.set()
                 raise
@@ -206,11 +230,7 @@ class RemoteEngine:
             self._next_start = start + 1 / self._server.rate
         time.sleep(max(0.0, start - time.monotonic()))
 
-    def _call(self, where: str, prompt: str, settings: dict) -> tuple[str, bool]:
-        body = {
-            "model": self._server.model, "messages": [{"role": "user", "content": prompt}],
-            **settings,
-        }  # fmt: skip
+    def _call(self, where: str, body: dict) -> tuple[str, bool]:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

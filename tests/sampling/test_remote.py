@@ -47,7 +47,9 @@ def judge(body):
 
 def drawn(server, tokenizer, path, comparisons=COMPARISONS, *, hinted=False, **changes):
     fields = {"pause": 0.01, "timeout": 5.0, "tries": 4, "parallel": 4} | changes
-    engine = RemoteEngine(BUCKETS, Server(server.url, "teacher", **fields))
+    engine = RemoteEngine(
+        BUCKETS, Server(server.url, "teacher", **fields), path.with_suffix(".partial")
+    )
     with TrajectoryStore(path) as store:
         draw.draw(
             engine, None, comparisons, CONFIG, tokenizer, store, base_key=jax.random.key(0),
@@ -125,21 +127,48 @@ def test_a_failed_call_is_made_again_and_is_no_answer(tokenizer, tmp_path, wrong
 
 
 def test_a_server_that_stays_down_fails_the_unit_and_the_next_run_goes_on(tokenizer, tmp_path):
-    """Some units are done, then every call fails; the next run asks for the others only."""
+    """One unit is whole and one in part; the next run asks for what nobody has answered."""
     with chat_server(judge) as server:
         want = drawn(server, tokenizer, tmp_path / "good.jsonl")
-    path = tmp_path / "t.jsonl"
-    with (
-        chat_server(judge, lambda n, _: ("status", 500, {}) if n >= 12 else None) as server,
-        pytest.raises(RemoteError, match=r"comparison 'c\d' sample \d: no answer in 2 calls"),
-    ):
-        drawn(server, tokenizer, path, tries=2)
-    with TrajectoryStore(path) as store:
-        before = len(list(store.iterate()))
-    assert 0 < before <= 12
-    with chat_server(judge) as server:
+    path, partial = tmp_path / "t.jsonl", tmp_path / "t.partial"
+    down = [True]
+
+    def fault(number, body):
+        return ("status", 500, {}) if down[0] and number >= 10 else None
+
+    with chat_server(judge, fault) as server:
+        with pytest.raises(RemoteError, match=r"comparison 'c\d' sample \d: no answer in 2 calls"):
+            drawn(server, tokenizer, path, tries=2)
+        with TrajectoryStore(path) as store:
+            before = len(list(store.iterate()))
+        kept = partial.read_bytes()
+        assert 0 < before < before + kept.count(b"\n") == 10
+        # The process may have been killed while it wrote the last of them.
+        partial.write_bytes(kept[:-5])
+        down[0], asked = False, len(server.requests)
         assert drawn(server, tokenizer, path) == want
-    assert len(server.requests) == 18 - before
+        assert len(server.requests) - asked == 18 - 10 + 1
+    assert not partial.exists()
+
+
+def test_answers_to_another_request_are_not_taken(tokenizer, tmp_path):
+    """The unit that failed asked other questions, of equal names and seeds."""
+    path = tmp_path / "t.jsonl"
+    other = [
+        dataclasses.replace(c, messages=(Message("user", "Another?"),)) for c in COMPARISONS[:2]
+    ]
+    down = [True]
+
+    def fault(number, body):
+        return ("status", 500, {}) if down[0] and number >= 3 else None
+
+    with chat_server(judge, fault) as server:
+        with pytest.raises(RemoteError):
+            drawn(server, tokenizer, path, other, tries=1)
+        assert path.with_suffix(".partial").read_bytes().count(b"\n") == 3
+        down[0], asked = False, len(server.requests)
+        got = drawn(server, tokenizer, path, COMPARISONS[:2])
+        assert len(server.requests) - asked == len(got) == 6
 
 
 def test_no_server_at_all(tokenizer, tmp_path):

@@ -4,7 +4,7 @@ Claim (arXiv 2504.02495, which has no model of this size):
 
     none published; expect less than 27B (greedy 69.9 overall), and voting above one sample
 
-Hardware: one GPU of 24 GB or one TPU chip as large, by plan; for `full` eight of them.
+Hardware: one device of 24 GB, by plan (15.4 GiB on a TPU v6e; no GPU was planned).
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/gemma2_2b.py --workdir=runs/gemma2_2b \
@@ -40,6 +40,9 @@ def get_config(variant: str = "") -> ConfigDict:
     c.mesh.fsdp, c.mesh.tensor = 8, 1
     if variant != "full":
         recipes.adapters(c, devices=1)
+        # By tools.plan, for rollouts beside the weights in 24 GB.
+        for name, samples in (("rft", 16), ("grpo", 32), ("meta_rm", 32), ("benchmark", 16)):
+            c[name].buckets.samples_per_unit = samples
     if variant == "runlocal":
         recipes.run_locally(c, "gemma2")
     return c

@@ -6,7 +6,7 @@ responses.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -228,6 +228,25 @@ def prefix(suite: Suite, drawn: Drawn) -> str:
     """The stage, for labels of votes: "" for the last of each arm, whose votes are "Voting@k"."""
     last = {one.arm: one.stage for one in suite.drawn if not one.greedy}
     return "" if drawn.stage == last.get(drawn.arm) else STAGE_NAMES[drawn.stage]
+
+
+def with_stages(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Lines (section, label) with the stage in the labels of all votes: "GRPO, Voting@8".
+
+    Sections without a stage of their own, such as other rules, have the votes of the run's.
+    """
+    keys, last = list(keys), {}
+    for section, label in keys:
+        stage = label.removesuffix(", one sample")
+        if stage != label and stage in STAGE_NAMES.values():
+            last[section] = stage
+
+    def full(section: str, label: str) -> tuple[str, str]:
+        stage = last.get(section, last.get(SAMPLED))
+        bare = stage is not None and label.startswith(("Voting@", "MetaRM@"))
+        return section, f"{stage}, {label}" if bare else label
+
+    return {key: full(*key) for key in keys}
 
 
 def arms_in_figures(suite: Suite) -> list[str]:

@@ -126,6 +126,7 @@ def ablation_table(
 ) -> tuple[Table, list]:
     """Paired differences beside those of the paper; also what the figure shows of them."""
     lines = over_seeds(results)
+    full = counting.with_stages(lines.at)
     rows, effects = [], []
     stages = [counting.greedy(stage) for stage in counting.STAGE_NAMES]
     last = [label for section, label in lines.at if label in stages][-1:]
@@ -133,7 +134,7 @@ def ablation_table(
         keys = (a.section, a.label), (b.section, b.label)
         difference = lines.difference(*keys)
         values = [lines.means.interval(lines.at[key]).value for key in keys]
-        theirs = [paper.overall(key) for key in keys]
+        theirs = [paper.overall(full[key]) for key in keys]
         gap = None if None in theirs else round(theirs[0] - theirs[1], 1) / 100
         cells = (
             *map(Cell, values),

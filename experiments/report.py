@@ -144,6 +144,7 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
 def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Line]]:
     """The paired differences of a suite: (label, a, b), as far as both were measured."""
     at = {(line.section, line.label): line for line in lines}
+    at |= {full: at[key] for key, full in counting.with_stages(at).items()}
     stages = [f"{name}, one sample" for name in counting.STAGE_NAMES.values()]
     singles = [
         line.label for line in lines
@@ -180,8 +181,8 @@ def pairs(ks: Sequence[int], lines: Sequence[Line]) -> list[tuple[str, Line, Lin
             add(f"{after} − {before}, {kind}", (section, f"{after}, {kind}"),
                 (section, f"{before}, {kind}"))  # fmt: skip
         for k in dict.fromkeys(voted):
-            votes = f"Voting@{k}" if after == stage else f"{after}, Voting@{k}"
-            add(f"{after} − {before}, Voting@{k}", sampled(votes), sampled(f"{before}, Voting@{k}"))
+            add(f"{after} − {before}, Voting@{k}", sampled(f"{after}, Voting@{k}"),
+                sampled(f"{before}, Voting@{k}"))  # fmt: skip
     for k in ks:
         add(f"MetaRM@{k} − Voting@{k}", sampled(f"MetaRM@{k}"), sampled(f"Voting@{k}"))
     own = {line.label: line for line in lines if line.section in counting.SECTIONS}

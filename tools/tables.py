@@ -96,10 +96,8 @@ def our_value(column: paper.Column, row: paper.Row, workdir: Workdir) -> Interva
 def _part(result: Result | None, name: str, ours: paper.Lines) -> Interval | None:
     if result is None:
         return None
-    for key in ours:
-        line = result.lines.get(key)
-        if line is None:
-            continue
+    full = {full: key for key, full in counting.with_stages(result.lines).items()}
+    for line in (result.lines[full[key]] for key in ours if key in full):
         if name.startswith("tokens of "):
             return _tokens(result, line.tokens, name.removeprefix("tokens of "))
         if name in line.columns:

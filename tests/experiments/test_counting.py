@@ -67,6 +67,29 @@ def test_votes_are_compared_with_their_own_stage():
     assert pairs["GRPO − RFT, Voting@8"] == ("Voting@8", "RFT, Voting@8")
     assert pairs["RFT − cold start, Voting@8"] == ("RFT, Voting@8", "cold start, Voting@8")
     assert not any(label.startswith("Voting@8 − RFT") for label in pairs)
+    # Whichever of them is the last, and votes without its name.
+    swapped = [
+        Line(SAMPLED, "GRPO, one sample"), Line(SAMPLED, "GRPO, Voting@8"),
+        Line(SAMPLED, "RFT, one sample"), Line(SAMPLED, "Voting@8"),
+    ]  # fmt: skip
+    pairs = {label: (a.label, b.label) for label, a, b in report.pairs((1, 8), swapped)}
+    assert pairs["GRPO − RFT, Voting@8"] == ("GRPO, Voting@8", "Voting@8")
+
+
+def test_votes_without_a_stage_have_that_of_their_section_or_of_the_run():
+    keys = [
+        (GREEDY, "GRPO, greedy"), (SAMPLED, "RFT, one sample"), (SAMPLED, "RFT, Voting@2"),
+        (SAMPLED, "GRPO, one sample"), (SAMPLED, "Voting@2"), (SAMPLED, "MetaRM@2"),
+        (SAMPLED, "CLoud, one sample"), (SAMPLED, "CLoud, Voting@2"),
+        ("an arm", "RFT, one sample"), ("an arm", "Voting@2"), ("k_meta: 1", "MetaRM@2"),
+    ]  # fmt: skip
+    changed = {key: full for key, full in counting.with_stages(keys).items() if key != full}
+    assert changed == {
+        (SAMPLED, "Voting@2"): (SAMPLED, "GRPO, Voting@2"),
+        (SAMPLED, "MetaRM@2"): (SAMPLED, "GRPO, MetaRM@2"),
+        ("an arm", "Voting@2"): ("an arm", "RFT, Voting@2"),
+        ("k_meta: 1", "MetaRM@2"): ("k_meta: 1", "GRPO, MetaRM@2"),
+    }
 
 
 def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count():

@@ -50,13 +50,14 @@ class StubRun:
         return self.folder.joinpath(*names)
 
 
-def measured(folder, name, comparisons, accuracy, seed, *, model="gemma2_27b", coverage=""):
+def measured(folder, name, comparisons, accuracy, seed, *, model="gemma2_27b", coverage="",
+             of="grpo"):  # fmt: skip
     """Writes results of a stub judge, greedy and with K samples; returns the lines."""
     drawn = []
     for greedy in (True, False):
         stage = f"{name}-{accuracy}-{seed}-{greedy}"
         groups = group(comparisons, judge(comparisons, stage, 1 if greedy else K, accuracy, seed))
-        drawn.append(Drawn("grpo", "self", greedy, groups, model=VARIANTS[model]))
+        drawn.append(Drawn(of, "self", greedy, groups, model=VARIANTS[model]))
     suite = Suite(name, coverage, comparisons, tuple(drawn))
     lines = benchmark.count([suite], RULES)
     results.write_results(StubRun(folder), [suite], lines, {"tie_policy": "strict"})
@@ -116,6 +117,19 @@ def test_ours_stands_beside_the_papers(tmp_path, suites, capsys):
     assert "--config=configs/deepseek_grm_16b.py" in notes and "swapped" in notes
     shown = capsys.readouterr().out
     assert "Table 8: RewardBench" in shown and "86.0" in shown
+
+
+@pytest.mark.parametrize("of", ["rft", "grpo"])
+def test_votes_stand_in_the_row_of_the_stage_that_voted(tmp_path, suites, of):
+    """The last stage of a run votes without its name: of RFT alone these are no votes of GRPO."""
+    lines = measured(tmp_path / "run", "rewardbench", suites["rewardbench"], 0.8, 1, of=of)
+    workdir = tables.read("run", tmp_path / "run")
+    column = paper.TABLE_8.columns[-1]
+    votes = lines["k samples", "Voting@4"].interval("RewardBench")
+    for stage, label in (("rft", "RFT, Voting@4"), ("grpo", "GRPO, Voting@4")):
+        row = paper.Row("-", (), (("k samples", label),))
+        assert tables.our_value(column, row, workdir) == (votes if stage == of else None)
+    assert ("k samples", "GRPO, Voting@4") in paper.voting(4)
 
 
 def test_means_of_several_suites_want_all_of_them(tmp_path, suites):

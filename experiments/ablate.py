@@ -6,7 +6,8 @@
 
 Each seed of config.ablate is a run of `experiments.spct` in DIR/seed_S, of the arms that
 config.ablate.only names ("" for all of config.ablate.arms); stages that arms share are trained
-once. The split decides the seeds: `seeds` for "test", `development_seeds` for "development". Writes
+once, and arms that a seed was measured with before stay in its results. The split decides the
+seeds: `seeds` for "test", `development_seeds` for "development". Writes
 DIR/tables/{ablation,seeds}.* and DIR/figures/ablation.png over the seeds that are finished; with
 --report it does only that, and needs nothing but DIR/seed_S/results, from whichever machines.
 """
@@ -16,11 +17,12 @@ import functools
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 
 import ml_collections
 from absl import flags
 
-from experiments import arms, effects, schema, sections, settings, spct
+from experiments import arms, effects, results, schema, sections, settings, spct
 from experiments import run as runs
 from grm_jax.parallel import processes
 
@@ -66,16 +68,35 @@ def seeds(config: ml_collections.ConfigDict) -> list[int]:
     return found
 
 
-def of_seed(config: ml_collections.ConfigDict, seed: int) -> ml_collections.ConfigDict:
-    """The config of one seed: of the run, and of its small world if it has one."""
+def of_seed(
+    config: ml_collections.ConfigDict, seed: int, measured: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
+    """The config of one seed: of the run, and of its small world if it has one.
+
+    Args:
+      config: of the ablation.
+      seed: the seed.
+      measured: arms that are counted again beside those that the config chooses.
+    """
     own = ml_collections.ConfigDict(config).copy_and_resolve_references()
     own.seed = seed
     if "small_world" in own:
         own.small_world.world_seed = seed
     with own.benchmark.unlocked():
-        own.benchmark.arms = ",".join(_chosen(config, read_config(config)))
+        chosen = _chosen(config, read_config(config))
+        own.benchmark.arms = ",".join(dict.fromkeys([*chosen, *measured]))
         own.benchmark.count_all = True
     return own
+
+
+def measured_arms(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[str]:
+    """Arms of the config that the results of a seed have, defined as they are now."""
+    if not any((folder / "results").glob("*.json")):
+        return []
+    found = {title: change for one in results.read_results(folder).values()
+             for title, change in one.arms.items()}  # fmt: skip
+    return [name for name, change in config.ablate.arms.items()
+            if found.get(arms.title(name)) == change]  # fmt: skip
 
 
 def take_shard(items: list[int], shard: str) -> list[int]:
@@ -137,18 +158,23 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Runs the seeds of this shard, then reports on all that are finished.
 
     Raises:
-      ValueError: at the end, naming the seeds that failed, and why.
+      ValueError: at the end, naming the seeds that failed, and why; or nothing is to be reported.
     """
     schema.check(config)
     every = seeds(config)
-    own = [] if _REPORT.value else take_shard(every, _SHARD.value)
+    shard = take_shard(every, _SHARD.value)
+    if _REPORT.value and not workdir.is_dir():
+        raise ValueError(f"--workdir: there is no folder {workdir}")
+    own = [] if _REPORT.value else shard
+    schema.arm_configs(of_seed(config, every[0]))  # a mistake in an arm is one of every seed
     held_out = config.benchmark.get("split") == "test"
     for seed in own if held_out else ():
         check_opening(workdir / f"seed_{seed}", of_seed(config, seed))
     failed = []
     for number, seed in enumerate(own, start=1):
         print(f"== seed {seed}, {number} of {len(own)}", flush=True)
-        folder, of_this = workdir / f"seed_{seed}", of_seed(config, seed)
+        folder = workdir / f"seed_{seed}"
+        of_this = of_seed(config, seed, measured_arms(config, folder))
         try:
             runs.carry_out(functools.partial(run_seed, held_out=held_out), of_this, folder)
         except (ValueError, FloatingPointError) as error:  # the others may be well
@@ -156,7 +182,10 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             failed.append(f"seed {seed}: {error}")
     if processes.index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        effects.write_report(workdir, every, arms.comparable(of_seed(config, every[0])))
+        comparable = arms.comparable(of_seed(config, every[0]))
+        reported = effects.write_report(workdir, every, comparable)
+        if _REPORT.value and not reported:
+            raise ValueError(f"{workdir}: no seed of {every} was measured with this config")
     if failed:
         raise ValueError("; ".join(failed))
 

@@ -154,7 +154,11 @@ def ablation_table(
         Column("a − b", signed=True, group="paper"),
     ]  # fmt: skip
     title = f"Steps and arms, accuracy (%): {suite}"
-    return Table(title, columns, rows, [*notes, HOLDS, PAPER], "a − b"), effects
+    sections = dict.fromkeys(section for section, _ in lines.at)
+    changes = [
+        f"{name}: {results[0].arms[name]}" for name in sections if name in results[0].arms
+    ]
+    return Table(title, columns, rows, [*notes, HOLDS, PAPER, *changes], "a − b"), effects
 
 
 def seeds_table(
@@ -171,7 +175,7 @@ def seeds_table(
     return Table(f"Accuracy (%) by seed: {suite}", columns, rows, notes, "method")
 
 
-def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> None:
+def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> list[int]:
     """Writes and prints the tables and the figure over the seeds that are finished.
 
     Other processes may do the same: they take turns.
@@ -180,6 +184,9 @@ def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> No
       workdir: the folder of the ablation.
       every: its seeds.
       config: `arms.comparable` of the run; what was measured with another one is left out.
+
+    Returns:
+      The seeds that are in the report.
     """
     with open(workdir / ".report.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -189,25 +196,28 @@ def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> No
             if any((folder / "results").glob("*.json"))
         }  # fmt: skip
         suites = {suite: None for own in of_seed.values() for suite in own}
+        reported = set()
         for suite in suites:
             by_seed = {seed: own[suite] for seed, own in of_seed.items() if suite in own}
-            _write_suite(workdir, suite, by_seed, every, config, several=len(suites) > 1)
-    print(f"{len(of_seed)} of {len(every)} seeds are finished: {workdir}")
+            reported |= _write_suite(workdir, suite, by_seed, every, config, len(suites) > 1)
+    print(f"{len(reported)} of {len(every)} seeds are finished: {workdir}")
+    return sorted(reported)
 
 
 def _write_suite(
     workdir: pathlib.Path, suite: str, by_seed: dict[int, Result], every: Sequence[int],
-    config: str, *, several: bool,
-) -> None:  # fmt: skip
+    config: str, several: bool,
+) -> set[int]:  # fmt: skip
+    """Returns the seeds that were measured with the config."""
     other = [seed for seed, one in by_seed.items() if one.config != config]
     by_seed = {seed: one for seed, one in by_seed.items() if one.config == config}
     if not by_seed:
         print(f"{suite}: seeds {', '.join(map(str, other))} were measured with another config")
-        return
+        return set()
     results, seeds = list(by_seed.values()), list(by_seed)
     counted = _shared(results)
     if not counted:
-        return  # single responses only
+        return set(seeds)  # single responses only
     sizes = [
         int(np.isfinite(one.lines[counted[0]].credits_C).sum()) for one in results
     ]
@@ -232,3 +242,4 @@ def _write_suite(
             workdir / "figures" / f"ablation{suffix}.png", effects,
             note=f"bars: 95 % over {len(seeds)} seeds and their comparisons; {suite}",
         )  # fmt: skip
+    return set(seeds)

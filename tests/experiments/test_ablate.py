@@ -82,6 +82,46 @@ def test_a_development_seed_is_no_held_out_seed():
         ablate.seeds(config)
 
 
+def flags(monkeypatch, *, report=False):
+    monkeypatch.setattr(ablate, "_SHARD", types.SimpleNamespace(value="0/1"))
+    monkeypatch.setattr(ablate, "_REPORT", types.SimpleNamespace(value=report))
+
+
+def test_arms_that_were_measured_before_stay_if_they_are_the_same(tmp_path, monkeypatch):
+    config = small_world.get_config("ci")
+    config.ablate.only = "kl_0_32"
+    assert ablate.measured_arms(config, tmp_path) == []
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/small_world.json").touch()
+    before = {"kl 0": "grpo.kl_coef=0.0", "kl 0 02": "grpo.kl_coef=7.0", "gone": "grpo.kl_coef=8.0"}
+    result = types.SimpleNamespace(arms=before)
+    monkeypatch.setattr(ablate.results, "read_results", lambda folder: {"small_world": result})
+    found = ablate.measured_arms(config, tmp_path)
+    assert found == ["kl_0"]
+    assert ablate.of_seed(config, 21, found).benchmark.arms == "kl_0_32,kl_0"
+    config.ablate.only = "kl_0"
+    assert ablate.of_seed(config, 21, found).benchmark.arms == "kl_0"
+
+
+def test_a_mistake_in_an_arm_is_said_once(tmp_path, monkeypatch):
+    flags(monkeypatch)
+    monkeypatch.setattr(ablate.runs, "carry_out", lambda *_: pytest.fail("a seed was begun"))
+    config = small_world.get_config("ci")
+    config.ablate.arms.kl_0 = "grpo.kl_coeff=0.0"
+    with pytest.raises(ValueError, match=r"^config\.ablate\.arms\.kl_0: .*kl_coeff"):
+        ablate.main(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_report_of_nothing_is_an_error(tmp_path, monkeypatch):
+    flags(monkeypatch, report=True)
+    config = small_world.get_config("ci")
+    with pytest.raises(ValueError, match="there is no folder"):
+        ablate.main(config, tmp_path / "new")
+    with pytest.raises(ValueError, match="no seed of .* was measured with this config"):
+        ablate.main(config, tmp_path)
+
+
 @pytest.mark.parametrize("problem", [ValueError("bad data"), FloatingPointError("loss is nan")])
 def test_a_seed_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatch, problem):
     config = small_world.get_config("ci")
@@ -93,8 +133,7 @@ def test_a_seed_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatc
         if own.seed == 3:
             raise problem
 
-    monkeypatch.setattr(ablate, "_SHARD", types.SimpleNamespace(value="0/1"))
-    monkeypatch.setattr(ablate, "_REPORT", types.SimpleNamespace(value=False))
+    flags(monkeypatch)
     monkeypatch.setattr(ablate.runs, "carry_out", carry_out)
     with pytest.raises(ValueError, match=f"seed 3: {problem}"):
         ablate.main(config, tmp_path)

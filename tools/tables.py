@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments import counting
+from experiments import counting, settings
 from experiments.results import Result, read_results
 from grm_jax.evaluation import official, paper, statistics
 from grm_jax.evaluation.paper import PaperTable
@@ -211,8 +211,8 @@ def spread(workdirs: Sequence[Workdir]) -> Table:
     return Table("Spread over domains", tuple(columns), body, (note,), "method")
 
 
-def compared(a: Workdir, b: Workdir) -> list[Table]:
-    """The paired comparison of every line that two workdirs share, one table a suite.
+def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
+    """The paired comparison of every line that two workdirs share, by suite.
 
     Raises:
       ValueError: naming suite and uid where they did not measure the same comparisons, or if they
@@ -223,7 +223,7 @@ def compared(a: Workdir, b: Workdir) -> list[Table]:
         raise ValueError(
             f"{a.name} has results on {sorted(a.results)}, {b.name} on {sorted(b.results)}"
         )
-    found = []
+    found = {}
     for name in shared:
         one, other = a.results[name], b.results[name]
         _require_same(name, a, b)
@@ -251,7 +251,7 @@ def compared(a: Workdir, b: Workdir) -> list[Table]:
         notes += [f"rules differ: {text}" for text in _differing(one.rules, other.rules)]
         coverage = f", {one.coverage}" if one.coverage else ""
         title = f"{a.name} − {b.name}: {name}{coverage} (accuracy, %)"
-        found.append(Table(title, columns, tuple(rows), tuple(notes), "method"))
+        found[name] = Table(title, columns, tuple(rows), tuple(notes), "method")
     return found
 
 
@@ -299,24 +299,40 @@ def leaderboard(workdir: Workdir, label: str) -> dict:
     return about | accuracy
 
 
-def make(name: str, workdirs: Sequence[Workdir]) -> tuple[list[Table], int]:
-    """The tables of a name, and how many values of ours are in them."""
+def make(name: str, workdirs: Sequence[Workdir]) -> tuple[dict[str, Table], int]:
+    """The tables of a name by the names of their files, and how many values of ours they have."""
     if name == COMPARED:
         if len(workdirs) != 2:
             raise ValueError(f"--workdirs: a comparison takes two, got {len(workdirs)}")
-        tables = compared(*workdirs)
-        return tables, sum(len(table.rows) for table in tables)
+        tables = {f"{name}_{suite}": table for suite, table in compared(*workdirs).items()}
+        return tables, sum(len(table.rows) for table in tables.values())
     if name in EXTRA:
         table = {"ranks": ranks, "spread": spread}[name](workdirs)
         own = [cell for row in table.rows for cell, column in zip(row.cells, table.columns,
                strict=True) if column.name != "paper"]  # fmt: skip
-        return [table], sum(cell.value is not None for cell in own)
+        return {name: table}, sum(cell.value is not None for cell in own)
     name = paper.ALIASES.get(name, name)
     if name not in paper.TABLES:
         known = ", ".join([COMPARED, *paper.TABLES, *paper.ALIASES, *EXTRA])
         raise ValueError(f"--table: {name!r} is none of {known}")
     table, count = filled(paper.TABLES[name], workdirs)
-    return [table], count
+    return {name: table}, count
+
+
+def open_workdirs(paths: Sequence[pathlib.Path], suites: Sequence[str]) -> list[Workdir]:
+    """The workdirs, called by as much of the end of their paths as tells them apart.
+
+    Raises:
+      ValueError: one is named twice, or see `read`.
+    """
+    whole = [path.resolve() for path in paths]
+    if twice := [str(path) for i, path in enumerate(paths) if whole[i] in whole[:i]]:
+        raise ValueError(f"--workdirs: {twice[0]} is named twice")
+    depth = 1
+    while len({path.parts[-depth:] for path in whole}) < len(whole):
+        depth += 1
+    names = ["/".join(path.parts[-depth:]) for path in whole]
+    return [read(name, path, suites) for name, path in zip(names, paths, strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -345,11 +361,11 @@ def _main(args: argparse.Namespace) -> None:
               "spread     spread over domains\n"
               "compare    two workdirs, paired")  # fmt: skip
         return
-    paths = [pathlib.Path(part) for part in args.workdirs.split(",") if part]
-    names = [path.name for path in paths]
-    shown = [str(path) if names.count(path.name) > 1 else path.name for path in paths]
-    suites = [part for part in args.suites.split(",") if part]
-    workdirs = [read(n, path, suites) for n, path in zip(shown, paths, strict=True)]
+    paths = [pathlib.Path(part) for part in settings.names(args.workdirs, "--workdirs")]
+    suites = settings.names(args.suites, "--suites")
+    if suites and not paths:
+        raise ValueError("--suites: these are suites of workdirs; --workdirs is missing")
+    workdirs = open_workdirs(paths, suites)
     if args.export:
         if len(workdirs) != 1 or args.out is None:
             raise ValueError("--export takes one workdir, and --out")
@@ -358,17 +374,18 @@ def _main(args: argparse.Namespace) -> None:
         write_atomically(path, (json.dumps(record, indent=4) + "\n").encode())
         print(f"written: {path}")
         return
-    asked = [part for part in args.table.split(",") if part]
+    asked = settings.names(args.table, "--table")
     wanted = asked or [*([COMPARED] if len(workdirs) == 2 else []), *paper.TABLES, *EXTRA]
     empty = []
     for name in wanted:
         tables, count = make(name, workdirs)
-        for i, table in enumerate(tables):
+        for file, table in tables.items():
             if args.out:
-                write(table, args.out, name if len(tables) == 1 else f"{name}_{i + 1}")
+                write(table, args.out, file)
             if asked or count:
-                width = 60 + 14 * len(table.columns)
-                print(to_terminal(table, width=max(width, 100), color=sys.stdout.isatty()))
+                headings = [max(len(c.name), len(c.group), 11) + 3 for c in table.columns]
+                width = max(60 + sum(headings), 100)
+                print(to_terminal(table, width=width, color=sys.stdout.isatty()))
         if not count:
             empty.append(name)
     if empty and not asked:

@@ -163,7 +163,7 @@ def test_two_runs_are_compared_item_by_item(tmp_path, suites, capsys):
     for seed, name in ((1, "one"), (2, "two")):
         measured(tmp_path / name, "ppe_preference", rows, 0.5 if seed == 1 else 0.9, seed)
     a, b = (tables.Workdir(n, results.read_results(tmp_path / n)) for n in ("one", "two"))
-    (table,) = tables.compared(a, b)
+    (table,) = tables.compared(a, b).values()
     clusters = rules.of_rows([c.messages for c in rows])[1]
     for row in table.rows:
         x, y = (w.results["ppe_preference"].lines[row.section, row.label].credits_C
@@ -201,6 +201,8 @@ def test_what_cannot_be_compared_is_said(tmp_path, suites):
     assert "'table99' is none of" in message(["--table=table99"])
     assert "takes two, got 1" in message(["--table=compare", f"--workdirs={folder}/a"])
     assert "no results/*.json" in message([f"--workdirs={folder}/nothing"])
+    assert "--workdirs is missing" in message(["--suites=rewardbench"])
+    assert "is named twice" in message([f"--workdirs={folder}/a,{folder}/../{tmp_path.name}/a"])
 
 
 def test_suites_that_two_runs_share_are_compared_without_the_others(tmp_path, suites, capsys):
@@ -215,8 +217,20 @@ def test_suites_that_two_runs_share_are_compared_without_the_others(tmp_path, su
     tables.main([both, "--suites=ppe_preference", "--table=compare"])
     shown = capsys.readouterr().out
     assert "one − two: ppe_preference" in shown and "small_world" not in shown
+    tables.main([both, "--suites= ppe_preference", "--table=compare", f"--out={tmp_path}/out"])
+    assert (tmp_path / "out/compare_ppe_preference.md").exists()
     with pytest.raises(SystemExit, match=r"one has results on .*, not on \['rmb_bon'\]"):
         tables.main([both, "--suites=rmb_bon,ppe_preference"])
+
+
+def test_workdirs_are_called_by_what_tells_them_apart(tmp_path, suites):
+    paths = [tmp_path / name for name in ("mine/seed_1", "theirs/seed_1", "theirs/seed_2")]
+    for path in paths:
+        measured(path, "ppe_preference", suites["ppe_preference"][:4], 0.7, 1)
+    for chosen, names in (
+        (paths[1:], ["seed_1", "seed_2"]), (paths[:2], ["mine/seed_1", "theirs/seed_1"])
+    ):  # fmt: skip
+        assert [workdir.name for workdir in tables.open_workdirs(chosen, [])] == names
 
 
 def test_export_for_the_leaderboard(tmp_path, suites):
@@ -239,7 +253,8 @@ def test_export_for_the_leaderboard(tmp_path, suites):
 
 
 def test_ranks_are_those_of_the_paper():
-    (table,), count = tables.make("ranks", [])
+    made, count = tables.make("ranks", [])
+    table = made["ranks"]
     printed = {row.label: row.cells[0].value for row in table.rows}
     assert count == 0 and printed == {
         "LLM-as-a-Judge": 4.5, "BTRM-27B": 3.5, "CLoud": 3.5, "PairRM-27B": 2.75,

@@ -545,5 +545,12 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
                 sys.exit(f"error: {error}")
             raise
 
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            return app.parse_flags_with_usage(argv)
+        except AttributeError as error:  # of ml_collections, about the KeyError that it holds
+            reason = str(getattr(error.args[0], "args", error.args)[0])
+            sys.exit(f"error: a flag of --config: no field {' '.join(reason.split())}")
+
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(with_flags)
+    app.run(with_flags, flags_parser=parse)

@@ -167,3 +167,16 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     assert "belongs to another config" in done.stderr and "config.seed: 5 there" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_flag_for_a_field_that_the_config_lacks_is_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.grpo", *check_resume.TINY, f"--workdir={tmp_path}/new",
+         "--config.grpo.kl_coeff=0.1"],
+        cwd=check_resume.ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: a flag of --config: no field 'kl_coeff'") and "kl_coef" in last
+    assert not (tmp_path / "new").exists()

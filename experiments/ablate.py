@@ -7,9 +7,9 @@
 Each seed of config.ablate is a run of `experiments.spct` in DIR/seed_S, of the arms that
 config.ablate.only names ("" for all of config.ablate.arms); stages that arms share are trained
 once, and arms that a seed was measured with before stay in its results. The split decides the
-seeds: `seeds` for "test", `development_seeds` for "development". Writes
-DIR/tables/{ablation,seeds}.* and DIR/figures/ablation.png over the seeds that are finished; with
---report it does only that, and needs nothing but DIR/seed_S/results, from whichever machines.
+seeds: `seeds` for "test", `development_seeds` for "development". Writes DIR/figures/ablation.png
+and DIR/tables/{ablation,seeds}.* over the seeds that are finished; with --report it does only that,
+and needs nothing but DIR/seed_S/results, from whichever machines.
 """
 
 import datetime
@@ -174,8 +174,8 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     for number, seed in enumerate(own, start=1):
         print(f"== seed {seed}, {number} of {len(own)}", flush=True)
         folder = workdir / f"seed_{seed}"
-        of_this = of_seed(config, seed, measured_arms(config, folder))
         try:
+            of_this = of_seed(config, seed, measured_arms(config, folder))
             runs.carry_out(functools.partial(run_seed, held_out=held_out), of_this, folder)
         except (ValueError, FloatingPointError) as error:  # the others may be well
             print(f"seed {seed}: {error}", flush=True)

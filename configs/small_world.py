@@ -1,14 +1,14 @@
 """Self-Principled Critique Tuning on the small world, from random parameters to a measured table.
 
-Claim: the shape of the paper's results in miniature. RFT and GRPO teach principles that were
-nowhere in the text, voting beats one sample, and the arm without principles is far behind. The
-numbers of one seed are directions, not evidence.
+Claim: the shape of the paper's results in miniature, by the full config. RFT and GRPO teach
+principles that were nowhere in the text, voting beats one sample, and without principles votes are
+far behind. The numbers of one seed are directions, not evidence; those of the demo are less.
 
     python -m experiments.spct --config=configs/small_world.py:demo --workdir=runs/demo
 
 Variants:
     (none)         the full run: 1,000 held-out comparisons, k = 32; see BUILD_NOTES.md for its time
-    demo           the same loop in a little over ten minutes on 2 idle CPU cores
+    demo           the same loop in 10 to 25 minutes on 2 CPU cores
     ci             the same loop in a minute; its numbers mean nothing
     runlocal       the same as ci
     gemma_tokens   real benchmark rows through the Gemma tokenizer and a random-weight model

@@ -103,7 +103,7 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+        figure = Figure(figsize=(8.0, 4.2), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         for i, curve in enumerate(curves):
             points = sorted(zip(curve.ks, curve.intervals, strict=True))
@@ -116,7 +116,7 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
                 axes.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
             else:
                 axes.vlines(ks, low, high, color=color, alpha=0.3)
-            marker = MARKERS[i % len(MARKERS)]
+            marker = MARKERS[(i + i // len(COLORS)) % len(MARKERS)]  # no pair comes twice
             axes.plot(
                 ks, value, color=color, marker=marker, markersize=5, label=curve.label,
                 linestyle="--" if curve.published else "-",
@@ -133,7 +133,7 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.set_title(title, loc="left")
-        axes.legend(loc="best")
+        figure.legend(loc="outside right upper")  # inside it would lie on the bands
         if note:
             figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
         save(figure, path)

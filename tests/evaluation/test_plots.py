@@ -74,7 +74,7 @@ def test_scaling_is_deterministic_and_has_no_date(tmp_path):
         plots.scaling(path, curves(), levels={"greedy": Interval(0.775, 0.75, 0.8)}, note="n = 500")
     assert one.read_bytes() == other.read_bytes()
     size, chunks = read_png(one.read_bytes())
-    assert size == (960, 630)
+    assert size == (1200, 630)
     assert not {b"tEXt", b"tIME", b"iTXt"} & set(chunks)
     image = pixels(one)
     assert has_color(image, plots.COLORS[0]) and has_color(image, plots.COLORS[1])
@@ -101,7 +101,7 @@ def test_cost_has_a_curve_over_flops_and_a_mark_for_one_point(tmp_path, monkeypa
         plots.Curve("greedy", (1.5e12,), [Interval(0.65, 0.6, 0.7)]),
     ]
     plots.cost(tmp_path / "x.png", found)
-    assert read_png((tmp_path / "x.png").read_bytes())[0] == (960, 630)
+    assert read_png((tmp_path / "x.png").read_bytes())[0] == (1200, 630)
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     plots.cost(tmp_path / "x.png", found)

@@ -548,9 +548,12 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
     def parse(argv: Sequence[str]) -> list[str]:
         try:
             return app.parse_flags_with_usage(argv)
-        except AttributeError as error:  # of ml_collections, about the KeyError that it holds
-            reason = str(getattr(error.args[0], "args", error.args)[0])
-            sys.exit(f"error: a flag of --config: no field {' '.join(reason.split())}")
+        except AttributeError as error:
+            cause = error.args[0] if error.args else None
+            if not isinstance(cause, KeyError):  # of ml_collections; all else is the file's own
+                raise
+            reason = " ".join(str(cause.args[0]).split())
+            sys.exit(f"error: --config or a flag of it: no field {reason}")
 
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(with_flags, flags_parser=parse)

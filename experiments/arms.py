@@ -98,7 +98,7 @@ def _value(text: str, before):
         return text
 
 
-def deciding(config: Mapping, stage: str) -> str:
+def deciding(config: ml_collections.ConfigDict, stage: str) -> str:
     """What decides the parameters of a stage, as JSON: equal texts are equal stages."""
     needed = _FROM[stage]
     loop = config["grpo"]["loop"] if stage == "grpo" else {}
@@ -107,12 +107,15 @@ def deciding(config: Mapping, stage: str) -> str:
     skipped = {*_FROM, *FREE_SECTIONS} - {*needed}
     if stage == "base":
         skipped.add("template")  # general data have none
-    sections = json.loads(ml_collections.FrozenConfigDict(config).to_json())
+    sections = json.loads(config.to_json())
     return json.dumps({k: v for k, v in sections.items() if k not in skipped}, sort_keys=True)
 
 
 def stage_name(
-    folder: pathlib.Path, config: Mapping, every: Mapping[str, Mapping], stage: str
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    every: Mapping[str, ml_collections.ConfigDict],
+    stage: str,
 ) -> str:
     """Name of a stage on disk: with that of the first arm that trains it in this way.
 

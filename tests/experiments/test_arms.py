@@ -133,7 +133,7 @@ def test_stages_are_shared_as_far_as_they_are_equal(config, tmp_path):
 
 
 def test_without_rejective_sampling_no_field_of_it_decides_grpo(config):
-    arm = dict(json.loads(arms.changed(config, "without_rejective_sampling").to_json()))
+    arm = ConfigDict(arms.changed(config, "without_rejective_sampling"))
     before = arms.deciding(arm, "grpo")
     arm["rft"]["num_hinted"] += 1
     assert arms.deciding(arm, "grpo") == before
@@ -141,7 +141,7 @@ def test_without_rejective_sampling_no_field_of_it_decides_grpo(config):
     before = arms.deciding(arm, "grpo")
     arm["rft"]["num_samples"] += 1
     assert arms.deciding(arm, "grpo") != before
-    full = dict(json.loads(FrozenConfigDict(config).to_json()))
+    full = ConfigDict(config)
     before = arms.deciding(full, "grpo")
     full["rft"]["num_hinted"] += 1
     assert arms.deciding(full, "grpo") != before

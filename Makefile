@@ -40,7 +40,7 @@ demo: $(STAMP)
 	$(KEEP_MEMORY) $(PY) -m experiments.spct --config=configs/small_world.py:demo --workdir=$(WORKDIR)
 
 test: lint $(if $(filter-out 0,$(PARITY)),$(PARITY_STAMP))
-	$(PY) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -rs --durations=15 $(PYTEST_ARGS)
+	$(KEEP_MEMORY) $(PY) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -rs --durations=15 $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

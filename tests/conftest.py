@@ -9,18 +9,33 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read once, when jax is first imported
-# Most of the time of these tests is LLVM's; without its optimisations, half of it. What XLA itself
-# does to a program is as ever. Child processes inherit it.
+# Most of the time of these tests is spent on machine code: without LLVM's optimisations, and with
+# the older emitter of fusions, a third of it. What XLA itself does to a program is as ever. Child
+# processes inherit both. (Not --xla_cpu_use_fusion_emitters: jax 0.11 ends where it meets that.)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+)
 
 import contextlib
 import pathlib
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import hypothesis
 import jax
 import pytest
+
+# Programs that took long are compiled once, for the processes that tests start too. Each worker has
+# its own folder: jax writes there without a lock, and another may read half a program.
+PROGRAMS = tempfile.TemporaryDirectory(prefix="grm_jax_programs_")
+for name, value in (
+    ("jax_compilation_cache_dir", PROGRAMS.name),
+    ("jax_persistent_cache_min_compile_time_secs", 0.3),
+):
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 
 # Meshes are tested on eight devices of the CPU; everything else uses the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -40,6 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: the last ones to start decide when two processes end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_unconfigure() -> None:
+    """Removes the compiled programs; workers of xdist end without the finalizers of objects."""
+    PROGRAMS.cleanup()
 
 
 @pytest.fixture(autouse=True, scope="module")

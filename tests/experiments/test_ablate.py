@@ -15,63 +15,68 @@ from experiments import ablate
 from grm_jax.evaluation.tables import read_json
 
 ROOT = pathlib.Path(__file__).parents[2]
-FLAGS = (
-    "--config=configs/small_world.py:ci", "--config.ablate.only=without_principles,kl_0",
-    "--config.ablate.seeds=21,22", "--config.benchmark.split=test",
-    "--config.benchmark.meta_rm=False", "--config.benchmark.limit=4", "--config.benchmark.ks=1,2",
-    "--config.benchmark.draw.k=2", "--config.benchmark.arm_k=2", "--config.base.optimizer.steps=2",
-    "--config.cold_start.optimizer.steps=2", "--config.rft.data.comparisons=4",
-    "--config.grpo.optimizer.steps=1",
-)  # fmt: skip
+# At the least size, and the second arm compiles nothing of its own: GRPO at once, without RFT.
+FIELDS = {
+    "ablate.only": "without_principles,without_rejective_sampling", "ablate.seeds": "21,22",
+    "base.optimizer.steps": 2, "cold_start.optimizer.steps": 2, "rft.data.comparisons": 4,
+    "grpo.optimizer.steps": 1, "benchmark.split": "test", "benchmark.meta_rm": False,
+    "benchmark.limit": 4, "benchmark.ks": "1,2", "benchmark.draw.k": 2, "benchmark.arm_k": 2,
+}  # fmt: skip
 
 
-def run(workdir, *more):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.ablate", *FLAGS, f"--workdir={workdir}", *more],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def flags(monkeypatch, *, report=False):
+    monkeypatch.setattr(ablate, "_SHARD", types.SimpleNamespace(value="0/1"))
+    monkeypatch.setattr(ablate, "_REPORT", types.SimpleNamespace(value=report))
 
 
 @pytest.mark.slow
-def test_two_arms_on_two_seeds(tmp_path, tmp_path_factory, monkeypatch):
-    # The programs of the second seed are those of the first.
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    done = run(tmp_path)
+def test_two_arms_on_two_seeds(tmp_path, monkeypatch):
+    command = [
+        sys.executable, "-m", "experiments.ablate", "--config=configs/small_world.py:ci",
+        *(f"--config.{name}={value}" for name, value in FIELDS.items()), f"--workdir={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 of 2 seeds are finished" in done.stdout
 
     table = read_json(tmp_path / "tables/ablation.json")
     found = {(row.section, row.label) for row in table.rows}
-    assert {("steps", "GRPO − RFT, one sample"), ("full − kl 0", "Voting@2"),
+    assert {("steps", "GRPO − RFT, one sample"),
+            ("full − without rejective sampling", "Voting@2"),
             ("full − without principles", "RFT, greedy")} <= found  # fmt: skip
-    assert ("full − kl 0", "RFT, greedy") not in found  # it shares that stage
+    assert ("full − without rejective sampling", "RFT, greedy") not in found  # it has no such stage
     assert (tmp_path / "figures/ablation.png").stat().st_size > 0
     seeds = read_json(tmp_path / "tables/seeds.json")
     assert [column.name for column in seeds.columns] == ["mean", "seed 21", "seed 22"]
     for seed in (21, 22):
         stages = {path.name for path in (tmp_path / f"seed_{seed}/params").iterdir()}
-        assert {"grpo", "grpo_kl_0", "grpo_without_principles"} <= stages
-        assert "rft_kl_0" not in stages
+        assert {"grpo", "grpo_without_rejective_sampling", "grpo_without_principles"} <= stages
+        assert "rft_without_rejective_sampling" not in stages
+        assert "cold_start_without_rejective_sampling" not in stages  # that of the run itself
         own = json.loads((tmp_path / f"seed_{seed}/config.json").read_text())
         assert own["seed"] == own["small_world"]["world_seed"] == seed
 
-    # A report is made again from what is on disk, and is the same.
+    # A report is made again from what is on disk, at once, and is the same.
+    config = small_world.get_config("ci")
+    config.update_from_flattened_dict(FIELDS)
     before = (tmp_path / "tables/ablation.md").read_bytes()
     began = time.monotonic()
     alone = tmp_path / "alone"
     for seed in (21, 22):
         results = alone / f"seed_{seed}/results"
         shutil.copytree(tmp_path / f"seed_{seed}/results", results)
-    assert run(alone, "--report").returncode == 0
+    flags(monkeypatch, report=True)
+    ablate.main(config, alone)
     assert time.monotonic() - began < 20
     assert (alone / "tables/ablation.md").read_bytes() == before
     assert not (alone / "seed_21/params").exists()
 
     # The seeds are opened: another measurement of them is refused before anything is drawn.
-    refused = run(tmp_path, "--config.benchmark.draw.temperature=0.9")
-    assert refused.returncode == 1
-    assert "seed 21 was opened on" in refused.stderr and "temperature" in refused.stderr
+    flags(monkeypatch)
+    config.benchmark.draw.temperature = 0.9
+    monkeypatch.setattr(ablate.runs, "carry_out", lambda *_: pytest.fail("a seed was begun"))
+    with pytest.raises(ValueError, match=r"seed 21 was opened on .*temperature"):
+        ablate.main(config, tmp_path)
 
 
 def test_a_development_seed_is_no_held_out_seed():
@@ -80,11 +85,6 @@ def test_a_development_seed_is_no_held_out_seed():
     config.ablate.seeds = "3"
     with pytest.raises(ValueError, match="development_seeds: seed 3 is in seeds already"):
         ablate.seeds(config)
-
-
-def flags(monkeypatch, *, report=False):
-    monkeypatch.setattr(ablate, "_SHARD", types.SimpleNamespace(value="0/1"))
-    monkeypatch.setattr(ablate, "_REPORT", types.SimpleNamespace(value=report))
 
 
 def test_arms_that_were_measured_before_stay_if_they_are_the_same(tmp_path, monkeypatch):

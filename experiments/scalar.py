@@ -120,7 +120,8 @@ def train(
       rows: what batches are drawn from; at least one batch.
       make_step: (model, optimizer) -> jitted step, see `meta_rm.make_train_step`.
       to_batch: host arrays of `batch_size` rows.
-      evaluate: metrics of parameters on what is held out, at each checkpoint.
+      evaluate: the metric of parameters on what is held out, at each checkpoint; the higher the
+        better, and the best checkpoint is what the stage becomes. Without a metric, the last one.
     """
     stage = run.stage(name)
     loop = settings.from_section(sections.ScalarLoop, run.config, f"{section}.loop")
@@ -158,18 +159,24 @@ def train(
                 metrics = jax.device_get(metrics)
                 seconds = time.monotonic() - began
                 note = f"loss {metrics['loss']:.3f}"
+            score = None
             if at_checkpoint:
                 found = evaluate(lora.join(base, state.params))
+                score = next(iter(found.values()), None)
                 metrics |= found
                 note += "".join(f"  {key} {value:.3f}" for key, value in found.items())
             if at_checkpoint or step % 10 == 0:
                 run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})
             stopping = run.stopping
             if at_checkpoint or stopping:
-                checkpoints.save(step + 1, state, {}, batches)
+                checkpoints.save(step + 1, state, {}, batches, score)
             advance(note=note)
             if stopping:
                 checkpoints.close()
                 run.stop(f"step {step + 1} of {stage}")
+    best = checkpoints.best()
+    if best not in (None, steps):
+        state, _ = checkpoints.restore(state, best)
+        run.say(f"{stage}: the parameters of step {best} of {steps}, the best on what is held out")
     checkpoints.close()
     run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)), reward=True)

@@ -50,6 +50,10 @@ def _quiet() -> None:
     absl.logging.get_absl_logger().addFilter(_not_of_orbax)
 
 
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
+
+
 @contextlib.contextmanager
 def _writing(what: str) -> Iterator[None]:
     """Raises whatever goes wrong inside as an OSError that says what could not be written."""
@@ -116,14 +120,19 @@ class Checkpoints:
 
         Args:
           folder: home of the checkpoints of one stage; made if absent.
-          keep: how many of the latest checkpoints survive.
+          keep: how many of the latest checkpoints survive, and with them the best one.
         """
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, got {keep}")
         self.folder = pathlib.Path(folder).absolute()
         # Called when all files are written, before the folder gets its final name.
         last = ocp.AsyncOptions(post_finalization_callback=self._write_sums)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=last)
+        managers = ocp.checkpoint_managers
+        best = managers.BestN(n=1, get_metric_fn=_score, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+            best_fn=_score, async_options=last,
+        )  # fmt: skip
         self._pending: int | None = None  # the step whose write is not waited for yet
         # Orbax can do this too, but in a thread that runs on after the constructor.
         self._remove_unfinished()
@@ -161,7 +170,9 @@ class Checkpoints:
             self._remove_unfinished()  # on a full disk its room is needed
             raise
 
-    def save(self, step: int, state, meta: dict, data_iterator=None) -> None:
+    def save(
+        self, step: int, state, meta: dict, data_iterator=None, score: float | None = None
+    ) -> None:
         """Starts to write one checkpoint, as things are now; waits for the one before it.
 
         The state may be donated, and meta and the iterator may move on, as soon as this returns.
@@ -171,6 +182,7 @@ class Checkpoints:
           state: tree of arrays.
           meta: JSON data; tuples come back as lists.
           data_iterator: grain iterator whose position is saved too, or None.
+          score: how good the state is, the higher the better; None if that was not measured.
 
         Raises:
           ValueError: for a step that is not beyond the latest one.
@@ -186,12 +198,18 @@ class Checkpoints:
         if data_iterator is not None:
             items["data"] = ocp.args.JsonSave(copy.deepcopy(data_iterator.get_state()))
         with self._step_named(step):
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            metrics = None if score is None else {"score": float(score)}
+            self._manager.save(step, metrics=metrics, args=ocp.args.Composite(**items), force=True)
         self._pending = step
 
     def latest(self) -> int | None:
         """The step of the latest complete checkpoint, None without one. Waits for a write."""
         return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step with the highest score, of equals the latest; None if none has a score."""
+        self.wait()
+        return self._manager.best_step()
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, ascending. Waits for a write."""

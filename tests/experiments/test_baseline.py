@@ -18,6 +18,7 @@ from experiments import (
     cloud,
     counting,
     judge,
+    scalar,
     scalar_baselines,
     sections,
     sft,
@@ -30,7 +31,7 @@ from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation import token_prob
 from grm_jax.evaluation.ballots import from_scores
-from grm_jax.learning import pairs
+from grm_jax.learning import meta_rm, pairs
 from grm_jax.models import heads, transformer
 from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, grm_prompt
@@ -325,6 +326,30 @@ def test_the_section_of_a_trained_kind_cannot_change(workdir):
     kept = json.loads((workdir / "baselines/bradley_terry/config.json").read_text())
     assert kept["baseline"]["kind"] == "bradley_terry"
     assert set(LINES) == set(sections.BASELINES) == set(baseline.KINDS)
+
+
+def test_a_scalar_stage_becomes_what_was_best_on_what_is_held_out(workdir):
+    c = config()
+    c.baseline.optimizer.steps, c.baseline.loop.checkpoint_every = 5, 1
+    run = runs.Run(c, workdir)
+    found, seen = (0.2, 0.9, 0.4, 0.9 - 1e-6, 0.3), []
+
+    def to_batch(rows):
+        return meta_rm.make_batch(rows, length=8, labels=[1.0, 0.0] * (len(rows) // 2))
+
+    def evaluate(params):
+        seen.append(jax.device_get(params))
+        return {"development_auc": found[len(seen) - 1]}
+
+    def make_step(model, optimizer):
+        return meta_rm.make_train_step(model, meta_rm.MetaRMConfig(), optimizer)
+
+    rows = [[1, 2, 3 + i] for i in range(16)]
+    scalar.train(run, "probe", "baseline", rows, make_step, to_batch, evaluate)
+    kept = jax.device_get(scalar.load(run, "probe"))
+    jax.tree.map(np.testing.assert_array_equal, kept, seen[1])
+    assert not np.array_equal(kept["head"]["kernel"], seen[-1]["head"]["kernel"])
+    run._lock.close()
 
 
 @pytest.mark.slow

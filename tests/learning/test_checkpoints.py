@@ -90,6 +90,22 @@ def test_latest_keeps_the_last_two_and_restores_by_step(tmp_path):
             reopened.save(step, make_state(), {})
 
 
+def test_the_best_checkpoint_stays_with_the_latest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.best() is None
+    checkpoints.save(1, make_state(1), {})
+    assert checkpoints.best() is None  # it was not measured
+    for step, score in ((2, 0.6), (3, 0.8), (4, None), (5, 0.8), (6, 0.7), (7, None)):
+        checkpoints.save(step, make_state(step), {}, score=score)
+        assert checkpoints.best() == {2: 2, 3: 3, 4: 3}.get(step, 5)
+    assert checkpoints.steps() == [5, 7]
+    reopened = Checkpoints(tmp_path, keep=1)
+    assert (reopened.best(), reopened.latest()) == (5, 7)
+    assert_equal(reopened.restore(jax.eval_shape(make_state), step=5)[0], make_state(5))
+    reopened.save(8, make_state(8), {}, score=0.9)
+    assert (reopened.best(), reopened.steps()) == (8, [8])
+
+
 def test_a_saved_state_of_another_shape_is_an_error(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"a": jnp.ones(3)}, {})

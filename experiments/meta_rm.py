@@ -4,7 +4,8 @@
 
 It learns from the non-hinted trajectories that rejective fine-tuning drew and from trajectories
 of the trained GRM, wrong ones included. Comparisons whose uid hashes to one tenth are held out:
-the AUC inside them is the metric that says whether guided voting can gain anything.
+the AUC inside them is the metric that says whether guided voting can gain anything, and the
+checkpoint with the best one is what the stage becomes.
 """
 
 import dataclasses

@@ -1,11 +1,12 @@
 """Checkpoints: everything that decides the next step, written whole or not at all.
 
-A thin wrapper around the orbax `CheckpointManager`. One checkpoint holds up to three items:
+A thin wrapper around the orbax `CheckpointManager`. One checkpoint holds up to four items:
 
     state   any tree of arrays, typed PRNG keys included (usually a `TrainState`)
     meta    whatever JSON holds: byte offsets of logs, rollouts not yet consumed, fingerprints
     data    the state of a grain iterator, when one is passed. As JSON, which grain's own handler
             would write once a process: the position is that of all, however many restore it
+    metrics the score, where one was measured
 
 Saving is asynchronous: `save` returns when nothing that changes later is still to be read, and
 orbax writes into a temporary folder, lists the checksum of every file and renames the folder at the

@@ -5,13 +5,24 @@ belong to others.
 """
 
 import dataclasses
+from typing import Annotated
 
 from experiments import settings
 from experiments.given import SOURCES
 from grm_jax.data import mixture
 from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.small_world import VERDICTS
-from grm_jax.models.config import VARIANTS, LoRAConfig
+from grm_jax.models.config import VARIANTS
+from grm_jax.ranges import (
+    Checked,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Share,
+    names_of,
+    one_of,
+)
 from grm_jax.sampling.remote import Server
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES
@@ -25,7 +36,7 @@ OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 
 
 @dataclasses.dataclass(frozen=True)
-class Template:
+class Template(Checked):
     """How prompts are written.
 
     Attributes:
@@ -33,17 +44,12 @@ class Template:
       principles: one of `prompts.PRINCIPLE_MODES`.
     """
 
-    form: str
-    principles: str
-
-    def __post_init__(self):
-        for name, known in (("form", FORMS), ("principles", PRINCIPLE_MODES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+    form: Annotated[str, one_of(FORMS)]
+    principles: Annotated[str, one_of(PRINCIPLE_MODES)]
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(Checked):
     """Where the tokenizer comes from.
 
     Attributes:
@@ -53,25 +59,22 @@ class TokenizerConfig:
     """
 
     path: str
-    vocab_size: int = 0
+    vocab_size: Natural = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class Sampling(Checked):
     """How the jitted engine decodes.
 
     Attributes:
       chunk: tokens between two looks at which sequences have ended.
     """
 
-    chunk: int
-
-    def __post_init__(self):
-        settings.require_at_least(self, 1, "chunk")
+    chunk: Count
 
 
 @dataclasses.dataclass(frozen=True)
-class Released:
+class Released(Checked):
     """Released weights that a run starts from: folders in the format of the Hugging Face hub.
 
     Attributes:
@@ -84,15 +87,11 @@ class Released:
 
     model: str
     meta_rm: str = ""
-    variant: str = ""
-
-    def __post_init__(self):
-        if self.variant and self.variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {sorted(VARIANTS)}, got {self.variant!r}")
+    variant: Annotated[str, one_of(("", *sorted(VARIANTS)))] = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRA:
+class LoRA(Checked):
     """Which stages train adapters beside frozen parameters, instead of the parameters.
 
     Attributes:
@@ -100,19 +99,13 @@ class LoRA:
       rank, alpha: see `models.config.LoRAConfig`.
     """
 
-    stages: str
-    rank: int
-    alpha: float
-
-    def __post_init__(self):
-        given = settings.names(self.stages, "stages")
-        if not set(given) <= set(TRAINED_STAGES):
-            raise ValueError(f"stages must name some of {TRAINED_STAGES}, got {self.stages!r}")
-        LoRAConfig(self.rank, self.alpha)
+    stages: Annotated[str, names_of(TRAINED_STAGES)]
+    rank: Count
+    alpha: Positive
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """Files that a config without a small world works with; see `grm_jax.data.mixture`.
 
     Attributes:
@@ -131,27 +124,21 @@ class DataConfig:
     test: str = ""
     general: str = ""
     benchmark_dir: str = ""
-    against: str = "judgebench,llmbar,rmb_bon"
-    overlap: str = "refuse"
+    against: Annotated[str, names_of(tuple(SUITES), fewest=1)] = "judgebench,llmbar,rmb_bon"
+    overlap: Annotated[str, one_of(("refuse", "drop", "allow"))] = "refuse"
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("train", "development", "test", "general"):
             try:
                 self.sources(name)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        if self.overlap not in ("refuse", "drop", "allow"):
-            raise ValueError(f"overlap must be refuse, drop or allow, got {self.overlap!r}")
-        if self.overlap == "allow" or not (self.train or self.general):
-            return
-        if not self.benchmark_dir:
+        if self.overlap != "allow" and (self.train or self.general) and not self.benchmark_dir:
             raise ValueError(
                 "benchmark_dir: name the folder of the benchmarks, so that training data can be "
                 "compared with them, or set overlap=allow"
             )
-        unknown = set(settings.names(self.against, "against")) - set(SUITES)
-        if unknown or not self.against:
-            raise ValueError(f"against must name some of {[*SUITES]}, got {self.against!r}")
 
     def sources(self, split: str) -> tuple[mixture.Source, ...]:
         """The mixture of a split."""
@@ -160,7 +147,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EngineConfig:
+class EngineConfig(Checked):
     """What draws the trajectories of a section: fields of `rft` and of `benchmark` themselves.
 
     Attributes:
@@ -169,17 +156,16 @@ class EngineConfig:
         server; see `sampling.remote.Server`. Its key is in the environment (OPENAI_API_KEY).
     """
 
-    engine: str = "jitted"
+    engine: Annotated[str, one_of(("jitted", "openai"))] = "jitted"
     engine_url: str = ""
     engine_model: str = ""
-    engine_parallel: int = 16
-    engine_rate: float = 0.0
-    engine_timeout: float = 600.0
-    engine_tries: int = 8
+    engine_parallel: Count = 16
+    engine_rate: NonNegative = 0.0
+    engine_timeout: Positive = 600.0
+    engine_tries: Count = 8
 
     def __post_init__(self):
-        if self.engine not in ("jitted", "openai"):
-            raise ValueError(f"engine must be jitted or openai, got {self.engine!r}")
+        super().__post_init__()
         try:
             self.server()
         except ValueError as error:
@@ -194,7 +180,7 @@ class EngineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SFTData:
+class SFTData(Checked):
     """Data of a supervised stage.
 
     Attributes:
@@ -205,21 +191,15 @@ class SFTData:
       verdicts: order in which demonstrations check their criteria, see `small_world.VERDICTS`.
     """
 
-    demonstrations: int
-    general: int
-    micro_batches: int = 1
-    checkpoint_every: int = 100
-    verdicts: str = "weight"
-
-    def __post_init__(self):
-        settings.require_at_least(self, 0, "demonstrations", "general")
-        settings.require_at_least(self, 1, "micro_batches", "checkpoint_every")
-        if self.verdicts not in VERDICTS:
-            raise ValueError(f"verdicts must be one of {VERDICTS}, got {self.verdicts!r}")
+    demonstrations: Natural
+    general: Natural
+    micro_batches: Count = 1
+    checkpoint_every: Count = 100
+    verdicts: Annotated[str, one_of(VERDICTS)] = "weight"
 
 
 @dataclasses.dataclass(frozen=True)
-class RFTData:
+class RFTData(Checked):
     """Data of rejective fine-tuning.
 
     Attributes:
@@ -229,18 +209,14 @@ class RFTData:
       checkpoint_every: steps between checkpoints.
     """
 
-    comparisons: int
-    general: int
-    micro_batches: int = 1
-    checkpoint_every: int = 100
-
-    def __post_init__(self):
-        settings.require_at_least(self, 0, "general")
-        settings.require_at_least(self, 1, "comparisons", "micro_batches", "checkpoint_every")
+    comparisons: Count
+    general: Natural
+    micro_batches: Count = 1
+    checkpoint_every: Count = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class GRPOLoop:
+class GRPOLoop(Checked):
     """The loop around GRPO.
 
     Attributes:
@@ -254,23 +230,16 @@ class GRPOLoop:
       start: the stage that GRPO starts from and has as its reference, "rft" or "cold_start".
     """
 
-    comparisons: int
-    prompts_per_step: int
-    checkpoint_every: int = 10
+    comparisons: Count
+    prompts_per_step: Count
+    checkpoint_every: Count = 10
     easy_for: str = ""
-    easy_samples: int = 3
-    start: str = "rft"
-
-    def __post_init__(self):
-        if self.start not in ("rft", "cold_start"):
-            raise ValueError(f"start must be rft or cold_start, got {self.start!r}")
-        settings.require_at_least(
-            self, 1, "comparisons", "prompts_per_step", "checkpoint_every", "easy_samples"
-        )
+    easy_samples: Count = 3
+    start: Annotated[str, one_of(("rft", "cold_start"))] = "rft"
 
 
 @dataclasses.dataclass(frozen=True)
-class ScalarLoop:
+class ScalarLoop(Checked):
     """Data and batches of a stage that trains a scalar head.
 
     Attributes:
@@ -281,17 +250,14 @@ class ScalarLoop:
       checkpoint_every: steps between checkpoints.
     """
 
-    comparisons: int
-    batch_size: int
-    row_length: int
-    checkpoint_every: int = 100
-
-    def __post_init__(self):
-        settings.require_at_least(self, 1, "batch_size", "row_length", "checkpoint_every")
+    comparisons: Natural
+    batch_size: Count
+    row_length: Count
+    checkpoint_every: Count = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(Checked):
     """A trained baseline; its data and batches are section `baseline.loop`.
 
     Attributes:
@@ -300,18 +266,13 @@ class BaselineConfig:
       micro_batches: pieces that a training step of a scalar head splits a batch into.
     """
 
-    kind: str
-    k: int = 8
-    micro_batches: int = 1
-
-    def __post_init__(self):
-        if self.kind not in BASELINES:
-            raise ValueError(f"kind must be one of {BASELINES}, got {self.kind!r}")
-        settings.require_at_least(self, 1, "k", "micro_batches")
+    kind: Annotated[str, one_of(BASELINES)]
+    k: Count = 8
+    micro_batches: Count = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Checked):
     """What is measured, and how it is counted.
 
     Attributes:
@@ -340,50 +301,31 @@ class BenchmarkConfig:
       split: "development" or "test".
     """
 
-    suites: str
+    suites: Annotated[str, names_of((*OWN_SUITES, *SUITES), fewest=1)]
     data_dir: str
-    limit: int
-    greedy_stages: str
-    sampled_stages: str
+    limit: Count
+    greedy_stages: Annotated[str, names_of(MEASURED_STAGES, fewest=1)]
+    sampled_stages: Annotated[str, names_of(MEASURED_STAGES, fewest=1)]
     ks: str
     k_meta: str = ""
-    num_subsets: int = 64
-    aggregation: str = "sum"
-    tie_policy: str = "uniform"
-    parse_policy: str = "chance"
-    parse: str = "strict"
-    max_unparsed: float = 0.2
-    max_cut: float = 0.2
+    num_subsets: Count = 64
+    aggregation: Annotated[str, one_of(AGGREGATIONS)] = "sum"
+    tie_policy: Annotated[str, one_of(TIE_POLICIES)] = "uniform"
+    parse_policy: Annotated[str, one_of(PARSE_POLICIES)] = "chance"
+    parse: Annotated[str, one_of(("strict", "lenient"))] = "strict"
+    max_unparsed: Share = 0.2
+    max_cut: Share = 0.2
     arms: str = ""
-    arm_k: int = 8
-    principles: str = ""
+    arm_k: Count = 8
+    principles: Annotated[str, one_of(("", *SOURCES))] = ""
     reference: bool = False
     count_all: bool = False
     meta_rm: bool = True
-    split: str = "development"
-
-    def __post_init__(self):
-        for name, known in (
-            ("aggregation", AGGREGATIONS), ("tie_policy", TIE_POLICIES),
-            ("parse_policy", PARSE_POLICIES), ("parse", ("strict", "lenient")),
-            ("principles", ("", *SOURCES)), ("split", ("development", "test")),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        for name, known in (
-            ("suites", (*OWN_SUITES, *SUITES)),
-            ("greedy_stages", MEASURED_STAGES),
-            ("sampled_stages", MEASURED_STAGES),
-        ):
-            given = settings.names(getattr(self, name), name)
-            bad = [part for part in given if part not in known]
-            if not given or bad:
-                raise ValueError(f"{name} must name some of {known}, got {getattr(self, name)!r}")
-        settings.require_at_least(self, 1, "limit", "num_subsets", "arm_k")
+    split: Annotated[str, one_of(("development", "test"))] = "development"
 
 
 @dataclasses.dataclass(frozen=True)
-class AblateConfig:
+class AblateConfig(Checked):
     """Seeds of an ablation; its arms are in the section `ablate.arms`, see `experiments.arms`.
 
     Attributes:
@@ -400,6 +342,7 @@ class AblateConfig:
     only: str = ""
 
     def __post_init__(self):
+        super().__post_init__()
         place = {}
         for name in ("seeds", "development_seeds", "opened"):
             for seed in settings.numbers(getattr(self, name), name):

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import ml_collections
 
+from grm_jax.ranges import split
+
 T = TypeVar("T")
 
 
@@ -56,7 +58,7 @@ def from_section(
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"config.{name}: {error}") from error
+        raise ValueError(f"config.{name}.{error}") from error
 
 
 def require_section(config: ml_collections.ConfigDict, name: str):
@@ -67,13 +69,6 @@ def require_section(config: ml_collections.ConfigDict, name: str):
             raise ValueError(f"config.{name}: section is missing")
         section = section[part]
     return section
-
-
-def require_at_least(config: Any, lowest: float, *fields: str) -> None:
-    """Raises ValueError where a field of a dataclass is below `lowest`, naming it."""
-    for name in fields:
-        if getattr(config, name) < lowest:
-            raise ValueError(f"{name} must be at least {lowest}, got {getattr(config, name)}")
 
 
 def _typed(value: Any, hint: Any, name: str) -> Any:
@@ -100,7 +95,7 @@ def names(value: Any, name: str) -> list[str]:
     """
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a comma-separated string, got {value!r}")
-    return [part.strip() for part in value.split(",") if part.strip()]
+    return split(value)
 
 
 def numbers(value: Any, name: str) -> list[int]:

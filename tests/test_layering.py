@@ -21,14 +21,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = ("experiments", "configs", "tools", "tests")
 
 # What each part of the library may import of the library, itself included.
-_COMPUTE = {"files", "text", "data", "models", "parallel"}
+_COMPUTE = {"files", "ranges", "text", "data", "models", "parallel"}
 ALLOWED = {
     "": set(),  # grm_jax/__init__.py
     "files": {"files"},
     "text": {"files", "text"},
-    "data": {"files", "text", "data"},
-    "parallel": {"files", "parallel"},
-    "models": {"files", "parallel", "models"},
+    "ranges": set(),
+    "data": {"files", "ranges", "text", "data"},
+    "parallel": {"files", "ranges", "parallel"},
+    "models": {"files", "ranges", "parallel", "models"},
     "voting": {"voting"},
     "sampling": _COMPUTE | {"sampling"},
     "learning": _COMPUTE | {"learning"},

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from grm_jax.ranges import Checked, Count
+
 _EPOCHS = 2**32
 
 
@@ -22,7 +24,7 @@ class Example(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class PackingConfig:
+class PackingConfig(Checked):
     """Shape of packed batches.
 
     Attributes:
@@ -31,14 +33,9 @@ class PackingConfig:
       bins: rows that are filled at the same time; more bins waste less and shuffle worse.
     """
 
-    row_length: int
-    batch_size: int
-    bins: int = 16
-
-    def __post_init__(self):
-        for name in ("row_length", "batch_size", "bins"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"packing.{name} must be at least 1, got {getattr(self, name)}")
+    row_length: Count
+    batch_size: Count
+    bins: Count = 16
 
 
 def split_too_long(

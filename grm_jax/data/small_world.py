@@ -30,11 +30,12 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from grm_jax.data.comparison import Comparison
+from grm_jax.ranges import Checked, NonNegative, Seed, Share, between
 from grm_jax.text.prompts import Message, meta_rm_prompt
 from grm_jax.text.scores import parse_strict
 
@@ -96,7 +97,7 @@ def _generator(*parts) -> np.random.Generator:
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallWorldConfig:
+class SmallWorldConfig(Checked):
     """What the world is like.
 
     Attributes:
@@ -110,22 +111,13 @@ class SmallWorldConfig:
       single: share of comparisons with n = 1; the rest has 2, 3 or 4 responses equally often.
     """
 
-    world_seed: int = 0
-    num_audiences: int = 12
-    bias: float = 0.5
-    noise: float = 0.7
-    verdict_flips: float = 0.03
-    hinted: float = 0.12
-    single: float = 0.1
-
-    def __post_init__(self):
-        if not 1 <= self.num_audiences <= len(AUDIENCES):
-            raise ValueError(
-                f"small_world.num_audiences must be 1 to {len(AUDIENCES)}, got {self.num_audiences}"
-            )
-        for name in ("verdict_flips", "hinted", "single"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"small_world.{name} must be in [0, 1], got {getattr(self, name)}")
+    world_seed: Seed = 0
+    num_audiences: Annotated[int, between(1, len(AUDIENCES))] = 12
+    bias: NonNegative = 0.5
+    noise: NonNegative = 0.7
+    verdict_flips: Share = 0.03
+    hinted: Share = 0.12
+    single: Share = 0.1
 
 
 class Truth(NamedTuple):

@@ -41,6 +41,7 @@ of a completion.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -59,21 +60,13 @@ from grm_jax.learning.state import (
 )
 from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
+from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, at_least, one_of
 
-CHOICES = {
-    "advantage": ("grpo", "dr_grpo", "rloo"),
-    "advantage_std": ("population", "sample"),
-    "ratio_level": ("token", "sequence"),
-    "length_norm": ("sequence", "token", "constant"),
-    "kl_estimator": ("k1", "k2", "k3"),
-    "kl_place": ("loss", "reward"),
-    "old_logprobs": ("sampler", "trainer"),
-}
 RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class GRPOConfig:
+class GRPOConfig(Checked):
     """The named choices of the objective. Hashable.
 
     Attributes:
@@ -103,52 +96,33 @@ class GRPOConfig:
       ValueError: naming the field.
     """
 
-    group_size: int = 4
-    kl_coef: float = 0.08
-    clip_epsilon: float = 0.2
-    clip_high: float | None = None
-    advantage: str = "grpo"
-    advantage_std: str = "population"
-    advantage_std_eps: float = 1e-6
-    ratio_level: str = "token"
-    length_norm: str = "sequence"
-    length_constant: int | None = None
-    kl_estimator: str = "k3"
-    kl_place: str = "loss"
-    old_logprobs: str = "sampler"
-    inner_epochs: int = 1
-    micro_batches: int = 1
+    group_size: Annotated[int, at_least(2)] = 4
+    kl_coef: NonNegative = 0.08
+    clip_epsilon: Annotated[float, Range("in (0, 1)", lambda eps: 0 < eps < 1)] = 0.2
+    clip_high: Positive | None = None
+    advantage: Annotated[str, one_of(("grpo", "dr_grpo", "rloo"))] = "grpo"
+    advantage_std: Annotated[str, one_of(("population", "sample"))] = "population"
+    advantage_std_eps: NonNegative = 1e-6
+    ratio_level: Annotated[str, one_of(("token", "sequence"))] = "token"
+    length_norm: Annotated[str, one_of(("sequence", "token", "constant"))] = "sequence"
+    length_constant: Count | None = None
+    kl_estimator: Annotated[str, one_of(("k1", "k2", "k3"))] = "k3"
+    kl_place: Annotated[str, one_of(("loss", "reward"))] = "loss"
+    old_logprobs: Annotated[str, one_of(("sampler", "trainer"))] = "sampler"
+    inner_epochs: Count = 1
+    micro_batches: Count = 1
 
     def __post_init__(self):
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"grpo.{name} must be one of {known}, got {getattr(self, name)!r}")
-        if self.group_size < 2:
-            raise ValueError(
-                "grpo.group_size must be at least 2, because an advantage compares the samples "
-                f"of a group, got {self.group_size}"
-            )
-        for name in ("inner_epochs", "micro_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"grpo.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("kl_coef", "advantage_std_eps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"grpo.{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.clip_epsilon < 1:
-            raise ValueError(f"grpo.clip_epsilon must be in (0, 1), got {self.clip_epsilon}")
-        if self.clip_high is not None and not self.clip_high > 0:
-            raise ValueError(f"grpo.clip_high must be positive, got {self.clip_high}")
+        super().__post_init__()
         if (self.length_norm == "constant") != (self.length_constant is not None):
             raise ValueError(
-                "grpo.length_constant must be given exactly when grpo.length_norm is 'constant', "
+                "length_constant: must be given exactly when length_norm is 'constant', "
                 f"got {self.length_constant} with {self.length_norm!r}"
             )
-        if self.length_constant is not None and self.length_constant < 1:
-            raise ValueError(f"grpo.length_constant must be at least 1, got {self.length_constant}")
         if self.old_logprobs == "trainer" and self.inner_epochs > 1:
             raise ValueError(
-                "grpo.old_logprobs 'trainer' takes the policy before the update as the old one, "
-                f"so grpo.inner_epochs must be 1, got {self.inner_epochs}; use 'sampler'"
+                "old_logprobs: 'trainer' takes the policy before the update as the old one, "
+                f"so inner_epochs must be 1, got {self.inner_epochs}; use 'sampler'"
             )
 
 

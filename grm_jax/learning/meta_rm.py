@@ -22,7 +22,7 @@ Letters: B batch, T tokens, D width.
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,13 @@ from grm_jax.data.trajectory import Trajectory
 from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
 from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
+from grm_jax.ranges import Checked, Count, one_of
 
 BALANCES = ("none", "comparison")
 
 
 @dataclasses.dataclass(frozen=True)
-class MetaRMConfig:
+class MetaRMConfig(Checked):
     """Choices of the meta RM. Hashable.
 
     Attributes:
@@ -50,15 +51,9 @@ class MetaRMConfig:
       ValueError: naming the field.
     """
 
-    balance: str = "comparison"
+    balance: Annotated[str, one_of(BALANCES)] = "comparison"
     only_mixed: bool = True
-    micro_batches: int = 1
-
-    def __post_init__(self):
-        if self.balance not in BALANCES:
-            raise ValueError(f"meta_rm.balance must be one of {BALANCES}, got {self.balance!r}")
-        if self.micro_batches < 1:
-            raise ValueError(f"meta_rm.micro_batches must be at least 1, got {self.micro_batches}")
+    micro_batches: Count = 1
 
 
 class Example(NamedTuple):

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from grm_jax.data.trajectory import Trajectory
+from grm_jax.ranges import Checked, Count
 
 KEPT = "kept"
 OUTCOMES = (
@@ -46,7 +47,7 @@ OUTCOMES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class RejectionRules:
+class RejectionRules(Checked):
     """Which trajectories become training examples.
 
     Attributes:
@@ -59,8 +60,8 @@ class RejectionRules:
       require_stop: reject trajectories that did not end by themselves.
     """
 
-    num_samples: int = 3
-    num_hinted: int = 1
+    num_samples: Count = 3
+    num_hinted: Count = 1
     drop_too_easy: bool = True
     use_non_hinted: bool = True
     use_hinted: bool = True
@@ -68,13 +69,11 @@ class RejectionRules:
     require_stop: bool = True
 
     def __post_init__(self):
-        for name in ("num_samples", "num_hinted"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"rft.{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         if self.num_samples == 1 and self.drop_too_easy:
             raise ValueError(
-                "rft.num_samples: with one sample and rft.drop_too_easy every correct trajectory "
-                "is too easy and nothing would be kept"
+                "num_samples: with one sample and drop_too_easy every correct trajectory is too "
+                "easy and nothing would be kept"
             )
 
 

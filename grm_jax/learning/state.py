@@ -3,25 +3,27 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from grm_jax.ranges import Checked, Count, Decay, Natural, NonNegative, Positive, Share, one_of
+
 SCHEDULES = ("constant", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """AdamW with global-norm clipping.
 
     Attributes:
       learning_rate: peak learning rate.
       steps: updates of the whole stage; the schedule ends there.
       schedule: "constant" or "cosine" (down to `final_fraction` of the peak).
-      warmup_steps: linear warm-up from zero.
+      warmup_steps: updates of the linear warm-up, whose first has the rate peak / warmup_steps.
       final_fraction: learning rate at the last step as a share of the peak.
       b1: decay of the first moment.
       b2: decay of the second moment.
@@ -29,25 +31,22 @@ class OptimizerConfig:
       clip_norm: largest global norm of the gradient.
     """
 
-    learning_rate: float
-    steps: int
-    schedule: str = "cosine"
-    warmup_steps: int = 0
-    final_fraction: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.98
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    learning_rate: Positive
+    steps: Count
+    schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"
+    warmup_steps: Natural = 0
+    final_fraction: Share = 0.1
+    b1: Decay = 0.9
+    b2: Decay = 0.98
+    weight_decay: NonNegative = 0.0
+    clip_norm: Positive = 1.0
 
     def __post_init__(self):
-        if self.schedule not in SCHEDULES:
+        super().__post_init__()
+        if self.warmup_steps > self.steps:
             raise ValueError(
-                f"optimizer.schedule must be one of {SCHEDULES}, got {self.schedule!r}"
+                f"warmup_steps: {self.warmup_steps} never reach the peak in steps = {self.steps}"
             )
-        if self.steps < 1:
-            raise ValueError(f"optimizer.steps must be at least 1, got {self.steps}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
 
 
 class ScheduleState(NamedTuple):
@@ -61,12 +60,12 @@ class ScheduleState(NamedTuple):
 
 
 def learning_rate(state: ScheduleState) -> jax.Array:
-    """Linear warm-up from zero, then a cosine down to `final_fraction` of the peak.
+    """Linear warm-up, in which no update is lost, then a cosine down to a share of the peak.
 
     A final fraction of 1 is the constant schedule.
     """
     count, warmup = state.count.astype(jnp.float32), state.warmup_steps
-    warm = jnp.where(count < warmup, count / jnp.maximum(warmup, 1.0), 1.0)
+    warm = jnp.minimum((count + 1.0) / jnp.maximum(warmup, 1.0), 1.0)
     progress = jnp.clip((count - warmup) / jnp.maximum(state.steps - warmup, 1.0), 0.0, 1.0)
     cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     return state.peak * warm * (state.final_fraction + (1.0 - state.final_fraction) * cosine)

@@ -2,19 +2,21 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from grm_jax.parallel.mesh import RULES, Rules
+from grm_jax.ranges import Checked, Count, Natural, NonNegative, Positive, one_of
 
 SCORINGS = ("softmax", "sigmoid")
 ACTIVATIONS = ("gelu_tanh", "silu")
 EXPERT_PATHS = ("auto", "blocks", "megablox")
 ATTENTION_KERNELS = ("auto", "reference", "splash", "tiled")
 REMATS = ("none", "products", "full")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
-class YarnConfig:
+class YarnConfig(Checked):
     """YaRN: rotary frequencies stretched beyond the trained length.
 
     Attributes:
@@ -25,12 +27,12 @@ class YarnConfig:
         caller folds into `ModelConfig.query_scale` (see `mla_query_scale`).
     """
 
-    factor: float
-    original_length: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float = 1.0
-    mscale_all_dim: float = 0.0
+    factor: Positive
+    original_length: Count
+    beta_fast: Positive = 32.0
+    beta_slow: Positive = 1.0
+    mscale: NonNegative = 1.0
+    mscale_all_dim: NonNegative = 0.0
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:
@@ -39,7 +41,7 @@ def yarn_mscale(factor: float, mscale: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class MLAConfig:
+class MLAConfig(Checked):
     """Multi-head latent attention: keys and values are made from one small latent per token.
 
     Attributes:
@@ -51,16 +53,16 @@ class MLAConfig:
       latent_norm_eps: epsilon of the norms of the latents.
     """
 
-    kv_rank: int
-    nope_dim: int
-    rope_dim: int
-    value_dim: int
-    query_rank: int | None = None
-    latent_norm_eps: float = 1e-6
+    kv_rank: Count
+    nope_dim: Count
+    rope_dim: Count
+    value_dim: Count
+    query_rank: Count | None = None
+    latent_norm_eps: Positive = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class MoEConfig:
+class MoEConfig(Checked):
     """Routed and shared experts. No token is ever dropped.
 
     Attributes:
@@ -77,41 +79,39 @@ class MoEConfig:
       routed_scale: factor on the weights.
     """
 
-    num_experts: int
-    experts_per_token: int
-    expert_dim: int
-    shared_dim: int = 0
-    first_dense: int = 0
-    scoring: str = "softmax"
+    num_experts: Count
+    experts_per_token: Count
+    expert_dim: Count
+    shared_dim: Natural = 0
+    first_dense: Natural = 0
+    scoring: Annotated[str, one_of(SCORINGS)] = "softmax"
     selection_bias: bool = False
-    num_groups: int = 1
-    top_groups: int = 1
-    group_top: int = 1
+    num_groups: Count = 1
+    top_groups: Count = 1
+    group_top: Count = 1
     normalize: bool = False
-    routed_scale: float = 1.0
+    routed_scale: Positive = 1.0
 
     def __post_init__(self):
-        if self.scoring not in SCORINGS:
-            raise ValueError(f"moe.scoring must be one of {SCORINGS}, got {self.scoring!r}")
+        super().__post_init__()
         if self.num_experts % self.num_groups:
             raise ValueError(
-                f"moe.num_experts ({self.num_experts}) must be a multiple of moe.num_groups "
-                f"({self.num_groups})"
+                f"num_experts: {self.num_experts} must be a multiple of num_groups = "
+                f"{self.num_groups}"
             )
         if not 1 <= self.top_groups <= self.num_groups:
             raise ValueError(
-                f"moe.top_groups must be 1 to moe.num_groups = {self.num_groups}, "
-                f"got {self.top_groups}"
+                f"top_groups: must be 1 to num_groups = {self.num_groups}, got {self.top_groups}"
             )
         reachable = self.num_experts // self.num_groups * self.top_groups
         if not 1 <= self.experts_per_token <= reachable:
             raise ValueError(
-                f"moe.experts_per_token must be 1 to {reachable}, got {self.experts_per_token}"
+                f"experts_per_token: must be 1 to {reachable}, got {self.experts_per_token}"
             )
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRAConfig:
+class LoRAConfig(Checked):
     """Low-rank adapters beside frozen kernels (arXiv 2106.09685): W + alpha / rank * A B.
 
     Attributes:
@@ -119,14 +119,8 @@ class LoRAConfig:
       alpha: strength; divided by the rank, so that the rank alone changes no learning rate.
     """
 
-    rank: int
-    alpha: float
-
-    def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
-        if not self.alpha > 0:
-            raise ValueError(f"lora.alpha must be positive, got {self.alpha}")
+    rank: Count
+    alpha: Positive
 
     @property
     def scale(self) -> float:
@@ -144,7 +138,7 @@ class Stack(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """Shape of a decoder. Hashable, so it can be a static argument of `jax.jit`.
 
     The defaults are Gemma-2's. With a sliding window, layers alternate (local, global): even
@@ -191,88 +185,70 @@ class ModelConfig:
       ValueError: naming the field that makes the shape impossible.
     """
 
-    vocab_size: int
-    num_layers: int
-    embed_dim: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_dim: int
-    sliding_window: int | None
-    query_scale: float
-    attn_softcap: float | None = 50.0
-    final_softcap: float | None = 30.0
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
+    vocab_size: Count
+    num_layers: Count
+    embed_dim: Count
+    num_heads: Count
+    num_kv_heads: Count
+    head_dim: Count
+    ffn_dim: Count
+    sliding_window: Count | None
+    query_scale: Positive
+    attn_softcap: Positive | None = 50.0
+    final_softcap: Positive | None = 30.0
+    rope_theta: Positive = 10_000.0
+    norm_eps: Positive = 1e-6
     unit_offset_norms: bool = True
     post_norms: bool = True
     scale_embeddings: bool = True
-    activation: str = "gelu_tanh"
+    activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu_tanh"
     tied_embeddings: bool = True
     mla: MLAConfig | None = None
     moe: MoEConfig | None = None
     yarn: YarnConfig | None = None
     lora: LoRAConfig | None = None
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    attention_chunk: int = 1024
-    expert_path: str = "auto"
-    attention_kernel: str = "auto"
-    remat: str = "none"
+    dtype: Annotated[str, one_of(DTYPES)] = "float32"
+    param_dtype: Annotated[str, one_of(DTYPES)] = "float32"
+    attention_chunk: Count = 1024
+    expert_path: Annotated[str, one_of(EXPERT_PATHS)] = "auto"
+    attention_kernel: Annotated[str, one_of(ATTENTION_KERNELS)] = "auto"
+    remat: Annotated[str, one_of(REMATS)] = "none"
     rules: Rules = RULES
 
     def __post_init__(self):
-        for name in (
-            "vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim",
-            "ffn_dim", "attention_chunk",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-        if self.sliding_window is not None:
-            if self.sliding_window < 1:
-                raise ValueError(
-                    f"model.sliding_window must be at least 1, got {self.sliding_window}"
-                )
-            if self.num_layers % 2:
-                raise ValueError(
-                    f"model.num_layers must be even, because layers are scanned in (local, "
-                    f"global) pairs, got {self.num_layers}"
-                )
+        super().__post_init__()
+        if self.sliding_window is not None and self.num_layers % 2:
+            raise ValueError(
+                f"num_layers: must be even, because layers are scanned in (local, global) pairs, "
+                f"got {self.num_layers}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"model.num_heads ({self.num_heads}) must be a multiple of "
-                f"model.num_kv_heads ({self.num_kv_heads})"
+                f"num_heads: {self.num_heads} must be a multiple of num_kv_heads = "
+                f"{self.num_kv_heads}"
             )
         if self.head_dim % 2:
-            raise ValueError(f"model.head_dim must be even for RoPE, got {self.head_dim}")
-        for name, known in (
-            ("activation", ACTIVATIONS), ("expert_path", EXPERT_PATHS),
-            ("attention_kernel", ATTENTION_KERNELS), ("remat", REMATS),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"model.{name} must be one of {known}, got {getattr(self, name)!r}"
-                )
+            raise ValueError(f"head_dim: must be even for RoPE, got {self.head_dim}")
         if self.mla is not None:
             self._check_mla(self.mla)
         if self.moe is not None:
             if self.sliding_window is not None:
-                raise ValueError("model.sliding_window must be None where model.moe is given")
+                raise ValueError("sliding_window: must be None where moe is given")
             if not 0 <= self.moe.first_dense < self.num_layers:
                 raise ValueError(
-                    f"model.moe.first_dense must be 0 to {self.num_layers - 1}, "
+                    f"moe.first_dense: must be 0 to {self.num_layers - 1}, "
                     f"got {self.moe.first_dense}"
                 )
 
     def _check_mla(self, mla: MLAConfig) -> None:
         if self.num_kv_heads != 1:
             raise ValueError(
-                f"model.num_kv_heads must be 1 with model.mla, got {self.num_kv_heads}"
+                f"num_kv_heads: must be 1 with latent attention, got {self.num_kv_heads}"
             )
         if self.head_dim != mla.nope_dim + mla.rope_dim or mla.rope_dim % 2:
             raise ValueError(
-                f"model.head_dim ({self.head_dim}) must be model.mla.nope_dim ({mla.nope_dim}) + "
-                f"model.mla.rope_dim ({mla.rope_dim}), the latter even"
+                f"head_dim: {self.head_dim} must be mla.nope_dim = {mla.nope_dim} + mla.rope_dim "
+                f"= {mla.rope_dim}, the latter even"
             )
 
     @property

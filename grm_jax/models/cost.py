@@ -19,14 +19,10 @@ from typing import NamedTuple
 
 from grm_jax.models.config import ModelConfig
 
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 def dtype_bytes(name: str) -> int:
-    """Bytes of one number. ValueError for a type that the models do not compute in."""
-    if name not in _DTYPE_BYTES:
-        raise ValueError(f"dtype must be one of {sorted(_DTYPE_BYTES)}, got {name!r}")
-    return _DTYPE_BYTES[name]
+    """Bytes of one number of a type of `config.DTYPES`."""
+    return {"float32": 4, "bfloat16": 2, "float16": 2}[name]
 
 
 def _depths(config: ModelConfig) -> tuple[int, int]:

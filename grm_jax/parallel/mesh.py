@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import jax
 
+from grm_jax.ranges import Checked, Count
+
 AXES = ("data", "fsdp", "tensor", "expert")
 
 # Each logical axis of a parameter or an activation, and the mesh axes that split it.
@@ -39,7 +41,7 @@ RULES: Rules = (
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Checked):
     """Sizes of the mesh axes, and where the rules differ from `RULES`.
 
     Attributes:
@@ -52,17 +54,15 @@ class MeshConfig:
         every weight once a token, so it pays to split them other than an update does.
     """
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    expert: int = 1
+    data: Count = 1
+    fsdp: Count = 1
+    tensor: Count = 1
+    expert: Count = 1
     rules: str = ""
     rollout_rules: str = ""
 
     def __post_init__(self):
-        for axis in AXES:
-            if getattr(self, axis) < 1:
-                raise ValueError(f"{axis} must be at least 1, got {getattr(self, axis)}")
+        super().__post_init__()
         for rollout in (False, True):
             self.table(rollout=rollout)
 

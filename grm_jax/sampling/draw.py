@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated
 
 import jax
 
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
+from grm_jax.ranges import Checked, Count, NonNegative, Range, Share, one_of
 from grm_jax.sampling import keys, orders
 from grm_jax.sampling.engine import Completion, Engine
 from grm_jax.sampling.scheduler import Request, WorkUnit, plan_units
@@ -19,7 +21,7 @@ ANSWERS = ("scores", "best")
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawConfig:
+class DrawConfig(Checked):
     """How trajectories of comparisons are drawn.
 
     Attributes:
@@ -43,37 +45,19 @@ class DrawConfig:
       max_truncated: share of prompts whose responses may be shortened instead; 0 drops.
     """
 
-    k: int
-    order_policy: str = "random"
-    max_orders: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 1024
-    form: str = "full"
-    principles: str = "self"
+    k: Count
+    order_policy: Annotated[str, one_of((*orders.POLICIES, "group"))] = "random"
+    max_orders: Count = 4
+    temperature: NonNegative = 1.0
+    top_p: Annotated[float, Range("above 0 and at most 1", lambda p: 0 < p <= 1)] = 1.0
+    max_new_tokens: Count = 1024
+    form: Annotated[str, one_of(prompts.FORMS)] = "full"
+    principles: Annotated[str, one_of((*prompts.PRINCIPLE_MODES, "given", "query"))] = "self"
     reference: bool = False
-    answer: str = "scores"
+    answer: Annotated[str, one_of(ANSWERS)] = "scores"
     binary_singles: bool = True
-    max_dropped: float = 0.05
-    max_truncated: float = 0.0
-
-    def __post_init__(self):
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
-        if self.order_policy not in (*orders.POLICIES, "group"):
-            raise ValueError(
-                f"order_policy must be one of {(*orders.POLICIES, 'group')}, "
-                f"got {self.order_policy!r}"
-            )
-        if self.answer not in ANSWERS:
-            raise ValueError(f"answer must be one of {ANSWERS}, got {self.answer!r}")
-        for name in ("max_orders", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+    max_dropped: Share = 0.05
+    max_truncated: Share = 0.0
 
     def binary(self, comparison: Comparison) -> bool:
         """Whether a comparison is scored 0 or 1."""

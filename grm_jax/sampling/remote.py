@@ -33,6 +33,7 @@ import numpy as np
 
 from grm_jax.parallel import processes
 from grm_jax.parallel.sharding import fetch
+from grm_jax.ranges import Checked, Count, NonNegative, Positive
 from grm_jax.sampling import keys
 from grm_jax.sampling.engine import Completion
 from grm_jax.sampling.partial import PartialUnit
@@ -56,7 +57,7 @@ class _Failed(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Server:
+class Server(Checked):
     """Where to ask, and how hard.
 
     Attributes:
@@ -71,22 +72,18 @@ class Server:
 
     url: str
     model: str
-    parallel: int = 16
-    rate: float = 0.0
-    timeout: float = 600.0
-    tries: int = 8
-    pause: float = 1.0
+    parallel: Count = 16
+    rate: NonNegative = 0.0
+    timeout: Positive = 600.0
+    tries: Count = 8
+    pause: NonNegative = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must start with http:// or https://, got {self.url!r}")
+            raise ValueError(f"url: must start with http:// or https://, got {self.url!r}")
         if not self.model:
-            raise ValueError("model must be named")
-        for name, lowest in (("parallel", 1), ("tries", 1), ("rate", 0), ("pause", 0)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
-        if not self.timeout > 0:
-            raise ValueError(f"timeout must be positive, got {self.timeout}")
+            raise ValueError("model: must be named")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from grm_jax.ranges import Checked, Count, Sizes
+
 
 class Bucket(NamedTuple):
     """Static shape of one unit: P prompts of T tokens, S samples each, U generated tokens."""
@@ -48,7 +50,7 @@ class WorkUnit(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Buckets:
+class Buckets(Checked):
     """The shapes that sampling may use; their number bounds the number of compilations.
 
     Attributes:
@@ -58,20 +60,10 @@ class Buckets:
       samples_per_unit: P * S of a unit (P is at least 1).
     """
 
-    prompt_lengths: tuple[int, ...]
-    output_lengths: tuple[int, ...]
-    samples: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    samples_per_unit: int = 128
-
-    def __post_init__(self):
-        for name in ("prompt_lengths", "output_lengths", "samples"):
-            sizes = getattr(self, name)
-            if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
-                raise ValueError(f"sampling.{name} must be ascending positive sizes, got {sizes}")
-        if self.samples_per_unit < 1:
-            raise ValueError(
-                f"sampling.samples_per_unit must be at least 1, got {self.samples_per_unit}"
-            )
+    prompt_lengths: Sizes
+    output_lengths: Sizes
+    samples: Sizes = (1, 2, 4, 8, 16, 32)
+    samples_per_unit: Count = 128
 
     def bucket(self, prompt_length: int, num_samples: int, max_new_tokens: int) -> Bucket:
         """The smallest bucket that fits.

@@ -191,9 +191,9 @@ def test_prompts_are_long_enough_to_be_text(world, comparisons):
 
 
 def test_bad_fields_are_named():
-    with pytest.raises(ValueError, match="small_world.num_audiences"):
+    with pytest.raises(ValueError, match="num_audiences: must be from 1 to 12"):
         SmallWorldConfig(num_audiences=13)
-    with pytest.raises(ValueError, match="small_world.verdict_flips"):
+    with pytest.raises(ValueError, match="verdict_flips: must be from 0 to 1"):
         SmallWorldConfig(verdict_flips=1.5)
 
 

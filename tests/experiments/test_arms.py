@@ -40,8 +40,8 @@ def test_an_arm_changes_its_fields_and_no_other(config):
         ("grpo.kl_coef=much", "config.grpo.kl_coef: expected float, got 'much'"),
         ("grpo.group_size=2.5", "config.grpo.group_size: expected int"),
         ("grpo.loops.start=rft", "config.grpo.loops is no section"),
-        ("grpo.loop.start=base", "start must be rft or cold_start"),
-        ("cold_start.data.verdicts=random", "verdicts must be one of"),
+        ("grpo.loop.start=base", "config.grpo.loop.start: must be one of"),
+        ("cold_start.data.verdicts=random", "verdicts: must be one of"),
         ("seed=3", "expected section.field=value, got 'seed=3'"),
         ("model.num_layers=4", "arms may change"),
         ("small_world.noise=0.1", "arms may change"),
@@ -201,7 +201,7 @@ def test_a_config_that_ablates_nothing_is_named(config):
         del without[section]
         with pytest.raises(ValueError, match=rf"config\.{section}: section is missing"):
             ablate.seeds(without)
-    with pytest.raises(ValueError, match="split must be one of"):
+    with pytest.raises(ValueError, match="split: must be one of"):
         config.benchmark.split = "tset"
         schema.check(config)
 

@@ -126,7 +126,7 @@ def test_bad_scores_name_the_comparison():
 def test_a_bad_kind_and_a_missing_section_are_named(tmp_path):
     c = config()
     c.baseline.kind = "bradley"
-    with pytest.raises(ValueError, match=r"config\.baseline: kind must be one of .*'bradley'"):
+    with pytest.raises(ValueError, match=r"config\.baseline\.kind: must be one of .*'bradley'"):
         runs.Run(c, tmp_path / "w")
     c = config()
     c.baseline.loop.batch_size = 6

@@ -117,7 +117,7 @@ def test_a_failure_of_one_process_ends_all_with_its_reason(tmp_path):
         *start_two(tmp_path / "two", tmp_path / "cache", "--config.grpo.kl_coef=-1.0"), code=1
     )
     for text in texts:
-        assert "process 1 of 2 failed: config.grpo: grpo.kl_coef must not be negative" in text
+        assert "process 1 of 2 failed: config.grpo.kl_coef: must be at least 0" in text
 
 
 @pytest.mark.slow

@@ -165,9 +165,9 @@ def test_a_bad_row_is_found_before_the_run(files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"train": "own.jsonl"}, r"config\.data: train: .*none of the sets"),
-        ({"general": "helpsteer2:x"}, r"config\.data: general: .*none of the sets"),
-        ({"overlap": "ignore"}, "overlap must be"),
+        ({"train": "own.jsonl"}, r"config\.data\.train: .*none of the sets"),
+        ({"general": "helpsteer2:x"}, r"config\.data\.general: .*none of the sets"),
+        ({"overlap": "ignore"}, "overlap: must be"),
         ({"benchmark_dir": ""}, "benchmark_dir"),
         ({"against": "judgebnch"}, "against"),
         ({"against": ""}, "against"),
@@ -185,12 +185,12 @@ def test_bad_sections(files, changes, problem):
         ({"data.train": ""}, r"config\.data\.train: is not given.*config\.rft\.data"),
         ({"data.general": ""}, r"config\.data\.general: is not given"),
         ({"cold_start.data.demonstrations": 3}, r"cold_start\.data\.demonstrations: must be 0"),
-        ({"rft.engine": "remote"}, r"config\.rft: engine must be"),
-        ({"rft.engine_url": "localhost"}, r"config\.rft: engine_url must start"),
+        ({"rft.engine": "remote"}, r"config\.rft\.engine: must be"),
+        ({"rft.engine_url": "localhost"}, r"config\.rft\.engine_url: must start"),
         ({"benchmark.engine": "openai"}, r"config\.benchmark\.greedy_stages: .*'remote'"),
         ({"benchmark.greedy_stages": "remote"}, r"config\.benchmark\.greedy_stages"),
         ({"grpo.engine": "openai"}, r"config\.grpo\.engine: engines are chosen in"),
-        ({"grpo.loop.easy_samples": 0}, r"config\.grpo\.loop: easy_samples"),
+        ({"grpo.loop.easy_samples": 0}, r"config\.grpo\.loop\.easy_samples: must be"),
     ],
 )
 def test_bad_combinations(files, changes, problem):

@@ -127,9 +127,9 @@ def test_unknown_correctness_is_an_error():
 
 
 def test_impossible_rules_name_the_field():
-    with pytest.raises(ValueError, match=r"rft\.num_samples"):
+    with pytest.raises(ValueError, match=r"num_samples: must be at least 1"):
         RejectionRules(num_samples=0)
-    with pytest.raises(ValueError, match=r"rft\.num_samples.*rft\.drop_too_easy"):
+    with pytest.raises(ValueError, match=r"num_samples: .*drop_too_easy"):
         RejectionRules(num_samples=1)
     assert RejectionRules(num_samples=1, drop_too_easy=False).num_samples == 1
 

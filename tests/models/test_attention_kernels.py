@@ -166,7 +166,7 @@ def test_a_kernel_that_is_asked_for_by_name_refuses():
         attention_kernels.attend(
             *case, kernel="splash", rules=rules, chunk=1024, **OPTIONS
         )
-    with pytest.raises(ValueError, match="model.attention_kernel must be one of .*'flash'"):
+    with pytest.raises(ValueError, match="attention_kernel: must be one of .*'flash'"):
         dataclasses.replace(VARIANTS["tiny"], attention_kernel="flash")
 
 

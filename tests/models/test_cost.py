@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grm_jax.models import cost, heads, transformer
-from grm_jax.models.config import VARIANTS, MLAConfig, deepseek
+from grm_jax.models.config import DTYPES, VARIANTS, MLAConfig, deepseek
 from grm_jax.sampling import sampler
 
 TINY, DEEPSEEK = VARIANTS["tiny"], VARIANTS["tiny_deepseek"]
@@ -242,5 +242,6 @@ def test_latent_cache_is_read_once_for_keys_and_values():
 
 
 def test_types_without_a_size_are_refused():
-    with pytest.raises(ValueError, match="int8"):
-        cost.dtype_bytes("int8")
+    with pytest.raises(ValueError, match="param_dtype: must be one of .*'int8'"):
+        dataclasses.replace(DEEPSEEK, param_dtype="int8")
+    assert [cost.dtype_bytes(name) for name in DTYPES] == [4, 2, 2]

@@ -28,7 +28,7 @@ def test_a_config_changes_single_rules():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"fsdp": 0}, "fsdp must be at least 1, got 0"),
+        ({"fsdp": 0}, "fsdp: must be at least 1, got 0"),
         ({"rules": "kv_head="}, "rules: 'kv_head=' must read name=axis"),
         ({"rules": "embed=model"}, "rules: 'embed=model' must read"),
         ({"rules": "embed"}, "rules: 'embed' must read"),

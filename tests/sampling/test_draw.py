@@ -310,7 +310,7 @@ def test_a_judge_names_the_best_shown_response(tokenizer):
     assert list(ids) == tokenizer.chat([Message("user", text)])
     with pytest.raises(ValueError, match="hinted: the prompt of the judge has no hint"):
         prompt_ids(first, order, judge, tokenizer, hinted=True)
-    with pytest.raises(ValueError, match="answer must be one of .*'worst'"):
+    with pytest.raises(ValueError, match="answer: must be one of .*'worst'"):
         DrawConfig(k=1, answer="worst")
 
 

@@ -97,10 +97,17 @@ def packed_batches(
 
 
 def shuffled_batches(source: Sequence, batch_size: int, *, seed: int) -> grain.DatasetIterator:
-    """Endless batches (lists) of records in a global order that is fixed by the seed."""
+    """Endless batches (lists) of records in a global order that is fixed by the seed.
+
+    Every epoch is shuffled anew, and what is left of it after its last whole batch is left out: no
+    batch holds a record twice.
+
+    Raises:
+      ValueError: fewer records than one batch.
+    """
     if len(source) < batch_size:
         raise ValueError(f"a batch of {batch_size} needs as many records, got {len(source)}")
+    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     # Not repeat() without end, whose length in batches of one is more than Python's len() can say.
-    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(_EPOCHS)
-    indices = indices.batch(batch_size)
+    indices = indices.batch(batch_size, drop_remainder=True).repeat(_EPOCHS)
     return iter(indices.map(lambda rows: [source[int(i)] for i in rows]).to_iter_dataset())

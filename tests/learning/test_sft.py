@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,3 +180,30 @@ def test_iterators_resume_exactly():
     assert next(third) == first[1]
     ones = pipeline.shuffled_batches(list(range(10)), 1, seed=1)
     assert sorted(next(ones)[0] for _ in range(10)) == list(range(10))
+
+
+@pytest.mark.parametrize("count, size", [(10, 4), (7, 7), (9, 5), (6000, 96)])
+def test_no_batch_holds_a_record_twice_over_epochs_and_a_resume(count, size):
+    batches = pipeline.shuffled_batches(range(count), size, seed=3)
+    per_epoch = count // size
+    drawn, states = [], []
+    for _ in range(5 * per_epoch):
+        states.append(batches.get_state())
+        drawn.append(next(batches))
+    assert all(len(set(batch)) == size for batch in drawn)
+    for epoch in range(5):
+        own = sum(drawn[epoch * per_epoch : (epoch + 1) * per_epoch], [])
+        assert len(set(own)) == per_epoch * size
+    assert drawn[0] != drawn[per_epoch]  # every epoch has an order of its own
+    for start in (0, per_epoch - 1, per_epoch, 3 * per_epoch):
+        resumed = pipeline.shuffled_batches(range(count), size, seed=3)
+        resumed.set_state(states[start])
+        assert [next(resumed) for _ in range(per_epoch)] == drawn[start : start + per_epoch]
+
+
+def test_the_first_epoch_of_batches_is_the_order_of_the_shuffle():
+    order = [int(i) for i in grain.MapDataset.range(10).seed(1).shuffle()]
+    batches = pipeline.shuffled_batches(range(10), 4, seed=1)
+    assert next(batches) + next(batches) == order[:8]
+    with pytest.raises(ValueError, match="a batch of 11 needs as many records, got 10"):
+        pipeline.shuffled_batches(range(10), 11, seed=1)

@@ -9,6 +9,7 @@ config and the files (names, sizes, times), those of the benchmarks too, are the
 
 import hashlib
 import json
+import os
 import pathlib
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from grm_jax.data.benchmarks.files import MissingFiles
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.contamination import BenchmarkPrompts
 from grm_jax.data.training_sets import SETS, Record
+from grm_jax.files import visible_files
 
 SPLITS = ("train", "general")  # what parameters learn from
 
@@ -112,8 +114,8 @@ class TrainingData:
         sources = [source for split in SPLITS for source in self._config.sources(split)]
         paths = [path for source in sources for path in SETS[source.name].paths(source.path)]
         if self._compares:
-            every = pathlib.Path(self._config.benchmark_dir).rglob("*")
-            paths += sorted(path for path in every if path.is_file())
+            folder = os.path.expanduser(self._config.benchmark_dir)
+            paths += [path for path in visible_files(folder, "**/*") if path.is_file()]
         parts = [repr(self._config)]
         for path in paths:
             stat = path.stat()

@@ -1,5 +1,6 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and the walk over folders of data."""
 
+import glob
 import os
 import pathlib
 import tempfile
@@ -22,3 +23,25 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def visible_files(
+    folder: str | os.PathLike, pattern: str, above: frozenset[str] = frozenset()
+) -> list[pathlib.Path]:
+    """Files below a folder by name, without those in or of names that begin with a dot.
+
+    Links are followed, except to a folder that the link is in.
+
+    Args:
+      folder: where; need not exist.
+      pattern: of `glob`, below the folder; it may begin with "**/" for any depth.
+      above: for the recursion, the real folders that are being walked.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        return []
+    deep, name = pattern.startswith("**/"), pattern.removeprefix("**/")
+    found = [pathlib.Path(folder, path) for path in glob.glob(name, root_dir=folder)]
+    for inner in glob.glob("*/", root_dir=folder) if deep else ():
+        found += visible_files(pathlib.Path(folder, inner), pattern, above | {here})
+    return sorted(path for path in found if not path.is_dir())

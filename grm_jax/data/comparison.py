@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grm_jax.files import write_atomically
+from grm_jax.files import visible_files, write_atomically
 from grm_jax.text.prompts import Message
 
 ROLES = ("system", "user", "assistant")
@@ -41,15 +41,19 @@ class FieldError(ValueError):
         return f"{self.where}: field {self.name!r}: {self.problem}"
 
 
+class ContentError(FieldError):
+    """A row of the right format whose contents make no comparison; `problem` is one of a few."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One query with N >= 1 responses and their gold.
 
     Attributes:
       uid: non-empty name, unique in a data set; it seeds orders and keys trajectories.
-      messages: the conversation; roles system, user or assistant, the last one a user turn that
-        is not blank.
-      responses: [N] texts to be scored; an empty text is a legal response.
+      messages: the conversation; roles system, user or assistant, the last one a user turn. A
+        blank turn is legal: benchmarks have some.
+      responses: [N] texts to be scored; an empty text is a legal response, and so are equal ones.
       rewards: [N] finite gold values. N >= 2: the maximum is unique (the winner of paper Eq. 10),
         unless `several_best`. N == 1: 0.0 or 1.0.
       subset: the category that tables report apart.
@@ -62,7 +66,8 @@ class Comparison:
         right answers. Only benchmarks have such comparisons; nothing can be trained on them.
 
     Raises:
-      FieldError: a field breaks one of these rules; the message names the uid and the field.
+      FieldError: a field breaks one of these rules; the message names the uid and the field. A
+        ContentError where only its contents do.
     """
 
     uid: str
@@ -86,7 +91,7 @@ class Comparison:
         put(self, "responses", _checked_responses(where, self.responses))
         put(self, "rewards", _checked_rewards(where, self.rewards, len(self.responses)))
         if self.n > 1 and not self.several_best and len(self.winners) > 1:
-            raise FieldError(where, "rewards", f"the maximum must be unique, got {self.rewards}")
+            raise ContentError(where, "rewards", "no single best response")
         _check_text(where, "subset", self.subset)
         for name in ("hint_note", "principles", "reference"):
             _check_text(where, name, getattr(self, name))
@@ -149,9 +154,9 @@ def _check_text(where: str, name: str, text: Any) -> None:
         raise FieldError(where, name, f"expected a string, got {type(text).__name__}")
     try:
         text.encode()
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError:
         # JSON can spell half a surrogate pair; such a string can be neither hashed nor tokenised.
-        raise FieldError(where, name, f"is not valid Unicode text ({error.reason})") from None
+        raise ContentError(where, name, "text that is not valid Unicode") from None
 
 
 def _checked_messages(where: str, messages: Any) -> tuple[Message, ...]:
@@ -169,10 +174,7 @@ def _checked_messages(where: str, messages: Any) -> tuple[Message, ...]:
     if not checked:
         raise FieldError(where, "messages", "is empty")
     if checked[-1].role != "user":
-        problem = f"the last message must be of the user, not of the {checked[-1].role}"
-        raise FieldError(where, "messages", problem)
-    if not checked[-1].content.strip():
-        raise FieldError(where, "messages", "the last message is blank")
+        raise ContentError(where, "messages", "no user turn at the end")
     return tuple(checked)
 
 
@@ -251,7 +253,11 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if path.suffix == ".json":
-        array = _parse(str(path), path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        if data.lstrip()[:1] == b"{":
+            problem = "expected one JSON array; a file of one object a line has to end in .jsonl"
+            raise ValueError(f"{path}: {problem}")
+        array = _parse(str(path), data)
         if not isinstance(array, list):
             raise ValueError(f"{path}: expected a JSON array, got {type(array).__name__}")
         places = ((f"{path}[{i}]", row) for i, row in enumerate(array))
@@ -283,7 +289,7 @@ def parse_lines(name: str, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         for number, raw in enumerate(lines, start=1):
-            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            raw = raw.removeprefix(b"\xef\xbb\xbf")  # files may have been joined
             if raw.strip():
                 where = f"{name}:{number}"
                 yield where, _parse(where, raw)
@@ -300,12 +306,21 @@ def _read_table(path: Path) -> Iterator[dict[str, Any]]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
-    except ArrowException as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged Parquet file: {error}") from None
+
+
+def present(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without empty columns, null or NaN, for which pandas makes ints of a column floats."""
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in row.items() if value is not None and value == value
+    }  # fmt: skip
 
 
 def from_row(where: str, row: dict[str, Any]) -> Comparison:
     """The comparison of one line of our own format, see `read_jsonl`; else FieldError."""
+    row = present(row)
     unknown = sorted(row.keys() - set(FIELDS))
     if unknown:
         raise FieldError(where, unknown[0], f"unknown field; the known ones are {FIELDS}")
@@ -354,7 +369,7 @@ def read_messages(
     for i, turn in enumerate(require(where, row, name, list)):
         if not isinstance(turn, dict):
             raise FieldError(where, f"{name}[{i}]", "expected an object with role and content")
-        unknown = sorted(turn.keys() - {"role", "content", *extra})
+        unknown = sorted(present(turn).keys() - {"role", "content", *extra})
         if unknown:
             raise FieldError(where, f"{name}[{i}].{unknown[0]}", "unknown field")
         try:
@@ -373,7 +388,8 @@ def located(where: str, *fields: Any, query: str = "messages", **named: Any) -> 
     try:
         return Comparison(*fields, **named)
     except FieldError as error:
-        raise FieldError(where, error.name.replace("messages", query, 1), error.problem) from None
+        name = error.name.replace("messages", query, 1)
+        raise type(error)(where, name, error.problem) from None
 
 
 def collect(placed: Iterable[tuple[str, Comparison]]) -> list[Comparison]:
@@ -402,7 +418,7 @@ def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
+        files = visible_files(path, "*.jsonl")
         if not files:
             raise ValueError(f"{path}: the folder holds no *.jsonl file")
     elif path.is_file():

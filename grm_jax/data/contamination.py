@@ -69,7 +69,7 @@ class BenchmarkPrompts:
                 self._rows.append((suite, comparison.uid))
                 words = _words(comparison.messages)
                 # Pairs of one prompt, or two forms of one benchmark, must not look like a template.
-                if self._prompts.setdefault(_digest(words), row) != row:
+                if not words or self._prompts.setdefault(_digest(words), row) != row:
                     continue
                 for gram in set(self._ngrams(words).tolist()):
                     self._grams.setdefault(gram, row)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def parse(text: str, kind: str) -> tuple[Source, ...]:
             weight = math.nan
         if not 0 < weight < math.inf:
             raise ValueError(f"{part!r}: the weight must be a positive number, got {rest[1]!r}")
-        sources.append(Source(name, rest[0], weight))
+        sources.append(Source(name, os.path.expanduser(rest[0]), weight))
     for source, count in Counter(map(str, sources)).items():
         if count > 1:
             raise ValueError(f"{source!r} is given {count} times")

@@ -9,7 +9,13 @@ import pytest
 
 from grm_jax.data.benchmarks import SUITES, load_suite, realmistake, row_of
 from grm_jax.data.comparison import FieldError
-from grm_jax.text.prompts import Message
+from grm_jax.text.prompts import (
+    Message,
+    grm_prompt,
+    judge_prompt,
+    meta_rm_prompt,
+    principles_prompt,
+)
 
 
 def write(path, rows):
@@ -106,10 +112,10 @@ def pandalm_row(i, votes=(1, 1, 0), **changes):
     return {**row, **changes}
 
 
-def lock(path, subsets):
+def lock(path, subsets, method=zipfile.ZIP_STORED):
     """An archive as the official one, but without its encryption, which zipfile cannot write."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for subset, rows in subsets.items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             archive.writestr(f"data/{subset}.jsonl", lines)
@@ -226,7 +232,7 @@ def test_realmistake_is_read_from_the_archive_and_never_quoted(tmp_path):
     assert rows[0].uid == "realmistake/math_word_problem_generation/gpt-4-0613/0"
     assert SUITES["realmistake"].private
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "realmistake", path]  # nothing unpacked
-    for changes in ({"error_label": "SECRET?"}, {"llm_response": ["SECRET"]}, {"input": " "}):
+    for changes in ({"error_label": "SECRET?"}, {"llm_response": ["SECRET"]}, {"input": 3}):
         first = next(iter(subsets))
         lock(path, {**subsets, first: [realmistake_row(**changes)]})
         with pytest.raises(FieldError) as caught:
@@ -239,6 +245,14 @@ def test_realmistake_is_read_from_the_archive_and_never_quoted(tmp_path):
     path.write_bytes(b"PK")
     with pytest.raises(ValueError, match="damaged"):
         load_suite("realmistake", tmp_path)
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        lock(path, subsets, method)
+        assert len(load_suite("realmistake", tmp_path)) == 12
+        whole = bytearray(path.read_bytes())
+        whole[120:150] = bytes(30)  # inside the first file
+        path.write_bytes(whole)
+        with pytest.raises(ValueError, match="data.zip.*damaged"):
+            load_suite("realmistake", tmp_path)
 
 
 def test_autoj_and_pandalm_have_ties_of_people(tmp_path):
@@ -287,12 +301,7 @@ def test_own_data_in_both_formats(tmp_path):
         ("ppe_correctness", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"sampled_conflict_pairs": [[0, 4]]}, "sampled_conflict_pairs[0]"),
         ("ppe_correctness", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
-         {"question_id": 1, "sampled_conflict_pairs": [[0, 1], [1, 0]]},
-         "sampled_conflict_pairs[1]"),
-        ("ppe_correctness", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"sampled_conflict_pairs": [[0, 32]]}, "sampled_conflict_pairs[0]"),
-        ("ppe_best_of_k", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
-         {"scores": [True] * 32}, "scores"),
         ("ppe_best_of_k", "ppe/gpqa/train.jsonl", ppe_correctness_row(0),
          {"scores": [1] * 32}, "scores"),
         ("rmbench", "rmbench/chat_filtered.json", rmbench_row(0), {"chosen": ["a"]}, "chosen"),
@@ -316,6 +325,74 @@ def test_a_bad_row_is_named(tmp_path, suite, path, good, changes, name):
         load_suite(suite, tmp_path)
     place = f"{path}[1]" if path.suffix == ".json" else f"{path}:2"
     assert str(caught.value).startswith(f"{place}: field {name!r}: ")
+
+
+PAIR = {"role": "user", "content": "Translate"}, {"role": "assistant", "content": "Done."}
+ODD_ROWS = [
+    # suite, file, row: what its rows may be, and real ones are
+    ("rewardbench", "rewardbench/filtered.jsonl", rewardbench_row("7", prompt="")),
+    ("rewardbench", "rewardbench/filtered.jsonl", rewardbench_row(7, chosen="", rejected="")),
+    ("rewardbench2", "rewardbench2/test.jsonl", rewardbench2_row(7, prompt=" ")),
+    ("rewardbench2", "rewardbench2/test.jsonl", rewardbench2_row("7", rejected=["", "", "x"])),
+    ("ppe_preference", "ppe/preference/test.jsonl",
+     ppe_preference_row(0, response_1="", response_2="", prompt="\n", language=None)),
+    ("ppe_correctness", "ppe/gpqa/train.jsonl",
+     ppe_correctness_row(0, response_1="", response_2="", model_name=None, canary_string=None)),
+    ("ppe_best_of_k", "ppe/gpqa/train.jsonl", ppe_correctness_row(0, scores=[False] * 32)),
+    ("rmb_pairwise", "rmb/Pairwise_set/Harmlessness/S1.json", rmb_pair_row(
+        0, conversation_input=[*PAIR, {"role": "user", "content": "", "language": None}])),
+    ("rmb_pairwise", "rmb/Pairwise_set/Harmlessness/S1.json", rmb_pair_row(
+        0, chosen={"llm_name": "a", "answer": ""}, reject={"llm_name": "b", "answer": ""})),
+    ("rmb_pairwise", "rmb/Pairwise_set/Harmlessness/S1.json", rmb_pair_row(
+        0, conversation_input=[{"role": "system", "content": ""}, PAIR[0], PAIR[0], PAIR[0]])),
+    ("rmbench", "rmbench/chat_filtered.json", rmbench_row(0, prompt="", chosen=["", "", ""])),
+    ("rmbench_list", "rmbench/chat_filtered.json", rmbench_row(0, rejected=["c0", "", "c1"])),
+    ("autoj", "autoj/testdata_pairwise.jsonl", autoj_row(2, prompt="", **{"response 1": "3"})),
+    ("pandalm", "pandalm/testset-v1.json", pandalm_row(0, instruction="", input="", response1="")),
+    ("own", "own/a.jsonl", {"prompt": "", "chosen": "x", "rejected": "x", "uid": None}),
+    ("own", "own/a.jsonl", {"uid": "u", "prompt": "", "responses": ["", ""], "best": 0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suite", "path", "row"), ODD_ROWS)
+@pytest.mark.parametrize("form", ["full", "compact"])
+def test_odd_rows_of_a_benchmark_are_judged_as_they_are(tmp_path, suite, path, row, form):
+    write(tmp_path / path, [row])
+    other = "Helpfulness/Chat/Discussion"
+    if suite == "rmb_pairwise":
+        write(
+            tmp_path / f"rmb/Pairwise_set/{other}.json",
+            [rmb_pair_row(1, f"Pairwise_set/{other}")],
+        )
+    found = load_suite(suite, tmp_path)
+    assert sum(SUITES[suite].subset_rows is None or row_of(c) != "" for c in found) == len(found)
+    assert len({row_of(c) for c in found}) == (2 if suite == "rmb_pairwise" else 1)
+    for c in found:
+        for text in (grm_prompt(c.messages, c.responses, form=form),
+                     judge_prompt(c.messages, c.responses, form=form),
+                     meta_rm_prompt(c.messages, c.responses, form=form)):  # fmt: skip
+            assert f"[The Begin of Response {c.n}]" in text
+        assert principles_prompt(c.messages, form=form)
+
+
+def test_a_conflict_pair_in_both_directions_is_one_pair(tmp_path):
+    pairs = [[0, 1], [1, 0], [4, 1]]
+    write(tmp_path / "ppe/gpqa/train.jsonl", [ppe_correctness_row(0, sampled_conflict_pairs=pairs)])
+    uids = [c.uid.rpartition("/")[2] for c in load_suite("ppe_correctness", tmp_path)]
+    assert uids == ["0-1", "4-1"]
+
+
+def test_the_home_folder_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "suites/own/a.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    assert len(load_suite("own", "~/suites")) == 1
+
+
+def test_hidden_files_are_no_data(tmp_path):
+    write(tmp_path / "own/a.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    for name in ("._a.jsonl", ".a.jsonl"):
+        (tmp_path / "own" / name).write_bytes(b"\x00\x05\x16\x07")
+    assert len(load_suite("own", tmp_path)) == 1
 
 
 @pytest.mark.parametrize("name", SUITES)

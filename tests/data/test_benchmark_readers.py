@@ -137,13 +137,25 @@ def test_a_missing_file_is_named(folder):
         load_suite("rmb_bon", folder)
 
 
+def test_linked_folders_of_rmb_are_read_and_hidden_files_are_not(folder, tmp_path_factory):
+    wanted = load_suite("rmb_bon", folder)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    goal = folder / "rmb" / "BoN_set" / "Helpfulness"
+    (goal / "Open QA").rename(elsewhere / "moved")
+    (goal / "Open QA").symlink_to(elsewhere / "moved")
+    (elsewhere / "moved" / "back").symlink_to(goal)  # a circle
+    (elsewhere / "moved" / "._Factual.json").write_bytes(b"\x00\x05\x16\x07")
+    put(goal / ".Trash" / "Factual.json", ["no row"])
+    assert load_suite("rmb_bon", folder) == wanted
+
+
 @pytest.mark.parametrize(
     ("suite", "row", "name"),
     [
         ("judgebench", judgebench_row(9, label="A=B"), "label"),
         ("judgebench", judgebench_row(9, source="gsm8k"), "source"),
         ("judgebench", judgebench_row(9, response_B=None), "response_B"),
-        ("judgebench", judgebench_row(9, question=" "), "question"),
+        ("judgebench", judgebench_row(9, question=None), "question"),
         ("judgebench", judgebench_row(9, original_id=[1]), "original_id"),
         ("judgebench", judgebench_row(0), "uid"),
         ("judgebench", {"pair_id": "x"}, "source"),
@@ -151,7 +163,7 @@ def test_a_missing_file_is_named(folder):
         ("llmbar", llmbar_row(9, label=True), "label"),
         ("llmbar", llmbar_row(9, label="1"), "label"),
         ("llmbar", llmbar_row(9, output_1=3), "output_1"),
-        ("llmbar", llmbar_row(9, input=""), "input"),
+        ("llmbar", llmbar_row(9, input=3), "input"),
         ("rmb_bon", {"category_path": "BoN_set/Harmlessness/S2"}, "category_path"),
         ("rmb_bon", {"loser_list": []}, "loser_list"),
         ("rmb_bon", {"loser_list": [{"llm_name": "m", "text": ""}]}, "loser_list[0].answer"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grm_jax.data.comparison import Comparison, FieldError, read_jsonl, write_jsonl
+from grm_jax.data.comparison import Comparison, ContentError, FieldError, read_jsonl, write_jsonl
 from grm_jax.text.prompts import Message
 
 ASK = (Message("user", "Which soup?"),)
@@ -43,8 +43,24 @@ def test_another_order_moves_responses_and_rewards_together():
     )  # fmt: skip
 
 
-def test_an_empty_response_is_a_response():
+def test_empty_and_equal_texts_are_texts():
     assert make(responses=("", "pea")).n == 2
+    assert make(responses=("", "")).best == 1
+    turns = (*ASK, Message("assistant", ""), Message("user", " \n"))
+    assert make(messages=turns).messages == turns
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": (*ASK, Message("assistant", "pea"))},
+        {"rewards": (1.0, 1.0)},
+        {"responses": ("\ud800", "pea")},
+    ],
+)
+def test_contents_are_told_from_the_format(changes):
+    with pytest.raises(ContentError):
+        make(**changes)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +74,6 @@ def test_an_empty_response_is_a_response():
         ("messages", {"messages": ()}),
         ("messages", {"messages": "Which soup?"}),
         ("messages", {"messages": (*ASK, Message("assistant", "pea"))}),
-        ("messages", {"messages": (Message("user", " \n"),)}),
         ("messages[0]", {"messages": ("ab", *ASK)}),
         ("messages[0].role", {"messages": (Message("judge", "x"), *ASK)}),
         ("messages[0].content", {"messages": (Message("user", None), *ASK)}),
@@ -135,11 +150,11 @@ def test_read_jsonl_knows_every_way_to_say_query_and_gold(tmp_path):
         ({**ROW, "best": 2}, "field 'best': 2 is no index"),
         ({**ROW, "best": -1}, "field 'best'"),
         ({**ROW, "best": True}, "field 'best': expected int, got bool"),
-        ({**ROW, "best": 1.0}, "field 'best': expected int, got float"),
+        ({**ROW, "best": 0.5}, "field 'best': expected int, got float"),
         ({**ROW, "label": 1}, "field 'label': give exactly one"),
         ({**ROW, "messages": []}, "field 'messages': give exactly one"),
-        ({**ROW, "prompt": ""}, "field 'prompt': the last message is blank"),
-        ({**ROW, "prompt": None}, "field 'prompt': expected str, got NoneType"),
+        ({**ROW, "prompt": 3}, "field 'prompt': expected str, got int"),
+        ({**ROW, "prompt": None}, "field 'messages': give exactly one of"),
         ({**ROW, "responses": {"0": "x"}}, "field 'responses': expected list"),
         ({**ROW, "responses": ["x", 3]}, "field 'responses[1]': expected a string"),
         ({**ROW, "uid": 7}, "field 'uid': expected str, got int"),
@@ -175,6 +190,53 @@ def test_a_bad_line_is_named(tmp_path, bad, message):
     assert message in str(caught.value)
 
 
+NULLS = [
+    {**ROW, "label": None, "rewards": None, "subset": "s", "messages": None},
+    {"uid": "b", "prompt": None, "messages": [{"role": "user", "content": "q", "name": None}],
+     "responses": ["x"], "best": None, "label": 1, "rewards": None, "subset": None},
+    {"uid": "c", "prompt": "q", "messages": None, "responses": ["x", "y", "z"], "best": None,
+     "label": None, "rewards": [1.0, 2.0, 3.0], "subset": None},
+]  # fmt: skip
+
+
+def absent(value):
+    """The value without its nulls, as a file would be written by hand."""
+    if isinstance(value, dict):
+        return {name: absent(one) for name, one in value.items() if one is not None}
+    return [absent(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("form", ["null", "nan", "parquet", "floats"])
+def test_empty_columns_of_a_table_are_absent(tmp_path, form):
+    write(tmp_path / "plain.jsonl", *absent(NULLS))
+    wanted = read_jsonl(tmp_path / "plain.jsonl")
+    path = tmp_path / ("rows.parquet" if form == "parquet" else "rows.jsonl")
+    if form == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(NULLS), path)
+    elif form == "nan":  # pandas, by way of to_dict
+        write(path, *[{k: math.nan if v is None else v for k, v in row.items()} for row in NULLS])
+    elif form == "floats":  # pandas has no integers in a column with empty places
+        write(path, *[{k: float(v) if type(v) is int else v for k, v in row.items()}
+                      for row in NULLS])  # fmt: skip
+    else:
+        write(path, *NULLS)
+    assert read_jsonl(path) == wanted and wanted[0].best == 1 and wanted[1].label == 1
+
+
+def test_lines_in_a_file_of_another_name_are_told(tmp_path):
+    write(tmp_path / "rows.json", ROW, ROW)
+    with pytest.raises(ValueError, match=r"rows\.json: expected one JSON array; .* end in \.jsonl"):
+        read_jsonl(tmp_path / "rows.json")
+    write(tmp_path / "joined.jsonl", ROW, "\ufeff" + json.dumps({**ROW, "uid": "b"}))
+    assert [c.uid for c in read_jsonl(tmp_path / "joined.jsonl")] == ["a", "b"]
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(ValueError, match=r"deep\.jsonl:1: broken JSON"):
+        read_jsonl(tmp_path / "deep.jsonl")
+
+
 def test_a_line_that_is_no_text_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(ROW).encode() + b'\n{"uid": "\xff"}\n')
@@ -198,6 +260,7 @@ def test_a_folder_is_read_by_name_and_an_empty_one_refused(tmp_path):
     write(tmp_path / "2.jsonl", {**ROW, "uid": "second"})
     write(tmp_path / "1.jsonl", {**ROW, "uid": "first"})
     (tmp_path / "notes.txt").write_text("not rows")
+    (tmp_path / "._1.jsonl").write_bytes(b"\x00\x05\x16\x07")
     assert [c.uid for c in read_jsonl(tmp_path)] == ["first", "second"]
     write(tmp_path / "3.jsonl", {**ROW, "uid": "first"})
     with pytest.raises(FieldError, match=r"3.jsonl:1: field 'uid': 'first' .*1.jsonl:1"):
@@ -251,7 +314,7 @@ def test_a_refused_write_leaves_the_file_alone(tmp_path):
 
 def test_several_best_only_where_it_is_said(tmp_path):
     fields = ("u", (Message("user", "q"),), ("a", "b", "c"), (1.0, 1.0, 0.0))
-    with pytest.raises(FieldError, match="the maximum must be unique"):
+    with pytest.raises(FieldError, match="no single best response"):
         Comparison(*fields)
     tie = Comparison(*fields, several_best=True)
     assert tie.winners == (0, 1)

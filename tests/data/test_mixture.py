@@ -67,6 +67,12 @@ def test_bad_mixtures(text, kind, problem):
         mixture.parse(text, kind)
 
 
+def test_the_home_folder_is_known(monkeypatch):
+    monkeypatch.setenv("HOME", "/elsewhere")
+    (source,) = mixture.parse("comparisons:~/data/own.jsonl:2", "comparisons")
+    assert source.path == "/elsewhere/data/own.jsonl"
+
+
 def test_every_beginning_of_the_order_is_the_same(files):
     both = sources(files, 1, 1)
     whole = uids(mixture.take(both, 1000, seed=3))

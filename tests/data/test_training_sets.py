@@ -79,6 +79,10 @@ ROWS = {
          "uuid": "e-1", "num_responses": 2, "score_1": None, "score_2": None, "ranking": 5,
          "license": "cc-by-4.0", "used_in": ["x"]},
     ),
+    "comparisons": (
+        "rows.jsonl",
+        {"uid": "u", "prompt": "Which soup?", "responses": ["leek", "pea"], "rewards": [0, 1]},
+    ),
     "messages": (
         "general.jsonl",
         {"id": 3, "messages": [{"role": "system", "content": "Be brief."},
@@ -238,7 +242,27 @@ def test_instructions(tmp_path):
         ("offsetbias", {"output_1": "\ud800"}, "text that is not valid Unicode"),
         ("skywork", {"rejected": turns("Bye", "Hi", "Which soup?", "leek")},
          "two different conversations"),
+        ("skywork", {"chosen": turns("Hello", last="user")}, "no response at the end"),
         ("messages", {"messages": turns("Hello", last="user")}, "no answer at the end"),
+        ("messages", {"messages": [*turns("a", last="user"), *turns("b", "c")]},
+         "turns that do not alternate"),
+        ("messages", {"messages": [*turns("a", "b"), {"role": "system", "content": "c"},
+                                   *turns("d", "e")]}, "turns that do not alternate"),
+        ("messages", {"messages": [{"role": "system", "content": "c"},
+                                   *turns("e")]}, "turns that do not alternate"),
+        ("comparisons", {"prompt": " "}, "blank query"),
+        ("comparisons", {"rewards": [1, 1]}, "no single best response"),
+        ("comparisons", {"responses": ["\ud800", "x"]}, "text that is not valid Unicode"),
+        # Equal responses: what is best is told by nothing.
+        ("comparisons", {"responses": ["pea", "pea"]}, "equal responses"),
+        ("ultrafeedback", {"completions": [completion("a", 5), completion("a", 1),
+                                           completion("b", 2)]}, "equal responses"),
+        ("offsetbias", {"output_1": "pea"}, "equal responses"),
+        ("skywork", {"rejected": turns("Hello", "Hi", "Which soup?", "pea")}, "equal responses"),
+        ("helpsteer2", {"response_1": "pea"}, "equal responses"),
+        ("helpsteer3", {"response1": "pea"}, "equal responses"),
+        ("nemotron_genrm", {"messages": [[{"role": "user", "content": genrm_prompt(
+            "User: a", "x", "x")}]]}, "equal responses"),
         ("messages", {"messages": []}, "no answer at the end"),
         ("messages", {"messages": [{"role": "tool", "content": "4"}]}, "turns of tools"),
         ("nemotron_genrm", {"messages": [[{"role": "user", "content": genrm_prompt(
@@ -249,6 +273,26 @@ def test_instructions(tmp_path):
 )  # fmt: skip
 def test_rows_without_a_comparison_are_left_out_with_a_reason(tmp_path, name, changes, reason):
     assert one(tmp_path, name, **changes) == reason
+
+
+def test_equal_responses_that_are_not_the_best_stay(tmp_path):
+    (list_of_3,) = one(tmp_path, "comparisons", responses=["x", "y", "x"], rewards=[0, 2, 1])
+    assert list_of_3.best == 1
+    pairs = [one(tmp_path, name) for name in ("comparisons", "helpsteer3", "skywork")]
+    assert [len(found) for found in pairs] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["comparisons", "ultrafeedback", "messages"])
+def test_linked_folders_are_read_and_hidden_names_are_not(tmp_path, name):
+    file, row = ROWS[name]
+    write(tmp_path / "real", file, row)
+    wanted = [r.uid for records in read(name, tmp_path / "real") for r in records]
+    for hidden in (f"._{file}", f".{file}.swp", f".ipynb_checkpoints/{file}"):
+        write(tmp_path / "real", hidden).write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    for folder in ("real", "linked"):
+        found = read(name, tmp_path / folder)
+        assert [r.uid for records in found for r in records] == wanted
 
 
 MISSING = object()
@@ -264,7 +308,6 @@ MISSING = object()
         ("offsetbias", "label", "1"),
         ("offsetbias", "label", 0),
         ("offsetbias", "output_2", MISSING),
-        ("skywork", "chosen", turns("Hello", last="user")),
         ("skywork", "rejected[0].role", [{"role": "bot", "content": "a"}]),
         ("skywork", "source", MISSING),
         ("helpsteer2", "split", "test"),
@@ -338,9 +381,16 @@ def test_broken_parquet_rows_and_files_are_named(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([row, {**row, "label": 5}]), path)
     with pytest.raises(FieldError, match=r"train\.parquet\[1\]: field 'label'"):
         read("offsetbias", path)
-    path.write_bytes(path.read_bytes()[:-20])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
     with pytest.raises(ValueError, match="damaged Parquet file"):
         read("offsetbias", path)
+    for flipped in range(4, len(whole), 7):  # what pyarrow says to it is not always its own error
+        path.write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 0xFF]) + whole[flipped + 1 :])
+        try:
+            read("offsetbias", path)
+        except ValueError as error:
+            assert str(path) in str(error)
 
 
 def test_a_cut_archive_is_named(tmp_path):

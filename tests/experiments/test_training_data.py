@@ -106,6 +106,35 @@ def test_the_check_counts_and_is_not_repeated(files, tmp_path, monkeypatch):
         checked(files, tmp_path)
 
 
+def test_linked_benchmarks_are_compared_and_seen_to_change(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (files / "suites" / "judgebench").rename(tmp_path / "moved")
+    (files / "suites" / "judgebench").symlink_to(tmp_path / "moved")
+    folder = {"benchmark_dir": "~/suites", "train": "comparisons:~/own.jsonl"}
+    found = checked(files, tmp_path, **folder)
+    runs.write_json(tmp_path / "data.json", found.report)
+    assert not checked(files, tmp_path, **folder).fresh
+    path = tmp_path / "moved" / judgebench.FILE
+    row = json.loads(path.read_text().splitlines()[0])
+    write(path, {**row, "question": "easy soup 3?"})
+    with pytest.raises(ValueError, match="1 rows of the training data are in a benchmark"):
+        checked(files, tmp_path, **folder)
+
+
+def test_rows_that_cannot_be_used_are_counted_before_the_run(files, tmp_path):
+    equal = {**pair(2, "a?"), "responses": ["x", "x"]}
+    write(files / "own.jsonl", pair(0, "fine?"), pair(1, " "), equal)
+    turns = [{"role": "user", "content": "a"}, *instruction(1)["messages"]]
+    write(files / "general.jsonl", instruction(0), {"messages": turns})
+    said = []
+    checked(files, tmp_path, said)
+    assert said[1].endswith("1 records in 3 rows; left out: 1 blank query, 1 equal responses")
+    assert said[3].endswith("1 records in 2 rows; left out: 1 turns that do not alternate")
+    write(files / "general.jsonl", instruction(0), {"messages": "Say 1."})
+    with pytest.raises(ValueError, match=r"general\.jsonl:2: field 'messages': expected list"):
+        checked(files, tmp_path)
+
+
 def test_take_is_one_order_of_all_sets(files, tmp_path):
     found = checked(files, tmp_path)
     train = found.take("train", 100)

@@ -130,13 +130,13 @@ def load_suite(
         raise ValueError(f"unknown suite {name!r}; the known ones are {', '.join(SUITES)}")
     if limit is not None and limit < 1:
         raise ValueError(f"suite {name!r}: limit must be at least 1, got {limit}")
-    suite = SUITES[name]
+    suite, data_dir = SUITES[name], os.path.expanduser(data_dir)
     comparisons = suite.load(data_dir)
     if suite.subset_rows is not None:
         for subset, rows in count_rows(comparisons).items():
             if rows > suite.subset_rows[subset]:
                 raise ValueError(
-                    f"suite {name!r} in {os.fspath(data_dir)}: {rows} rows of subset {subset!r}, "
+                    f"suite {name!r} in {data_dir}: {rows} rows of subset {subset!r}, "
                     f"but the official files have {suite.subset_rows[subset]}"
                 )
     if limit is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from grm_jax.data.comparison import FieldError, require
+from grm_jax.files import visible_files
 
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
@@ -47,7 +48,7 @@ def find_tables(suite: str, data_dir: str | os.PathLike, folder: str, start: str
     """
     for base in (Path(data_dir) / folder, Path(data_dir)):
         for place in (base, base / "data"):
-            found = [p for p in sorted(place.glob(f"{start}*")) if p.name.endswith(SUFFIXES)]
+            found = [p for p in visible_files(place, f"{start}*") if p.name.endswith(SUFFIXES)]
             if found:
                 return found
     raise MissingFiles(
@@ -84,6 +85,13 @@ def texts(where: str, row: dict[str, Any], name: str) -> tuple[str, ...]:
     if not values:
         raise FieldError(where, name, "is empty")
     return tuple(values)
+
+
+def name_of(where: str, row: dict[str, Any], name: str) -> str:
+    """The text of `row[name]`, a string or a number; else FieldError."""
+    if type(row.get(name)) not in (int, str):
+        raise FieldError(where, name, "expected int or str")
+    return str(row[name])
 
 
 def one_of(where: str, row: dict[str, Any], name: str, known: Sequence[Any]) -> Any:

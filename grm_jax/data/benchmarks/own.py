@@ -16,6 +16,7 @@ from grm_jax.data.comparison import (
     collect,
     from_row,
     located,
+    present,
     read_messages,
     read_objects,
     require,
@@ -39,6 +40,7 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
 
 def _rows(path: Path) -> Iterator[tuple[str, Comparison]]:
     for number, (where, row) in enumerate(read_objects(path)):
+        row = present(row)
         if "chosen" not in row:
             yield where, from_row(where, row)
             continue

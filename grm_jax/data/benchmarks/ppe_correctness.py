@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from grm_jax.data.benchmarks.files import MissingFiles, find_tables
+from grm_jax.data.benchmarks.files import MissingFiles, find_tables, name_of
 from grm_jax.data.comparison import Comparison, FieldError, collect, located, read_objects, require
 from grm_jax.text.prompts import Message
 
@@ -32,7 +32,7 @@ def load_pairs(data_dir: str | os.PathLike) -> list[Comparison]:
 
     Raises:
       ValueError: no folder or no file; or a bad row, as ``path[row]: field 'x': ...``, such as a
-        pair of two right or two wrong responses, or one that occurs in both directions.
+        pair of two right or two wrong responses.
     """
     return collect(
         (where, comparison)
@@ -66,35 +66,26 @@ def _rows(suite: str, data_dir: str | os.PathLike) -> Iterator[tuple[str, str, d
                     yield where, domain, row
 
 
-def _name(where: str, domain: str, row: dict) -> str:
-    if type(row.get("question_id")) not in (int, str):
-        raise FieldError(where, "question_id", "expected int or str")
-    return f"{domain}/{row['question_id']}"
-
-
 def _scores(where: str, row: dict) -> list[bool]:
     scores = require(where, row, "scores", list)
     if len(scores) != K or not all(type(score) is bool for score in scores):
         raise FieldError(where, "scores", f"expected {K} booleans")
-    if len(set(scores)) == 1:
-        raise FieldError(where, "scores", f"all {K} are {scores[0]}: there is nothing to choose")
     return scores
 
 
 def _pairs(where: str, domain: str, row: dict) -> Iterator[Comparison]:
-    name, scores = _name(where, domain, row), _scores(where, row)
-    seen = set()
+    name, scores = f"{domain}/{name_of(where, row, 'question_id')}", _scores(where, row)
+    seen = []
     for p, pair in enumerate(require(where, row, "sampled_conflict_pairs", list)):
         field = f"sampled_conflict_pairs[{p}]"
         if not (isinstance(pair, list) and len(pair) == 2 and all(type(i) is int for i in pair)):
             raise FieldError(where, field, "expected [i, j]")
         i, j = pair
-        if not (0 <= i < K and 0 <= j < K) or scores[i] == scores[j] or (j, i) in seen:
-            problem = f"{pair} is no pair of a right and a wrong response that is new here"
-            raise FieldError(where, field, problem)
-        if (i, j) in seen:
+        if not (0 <= i < K and 0 <= j < K) or scores[i] == scores[j]:
+            raise FieldError(where, field, f"{pair} is no pair of a right and a wrong response")
+        if {i, j} in seen:
             continue
-        seen.add((i, j))
+        seen.append({i, j})
         yield located(
             where,
             f"ppe_correctness/{name}/{i}-{j}",
@@ -111,12 +102,12 @@ def _list(where: str, domain: str, row: dict) -> Comparison:
     scores = _scores(where, row)
     return located(
         where,
-        f"ppe_best_of_k/{_name(where, domain, row)}",
+        f"ppe_best_of_k/{domain}/{name_of(where, row, 'question_id')}",
         (Message("user", require(where, row, "prompt", str)),),
         tuple(require(where, row, f"response_{x + 1}", str) for x in range(K)),
         tuple(map(float, scores)),
         domain,
         {"model_name": row.get("model_name")},
-        several_best=scores.count(True) > 1,
+        several_best=scores.count(max(scores)) > 1,
         query="prompt",
     )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from grm_jax.data.benchmarks.files import find_tables, one_of
-from grm_jax.data.comparison import Comparison, FieldError, collect, located, read_objects, require
+from grm_jax.data.benchmarks.files import find_tables, name_of, one_of
+from grm_jax.data.comparison import Comparison, collect, located, read_objects, require
 from grm_jax.text.prompts import Message
 
 ROWS: Mapping[str, int] = {"": 16_038}
@@ -34,12 +34,10 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
 def _rows(path: os.PathLike) -> Iterator[tuple[str, Comparison]]:
     for where, row in read_objects(path):
         winner = one_of(where, row, "winner", WINNERS)
-        if type(row.get("question_id")) not in (int, str):
-            raise FieldError(where, "question_id", "expected int or str")
         rewards = {"model_a": (1.0, 0.0), "model_b": (0.0, 1.0)}.get(winner, (1.0, 1.0))
         yield where, located(
             where,
-            f"ppe_preference/{row['question_id']}",
+            f"ppe_preference/{name_of(where, row, 'question_id')}",
             (Message("user", require(where, row, "prompt", str)),),
             tuple(require(where, row, name, str) for name in ("response_1", "response_2")),
             rewards,

@@ -8,6 +8,7 @@ text, and `Suite.private` keeps the rows off every page.
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -33,6 +34,7 @@ ROWS: Mapping[str, int] = {
     f"{task}/{model}": rows for task in TASKS for model, rows in MODELS.items()
 }
 LABELS = ("no_error", "error")
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
 def load(data_dir: str | os.PathLike) -> list[Comparison]:
@@ -49,7 +51,7 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
     try:
         with zipfile.ZipFile(path) as archive:
             return collect(row for subset in ROWS for row in _rows(path, archive, subset))
-    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: damaged, or locked with another password: {error}") from None
 
 

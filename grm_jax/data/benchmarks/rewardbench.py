@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from grm_jax.data.benchmarks.files import find_tables, one_of, with_best
-from grm_jax.data.comparison import Comparison, FieldError, collect, located, read_objects, require
+from grm_jax.data.benchmarks.files import find_tables, name_of, one_of, with_best
+from grm_jax.data.comparison import Comparison, collect, located, read_objects, require
 from grm_jax.text.prompts import Message
 
 ROWS: Mapping[str, int] = {
@@ -42,9 +42,7 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
 def _rows(path: os.PathLike) -> Iterator[tuple[str, Comparison]]:
     for where, row in read_objects(path):
         subset = one_of(where, row, "subset", tuple(ROWS))
-        if type(row.get("id")) not in (int, str):
-            raise FieldError(where, "id", "expected int or str")
-        uid = f"rewardbench/{subset}/{row['id']}"
+        uid = f"rewardbench/{subset}/{name_of(where, row, 'id')}"
         chosen, rejected = (require(where, row, name, str) for name in ("chosen", "rejected"))
         messages = (Message("user", require(where, row, "prompt", str)),)
         answers, rewards = with_best(uid, chosen, [rejected])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from grm_jax.data.benchmarks.files import find_tables, one_of, place_of, texts
+from grm_jax.data.benchmarks.files import find_tables, name_of, one_of, place_of, texts
 from grm_jax.data.comparison import Comparison, FieldError, collect, located, read_objects, require
 from grm_jax.text.prompts import Message
 
@@ -37,7 +37,7 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
 def _rows(path: os.PathLike) -> Iterator[tuple[str, Comparison]]:
     for where, row in read_objects(path):
         subset = one_of(where, row, "subset", tuple(ROWS))
-        name = require(where, row, "id", str)
+        name = name_of(where, row, "id")
         chosen, rejected = (texts(where, row, side) for side in ("chosen", "rejected"))
         meta = {}
         if subset == "Ties":

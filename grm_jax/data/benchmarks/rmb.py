@@ -27,6 +27,7 @@ from grm_jax.data.comparison import (
     read_objects,
     require,
 )
+from grm_jax.files import visible_files
 
 LIST_ROWS: Mapping[str, int] = {"Helpfulness": 2109, "Harmlessness": 1677}
 PAIR_ROWS: Mapping[str, int] = {"Helpfulness": 10_067, "Harmlessness": 7064}
@@ -97,7 +98,7 @@ def _pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
 def _rows(suite: str, data_dir: str | os.PathLike, name: str) -> Iterator[tuple]:
     folder = find_folder(suite, data_dir, "rmb", name)
     for goal in LIST_ROWS:
-        paths = sorted((folder / goal).rglob("*.json"))
+        paths = visible_files(folder / goal, "**/*.json")
         if not paths:
             raise ValueError(f"{suite}: expected *.json files under {folder / goal}")
         for path in paths:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, from_row, read_objects
+from grm_jax.data.comparison import Comparison, ContentError, from_row, read_objects
 from grm_jax.data.training_sets import (
     helpsteer2,
     helpsteer3,
@@ -23,7 +23,8 @@ from grm_jax.data.training_sets import (
     ultrafeedback,
 )
 from grm_jax.data.training_sets.instructions import Instruction
-from grm_jax.data.training_sets.rows import Unusable
+from grm_jax.data.training_sets.rows import Unusable, check_usable
+from grm_jax.files import visible_files
 
 Record = Comparison | Instruction
 
@@ -55,11 +56,10 @@ class TrainingSet:
         Raises:
           ValueError: there is none.
         """
-        root = Path(path)
-        if root.is_file():
-            return [root]
+        if Path(path).is_file():
+            return [Path(path)]
         for pattern in self.files:
-            if found := sorted(root.glob(pattern)):
+            if found := visible_files(path, pattern):
                 return found
         raise ValueError(
             f"{self.name}: {path}: no such file, or no {' or '.join(self.files)} in it"
@@ -78,9 +78,12 @@ class TrainingSet:
             inside = file.name if file == Path(path) else file.relative_to(path).as_posix()
             for number, (where, row) in enumerate(read_objects(file)):
                 try:
-                    yield where, [*self.read(where, f"{self.name}/{inside}/{number}", row)]
-                except Unusable as unusable:
-                    yield where, str(unusable)
+                    records = [*self.read(where, f"{self.name}/{inside}/{number}", row)]
+                    for record in records:
+                        check_usable(record)
+                    yield where, records
+                except (Unusable, ContentError) as error:
+                    yield where, error.args[-1]
 
 
 SETS: Mapping[str, TrainingSet] = {

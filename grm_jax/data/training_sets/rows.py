@@ -46,32 +46,21 @@ def comparison(
       query: column of the file that became the messages.
 
     Raises:
-      Unusable: no query to answer, no single best response, or text with half a surrogate pair.
-      FieldError: anything else that a comparison must not be.
+      FieldError: a rule of `Comparison` is broken.
     """
-    _check_query(messages)
-    _check_unicode([*(message.content for message in messages), *responses])
-    if len(rewards) > 1 and list(rewards).count(max(rewards)) > 1:
-        raise Unusable("no single best response")
     return located(
         where, uid, tuple(messages), tuple(responses), tuple(rewards), uid.partition("/")[0],
         meta or {}, hint_note, query=query,
     )  # fmt: skip
 
 
-def _check_query(messages: Sequence[Message]) -> None:
-    if not messages or messages[-1].role != "user":
-        raise Unusable("no user turn at the end")
-    if not messages[-1].content.strip():
+def check_usable(record: Any) -> None:
+    """Raises Unusable for a record that a benchmark may have and nothing can be learned from."""
+    if not record.messages[-1].content.strip():
         raise Unusable("blank query")
-
-
-def _check_unicode(texts: Sequence[str]) -> None:
-    try:
-        for text in texts:
-            text.encode()
-    except UnicodeEncodeError:
-        raise Unusable("text that is not valid Unicode") from None
+    several = isinstance(record, Comparison) and record.n > 1
+    if several and record.responses.count(record.responses[record.best]) > 1:
+        raise Unusable("equal responses")
 
 
 def conversation(where: str, row: Mapping[str, Any], name: str) -> tuple[Message, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.comparison import Comparison, require
 from grm_jax.data.training_sets.rows import Unusable, comparison, conversation
 
 FILES = ("data/*.parquet", "*.parquet", "*.jsonl")
@@ -18,9 +18,8 @@ FILES = ("data/*.parquet", "*.parquet", "*.jsonl")
 def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
     """One pair; the files put the better response first, orders are drawn later."""
     sides = {name: conversation(where, row, name) for name in ("chosen", "rejected")}
-    for name, messages in sides.items():
-        if not messages or messages[-1].role != "assistant":
-            raise FieldError(where, name, "the last turn must be of the assistant")
+    if not all(side and side[-1].role == "assistant" for side in sides.values()):
+        raise Unusable("no response at the end")
     chosen, rejected = sides.values()
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("two different conversations")

@@ -410,7 +410,7 @@ class Reading(NamedTuple):
     order_right: bool | None
 
 
-_LINE = re.compile(r"^Response (\d+): (.*) = (\d+)$")
+_LINE = re.compile(r"^Response (\d+): (.*) = (\d{1,9})$")
 
 
 def read_trajectory(

@@ -28,21 +28,24 @@ _ASCII_SPACE = " \t\r\n\f\v"
 _MAX_DIGITS = 9  # longer integers are out of any range; int() refuses very long ones
 
 
-def boxes_in(text: str) -> list[str | None]:
-    r"""Contents of all boxes in the order in which they open; None for one that never closes."""
-    found: list[str | None] = []
-    stack: list[tuple[int | None, int]] = []  # open braces: (index of the box or None, start)
-    for brace in _BRACE.finditer(text):
+def boxes_in(text: str) -> list[slice | None]:
+    r"""Where the contents of all boxes stand, as they open; None for one that never closes.
+
+    Places instead of texts, because boxes inside boxes would be copied once a level.
+    """
+    boxes: list[slice | None] = []
+    starts: list[int] = []
+    open_braces: list[int] = []  # index of the box, or -1
+    for brace in _BRACE.finditer(text) if "\\boxed" in text else ():
         if brace.group() == "{":
-            stack.append((None, brace.end()))
+            open_braces.append(-1)
         elif brace.group() != "}":
-            stack.append((len(found), brace.end()))
-            found.append(None)
-        elif stack:
-            index, start = stack.pop()
-            if index is not None:
-                found[index] = text[start : brace.start()]
-    return found
+            open_braces.append(len(boxes))
+            starts.append(brace.end())
+            boxes.append(None)
+        elif open_braces and (index := open_braces.pop()) >= 0:
+            boxes[index] = slice(starts[index], brace.start())
+    return boxes
 
 
 def _split(content: str, separator: str = ",") -> list[str]:
@@ -62,12 +65,15 @@ def parse_strict(text: str, n: int, low: int = 1, high: int = 10) -> Parsed:
       no fraction, no markup, no inner braces.
     - Checked in this order: 'count', 'not_integer', 'out_of_range'.
     """
-    boxes = boxes_in(text)
+    return _strict(text, boxes_in(text), n, low, high)
+
+
+def _strict(text: str, boxes: list[slice | None], n: int, low: int, high: int) -> Parsed:
     if not boxes:
         return Parsed(None, "no_box")
     if boxes[-1] is None:
         return Parsed(None, "unclosed_box")
-    items = [item.strip(_ASCII_SPACE) for item in _split(boxes[-1])]
+    items = [item.strip(_ASCII_SPACE) for item in _split(text[boxes[-1]])]
     if len(items) != n:
         return Parsed(None, "count")
     if not all(_CANONICAL.fullmatch(item) for item in items):
@@ -90,7 +96,7 @@ _DOUBLE_BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _SEPARATOR = r"(?<!\\)[,;，、；]|\\quad|\band\b"
 # what a model wraps around a number without changing it
 _WRAPPING = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed)\b|\\[,;! ]|[\[\](){}$*`~\s\u200b]")
-_LABEL = re.compile(r"[a-z]+[0-9]*[:=]", re.IGNORECASE)
+_LABEL = re.compile(r"(?<![a-z])[a-z]+[0-9]*[:=]", re.IGNORECASE)  # from the start of a word only
 _NUMBER = re.compile(r"([+-]?[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/([0-9]{1,9}))?(?:points?|pts?)?\.?")
 
 
@@ -121,15 +127,16 @@ def parse_lenient(text: str, n: int, low: int = 1, high: int = 10) -> Parsed:
     reason 'out_of_range' does not occur, except for numbers of more than 9 digits, which are
     'not_integer'.
     """
-    strict = parse_strict(text, n, low, high)
+    boxes = boxes_in(text)
+    strict = _strict(text, boxes, n, low, high)
     if strict.scores is not None or strict.reason == "unclosed_box":
         return strict
-    boxes = boxes_in(text) or _DOUBLE_BRACKETS.findall(text)
+    boxes = boxes or [slice(*found.span(1)) for found in _DOUBLE_BRACKETS.finditer(text)]
     if not boxes:
         return strict
-    items = _split(boxes[-1], _SEPARATOR)
+    items = _split(text[boxes[-1]], _SEPARATOR)
     if len(items) == 1 and n > 1 and len(boxes) >= n:
-        last = [_split(box or "", _SEPARATOR) for box in boxes[-n:]]
+        last = [_split(text[box] if box else "", _SEPARATOR) for box in boxes[-n:]]
         if all(len(one) == 1 for one in last):
             items = [one[0] for one in last]
     if len(items) != n:

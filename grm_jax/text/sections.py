@@ -7,8 +7,9 @@ come from `grm_jax.text.scores`.
 import re
 from typing import NamedTuple
 
-# Models put marks of Markdown around headings.
-_HEADING = re.compile(r"^[#*\s]*(Specific Criteria|Analysis|Scores)\b[*\s]*:", re.M | re.I)
+# Models put marks of Markdown around headings. A match stays on its line before the heading: across
+# lines, every line of a run of empty ones would be tried to the end of the run.
+_HEADING = re.compile(r"^[#* \t]*(Specific Criteria|Analysis|Scores)\b[*\s]*:", re.M | re.I)
 
 
 class Sections(NamedTuple):

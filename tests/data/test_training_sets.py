@@ -210,6 +210,9 @@ def test_samples_of_a_problem_are_pairs_and_singles(tmp_path):
         (r"\text{(B)}", "(B)", True), ("12", "21", False), ("", "0", False), ("3.", "3", True),
         (r"\frac{1}{0}", r"\frac{1}{0}", True), ("1/0", "2/0", False),
         (r"\frac{n+1}{2}", r"\tfrac{n+1}{2}", True), ("x+1", "1+x", False),
+        ("\N{MINUS SIGN}5", "-5", True), ("A", "(A)", True), ("(A)", "(B)", False),
+        (r"3\frac12", "3.5", True), (r"-3\frac{1}{2}", r"-\frac72", True), ("x=5", "y=5", False),
+        ("x = 5", "$x=5.0$", True), ("y=1,000", "1000", True), ("1" * 5000, "1" * 5000, False),
         (r"\{1, 2\}", r"\{1,2\}", True), ("1.0e3", "1000", False), ("٣", "3", False),
     ],
 )  # fmt: skip
@@ -221,6 +224,7 @@ def test_answers_are_the_same_by_form_or_as_numbers(answer, gold, same):
 def test_the_last_box_is_the_answer():
     assert final_answer(r"\boxed{1} then \boxed{\frac{1}{\sqrt{2}}} done") == r"\frac{1}{\sqrt{2}}"
     assert final_answer(r"\boxed{1} then \boxed{2") is None
+    assert final_answer(r"so $\boxed 5$.") == "5" and final_answer(r"\boxed 1, \boxed{2}") == "2"
     assert final_answer("1") is None and not same_answer(None, "1")
 
 

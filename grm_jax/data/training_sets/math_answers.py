@@ -56,15 +56,28 @@ def _gold(where: str, row: dict[str, Any]) -> str | None:
     return final_answer(require(where, row, "solution", str))
 
 
+_MAX_LENGTH = 1000  # of an answer; int() refuses numbers of some thousand digits
+# TeX boxes what follows `\boxed` without braces too.
+_BARE_BOX = re.compile(r"\\boxed[ \t]+([^\s{}$]+)")
+
+
 def final_answer(text: str) -> str | None:
-    r"""Content of the `\boxed{}` that opens last; None without one, or if it never closes."""
+    r"""Content of the `\boxed{}` that opens last; None without one, or if it never closes.
+
+    Where no box has braces, `\boxed 5` counts.
+    """
     boxes = boxes_in(text)
-    return boxes[-1] if boxes else None
+    if not boxes:
+        return (_BARE_BOX.findall(text) or [None])[-1]
+    return None if boxes[-1] is None else text[boxes[-1]]
 
 
 def same_answer(answer: str | None, gold: str) -> bool:
-    """Whether an answer is the right one, by its form; None is not."""
-    if answer is None:
+    """Whether an answer is the right one, by its form; None, or a text without end, is not."""
+    if answer is None or len(answer) > _MAX_LENGTH:
+        return False
+    variables = [found[1] for side in (answer, gold) if (found := _VARIABLE.match(side))]
+    if len(set(variables)) == 2:  # x=5 is not y=5
         return False
     left, right = normal_answer(answer), normal_answer(gold)
     if left == right:
@@ -84,37 +97,44 @@ _FRAC = re.compile(r"\\[dtc]?frac")
 # An argument without braces is one character: \frac12, \frac1{2}, \sqrt3.
 _BARE = re.compile(r"(\\frac(?:\{[^{}]*\})?|\\sqrt)([0-9a-zA-Z])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_VARIABLE = re.compile(r"[\s$]*([a-zA-Z])\s*=")
 _DEFINED = re.compile(r"[a-zA-Z]=(.+)")
+_CHOICE = re.compile(r"\(([a-zA-Z])\)")
 
 
 def normal_answer(text: str) -> str:
     r"""One spelling for answers that differ in looks only.
 
     Spaces, `\left`, `$`, degrees and percent signs, a unit in `\text{}` after a number, `x=`
-    before and a full stop after the answer are dropped; `\dfrac`, `\tfrac` and `\frac12` become
-    `\frac{}{}`; commas of thousands go; words do not distinguish case.
+    before and a full stop after the answer, and the brackets of a choice `(A)` are dropped;
+    `\dfrac`, `\tfrac` and `\frac12` become `\frac{}{}`; commas of thousands go; words do not
+    distinguish case.
     """
-    text = _LOOKS.sub("", text).strip().rstrip(".")
+    text = _LOOKS.sub("", text.replace("\N{MINUS SIGN}", "-")).strip().rstrip(".")
     text = _TEXT.sub(r"\1", _UNIT.sub("", text))
     text = _FRAC.sub(r"\\frac", re.sub(r"\s+", "", text))
     while (braced := _BARE.sub(r"\1{\2}", text)) != text:
         text = braced
-    if defined := _DEFINED.fullmatch(text):
-        text = defined[1]
+    for pattern in (_DEFINED, _CHOICE):
+        if inner := pattern.fullmatch(text):
+            text = inner[1]
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     return text.casefold() if len(text) > 1 and text.isalpha() else text
 
 
 _DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)"
-_RATIO = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
+# Whole part of a mixed number and fraction, or a ratio.
+_RATIO = re.compile(r"([+-]?)(\d*)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)", re.ASCII)
 
 
 def _number(text: str) -> Fraction | None:
     if re.fullmatch(_DECIMAL, text, re.ASCII):
         return Fraction(text.rstrip("."))
     if match := _RATIO.fullmatch(text):
-        sign, top, bottom = match[1] or "", match[2] or match[4], match[3] or match[5]
-        if int(bottom):
-            return Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1)
+        sign, whole, *ratio = match.groups()
+        top, bottom = (int(part) for part in ratio if part)
+        if bottom:
+            size = int(whole or 0) + Fraction(top, bottom)
+            return -size if sign == "-" else size
     return None

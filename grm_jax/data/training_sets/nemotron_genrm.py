@@ -25,7 +25,7 @@ from grm_jax.text.prompts import Message
 FILES = ("data/train.jsonl", "train.jsonl")
 
 _PROMPT = re.compile(
-    r"#### Conversation Context ####\n(?P<context>.*?)\n+"
+    r"#### Conversation Context ####\n(?P<context>.*?)\n"
     r"#### Responses to be Scored ####\n+"
     r"\[The (?:Begin|Start) of Response 1\]\n(?P<first>.*?)\n?\[The End of Response 1\]\n+"
     r"\[The (?:Begin|Start) of Response 2\]\n(?P<second>.*?)\n?\[The End of Response 2\]\n+"
@@ -48,11 +48,12 @@ def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
     if count != 2:
         raise FieldError(where, "num_responses", f"expected 2, got {count}")
     prompt = _prompt(where, row)
+    # First, because a search among many markers takes long.
+    if any(prompt.count(marker) > (2 if "Response " in marker else 1) for marker in _MARKERS):
+        raise Unusable("markers inside a text")
     match = _PROMPT.search(prompt)
     if match is None:
         raise FieldError(where, "messages", "no context with two responses between the markers")
-    if any(prompt.count(marker) > (2 if "Response " in marker else 1) for marker in _MARKERS):
-        raise Unusable("markers inside a text")
     yield comparison(
         where, f"{uid.partition('/')[0]}/{require(where, row, 'uuid', str)}",
         _messages(match["context"]), (match["first"], match["second"]),

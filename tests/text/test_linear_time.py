@@ -1,0 +1,45 @@
+"""Whatever a model writes, reading it takes time in proportion to its length."""
+
+import time
+
+import pytest
+
+from grm_jax.data.training_sets.math_answers import final_answer, same_answer
+from grm_jax.text.prompts import guard
+from grm_jax.text.scores import last_box_start, parse_lenient, parse_strict
+from grm_jax.text.sections import split_sections
+
+MEGABYTE = 1_000_000
+TEXTS = {
+    "newlines": "\n", "spaces": " ", "letters": "a", "words": "analysis ", "commas": ",",
+    "headings": "Analysis\n", "hashes": "#", "braces": "{", "nested boxes": "\\boxed{",
+    "boxes": "\\boxed{8, 9} ", "brackets": "[[8", "labels": "a1", "fractions": "\\frac1",
+    "open delimiters": "[The ", "escapes": "\\", "digits": "1", "equations": "x=",
+}  # fmt: skip
+READERS = {
+    "split_sections": split_sections,
+    "parse_strict": lambda text: parse_strict(text, 2),
+    "parse_lenient": lambda text: parse_lenient(text, 2),
+    "parse_lenient of a box": lambda text: parse_lenient(f"\\boxed{{{text}}}", 1),
+    "parse_lenient of brackets": lambda text: parse_lenient(f"[[{text}]]", 1),
+    "last_box_start": last_box_start,
+    "final_answer": final_answer,
+    "same_answer": lambda text: same_answer(text, "1"),
+    "guard": guard,
+}
+
+
+def seconds(reader, text):
+    began = time.process_time()
+    reader(text)
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_megabyte_is_read_in_a_second(reader, text):
+    piece = TEXTS[text]
+    whole = piece * (MEGABYTE // len(piece)) + ("}" * 100_000 if text == "nested boxes" else "")
+    # A tenth first, so that a square ends here and not after minutes.
+    assert seconds(READERS[reader], whole[: len(whole) // 10]) < 0.5
+    assert any(seconds(READERS[reader], whole) < 1 for _ in range(3))  # others use the machine too

@@ -113,6 +113,8 @@ def notes(suites: Sequence[Suite], rules: CountingRules, draw) -> list[str]:
         cut = {t.uid for d in suite.drawn for own in d.groups for t in own if t.truncated}
         if cut:
             text += f"; texts of {len(cut)} comparisons shortened to fit the prompt"
+        if unbalanced := draw.unbalanced(suite.comparisons):
+            text += f"; {unbalanced}"
         found.append(text)
     found += [
         "accuracy: 95 % bootstrap interval over comparisons, those with one query together, never "

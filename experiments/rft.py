@@ -35,6 +35,8 @@ def draw_stage(
     else:
         params = run.for_rollout(params)
     fingerprint = run.fingerprint(digest, config, (config, engine.buckets, *comparisons))
+    if unbalanced := config.unbalanced(comparisons):
+        run.say(f"{stage}: {unbalanced}")
     with TrajectoryStore(run.path("trajectories", f"{stage}.jsonl")) as store:
         title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
 

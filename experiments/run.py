@@ -381,7 +381,9 @@ class Run:
         parts = [
             digest, prompts.template_fingerprint(), self.tokenizer.fingerprint(),
             draw.form, draw.principles, repr(draw.temperature), repr(draw.top_p),
-            draw.order_policy, str(draw.max_orders), str(self.config.seed),
+            # Before it meant cyclic shifts, "balanced" had other orders; they are never mixed.
+            draw.order_policy.replace("balanced", "cyclic"), str(draw.max_orders),
+            str(self.config.seed),
             *map(repr, work),
         ]  # fmt: skip
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

@@ -63,6 +63,14 @@ class DrawConfig(Checked):
         """Whether a comparison is scored 0 or 1."""
         return comparison.n == 1 and self.binary_singles
 
+    def unbalanced(self, comparisons: Sequence[Comparison]) -> str:
+        """How many comparisons "balanced" cannot show equally often at each place; "" for none."""
+        wide = sum(comparison.n > self.max_orders for comparison in comparisons)
+        if self.order_policy != "balanced" or not wide:
+            return ""
+        return (f"orders of {wide} comparisons are not balanced: they have more responses than "
+                f"draw.max_orders, {self.max_orders}")  # fmt: skip
+
 
 def prompt_ids(
     comparison: Comparison,

@@ -5,7 +5,6 @@ drawn from a stable hash of what they belong to, never from a global generator.
 """
 
 import itertools
-import math
 
 import numpy as np
 
@@ -33,15 +32,9 @@ def group_order(n: int, *, uid: str, step: int, seed: int) -> Order:
 
 
 def _balanced(n: int, max_orders: int, rng: np.random.Generator) -> list[Order]:
-    """At most `max_orders` distinct permutations: an order, its reverse, then further ones."""
-    count = min(max_orders, math.factorial(n))
-    chosen: list[Order] = []
-    while len(chosen) < count:
-        order = _permutation(n, rng)
-        for candidate in (order, order[::-1]):
-            if candidate not in chosen and len(chosen) < count:
-                chosen.append(candidate)
-    return chosen
+    """A random order and its cyclic shifts, or `max_orders` of them: a Latin square if all n."""
+    base, count = _permutation(n, rng), min(max_orders, n)
+    return [base[shift:] + base[:shift] for shift in (i * n // count for i in range(count))]
 
 
 def orders_for(
@@ -51,14 +44,15 @@ def orders_for(
 
     Args:
       policy: "random" draws one for each sample, as in the paper; "balanced" spreads the samples
-        evenly over at most `max_orders` permutations, so that no more prompts are prefilled;
+        evenly over a random order and its cyclic shifts, so that each response stands equally
+        often at each place, up to one, and min(n, `max_orders`) prompts are prefilled;
         "both" shows the order of the data and its reverse in turn, as benchmarks that judge a pair
         twice do; "identity" keeps the order of the data.
       n: number of responses.
       k: number of samples. A sample's order does not depend on k.
       uid: of the comparison.
       seed: of the run.
-      max_orders: bound for "balanced".
+      max_orders: bound for "balanced"; below n, places are not balanced.
 
     Raises:
       ValueError: for an unknown policy, or a bound that leaves no order.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import types
 
 import jax
 import ml_collections
@@ -12,6 +14,8 @@ import pytest
 from configs import small_world
 from experiments import run as runs
 from experiments import schema, sections, settings
+from grm_jax.sampling.draw import DrawConfig
+from grm_jax.text import prompts
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +155,19 @@ def test_a_workdir_in_use_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is in use by another process"):
         runs.Run(_config(), tmp_path)
     held.close()
+
+
+def test_trajectories_of_former_balanced_orders_are_not_taken_for_balanced_ones():
+    run = types.SimpleNamespace(
+        tokenizer=types.SimpleNamespace(fingerprint=lambda: "t"),
+        config=types.SimpleNamespace(seed=0),
+    )
+    for policy in ("random", "balanced"):
+        draw = DrawConfig(k=2, order_policy=policy)
+        parts = ["d", prompts.template_fingerprint(), "t", draw.form, draw.principles, "1.0",
+                 "1.0", policy, "4", "0"]  # fmt: skip
+        former = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+        assert (runs.Run.fingerprint(run, "d", draw) == former) == (policy == "random")
 
 
 def test_ints_become_floats_and_lists_are_split():

@@ -158,6 +158,9 @@ def test_partial_rows_are_told_in_every_table():
     for table in tables:
         texts = [table.title, *table.notes, *(row.section for row in table.rows)]
         assert any("28 of 419 rows" in text for text in texts), table.title
+    few = report.notes(suites, RULES, DrawConfig(k=K, order_policy="balanced", max_orders=1))
+    assert "orders of 28 comparisons are not balanced" in few[0]
+    assert not any("not balanced" in note for note in notes)
     assert report.suite_table(other, lines["own"], notes) is None
     said = " ".join(tables[0].notes)
     for word in ("'sum'", "'uniform'", "'strict'", "'chance'", "'random'"):

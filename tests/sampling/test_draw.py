@@ -110,6 +110,14 @@ def test_samples_that_share_an_order_share_a_prompt(tokenizer):
     assert all(len(r.samples) == 4 for r in own)
 
 
+def test_orders_that_cannot_be_balanced_are_counted():
+    config = dataclasses.replace(CONFIG, order_policy="balanced", max_orders=2)
+    wide = sum(c.n > 2 for c in COMPARISONS)
+    assert wide and config.unbalanced(COMPARISONS).startswith(f"orders of {wide} comparisons")
+    assert not dataclasses.replace(config, max_orders=3).unbalanced(COMPARISONS)
+    assert not dataclasses.replace(config, order_policy="random").unbalanced(COMPARISONS)
+
+
 def test_group_orders_are_one_for_all_samples_and_change_with_the_step(tokenizer):
     config = dataclasses.replace(CONFIG, order_policy="group")
     by_step = [

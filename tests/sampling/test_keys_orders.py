@@ -88,8 +88,8 @@ def test_random_orders_are_uniform():
 
 @pytest.mark.parametrize(
     ("n", "k", "max_orders", "distinct"),
-    [(2, 8, 4, 2), (2, 7, 4, 2), (3, 8, 4, 4), (3, 12, 24, 6), (4, 32, 4, 4), (1, 4, 4, 1),
-     (4, 3, 4, 3), (4, 8, 1, 1)],
+    [(2, 8, 4, 2), (2, 7, 4, 2), (3, 8, 4, 3), (3, 12, 24, 3), (4, 32, 4, 4), (1, 4, 4, 1),
+     (4, 3, 4, 3), (4, 8, 1, 1), (5, 8, 4, 4)],
 )  # fmt: skip
 def test_balanced_orders_are_spread_evenly_over_few_permutations(n, k, max_orders, distinct):
     drawn = orders.orders_for("balanced", n, k, uid="a", seed=1, max_orders=max_orders)
@@ -105,11 +105,17 @@ def test_balanced_orders_show_two_responses_both_ways():
         assert sorted(drawn) == [(0, 1), (1, 0)]
 
 
-def test_balanced_orders_come_with_their_reverse():
-    for uid in "abcdef":
-        first, second, third, fourth = orders.orders_for("balanced", 4, 4, uid=uid, seed=0)
-        assert second == first[::-1]
-        assert fourth == third[::-1]
+@pytest.mark.parametrize("n", range(1, 9))
+def test_balanced_orders_put_each_response_equally_often_at_each_place(n):
+    for uid, k in itertools.product("abc", range(1, 41)):
+        drawn = np.array(orders.orders_for("balanced", n, k, uid=uid, seed=0, max_orders=8))
+        counts = (drawn[:, :, None] == np.arange(n)).sum(axis=0)  # [place, response]
+        assert counts.max() - counts.min() <= 1
+
+
+def test_few_balanced_orders_are_far_apart():
+    first, second = orders.orders_for("balanced", 6, 2, uid="a", seed=0, max_orders=2)
+    assert second == first[3:] + first[:3]
 
 
 def test_balanced_starts_with_either_direction():

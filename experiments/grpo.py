@@ -85,7 +85,7 @@ def run_stage(run: runs.Run) -> None:
         reference = run.load_params(run.stage("rft"))
     fingerprint = run.fingerprint(runs.params_digest(reference), draw_config)
     optimizer = make_optimizer(optimizer_config)
-    update = grpo.make_update_step(model, config, optimizer)
+    update = grpo.make_update_step(model, config, optimizer, draw_config.temperature)
     # With adapters, the reference is also the base of the policy.
     base, trained = lora.start(model, reference, run.adapter_key(stage), run.mesh)
     state = start_state(trained, optimizer, run.base_key)

@@ -318,6 +318,14 @@ def _check_together(config, built) -> None:
                 "config.benchmark.draw.k: must be at least 2 where order_policy is 'both'"
             )
     if "grpo" in built:
+        draw = built["grpo.draw"]
+        if not draw.temperature > 0:
+            raise ValueError("config.grpo.draw.temperature: must be above 0, or nothing is sampled")
+        if draw.top_p < 1:
+            raise ValueError(
+                f"config.grpo.draw.top_p: must be 1, got {draw.top_p}: the policy has no gradient "
+                "for what is cut off"
+            )
         steps, epochs = built["grpo.optimizer"].steps, built["grpo"].inner_epochs
         if steps % epochs:
             raise ValueError(

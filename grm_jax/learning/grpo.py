@@ -23,8 +23,10 @@ Left open by the paper, decided here, each a field of `GRPOConfig`:
   and it counts in the mean, so that a batch of solved prompts is not blown up.
 - pi_old is read from the sampler, which is what the formula says: the ratio then corrects for
   what the sampler did, also on the second epoch and when sampler and trainer disagree (low
-  precision, another kernel). Both log-probs are untempered. "trainer" instead puts the ratio at
-  exactly 1, which hides the disagreement; it therefore needs a single epoch.
+  precision, another kernel). "trainer" instead puts the ratio at exactly 1, which hides the
+  disagreement; it therefore needs a single epoch.
+- The policy is what is sampled: at a temperature T, pi, pi_old and pi_ref are softmax(logits / T).
+  The experiments refuse a nucleus (top-p below 1): what it cuts off has no gradient.
 - The reference policy is whatever parameters are passed in; the experiments pass those of RFT.
   Where adapters are trained it is their frozen base, which the policy shares with it.
 - Truncated trajectories are trained on like any other; their reward is -1 if no box was closed.
@@ -40,6 +42,7 @@ of a completion.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -62,6 +65,7 @@ from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, at_least, one_of
 
+MAX_LOG_RATIO = 20.0  # float32 overflows at 88, and the square of a gradient at 44
 RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
@@ -145,9 +149,15 @@ def _has_signal(rewards_PG):
 def kl_terms(logprobs: jax.Array, ref_logprobs: jax.Array, estimator: str) -> jax.Array:
     """Per-token estimate of KL(pi || pi_ref) from samples of pi, elementwise."""
     d = ref_logprobs - logprobs
-    return {"k1": lambda: -d, "k2": lambda: 0.5 * d * d, "k3": lambda: jnp.expm1(d) - d}[
+    return {"k1": lambda: -d, "k2": lambda: 0.5 * d * d, "k3": lambda: _above(d, jnp.expm1) - d}[
         estimator
     ]()
+
+
+def _above(log_ratio: jax.Array, exp: Callable) -> jax.Array:
+    """exp or expm1, above `MAX_LOG_RATIO` along its tangent: finite, and so is its gradient."""
+    excess = jnp.maximum(log_ratio - MAX_LOG_RATIO, 0.0)
+    return exp(jnp.minimum(log_ratio, MAX_LOG_RATIO)) + math.exp(MAX_LOG_RATIO) * excess
 
 
 def row_scales(config: GRPOConfig, mask_BU: jax.Array, weights_B: jax.Array) -> jax.Array:
@@ -170,7 +180,7 @@ def ratios(config: GRPOConfig, logprobs_BU, old_BU, mask_BU) -> jax.Array:
         lengths_B1 = jnp.maximum(jnp.sum(mask_BU, axis=1, keepdims=True), 1.0)
         mean_B1 = jnp.sum(log_ratio_BU, axis=1, keepdims=True) / lengths_B1
         log_ratio_BU = jnp.where(mask_BU > 0, jnp.broadcast_to(mean_B1, mask_BU.shape), 0.0)
-    return jnp.exp(log_ratio_BU)
+    return _above(log_ratio_BU, jnp.exp)
 
 
 def _clip_range(config: GRPOConfig) -> tuple[float, float]:
@@ -202,7 +212,7 @@ def policy_loss(
 
 
 def completion_logprobs(
-    model_config: ModelConfig, params: dict, batch: RolloutBatch
+    model_config: ModelConfig, params: dict, batch: RolloutBatch, temperature: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """log pi of the generated tokens and the entropy of their predictions, both [B, U].
 
@@ -217,13 +227,16 @@ def completion_logprobs(
         batch.prompt_lengths_B[:, None] - 1 + offsets_1U, batch.tokens_BT.shape[1] - 1
     )
     hidden_BUD = jnp.take_along_axis(hidden_BTD, places_BU[:, :, None], axis=1)
-    return heads.token_logprobs(model_config, params, hidden_BUD, batch.completion_BU)
+    return heads.token_logprobs(
+        model_config, params, hidden_BUD, batch.completion_BU, temperature=temperature
+    )
 
 
 def make_update_step(
-    model_config: ModelConfig, config: GRPOConfig, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, dict, RolloutBatch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted update.
+    model_config: ModelConfig, config: GRPOConfig, optimizer: optax.GradientTransformation,
+    temperature: float = 1.0,
+) -> Callable[[TrainState, dict, RolloutBatch], tuple[TrainState, dict[str, jax.Array]]]:  # fmt: skip
+    """The jitted update; `temperature` is that of the rollouts.
 
     Returns:
       (state, ref_params, batch) -> (state, metrics). The state is donated. Reference log-probs
@@ -238,12 +251,13 @@ def make_update_step(
       contains the first update); truncation_share, parse_failure_share: of rows; prompt_tokens,
       completion_tokens, completion_length; grad_norm before clipping, update_norm.
     """
-    return _update_step(model_config, config, optimizer.update)
+    return _update_step(model_config, config, optimizer.update, temperature)
 
 
 @functools.lru_cache
-def _update_step(model_config, config, update):
+def _update_step(model_config, config, update, temperature):
     pieces = config.micro_batches
+    logprobs_of = functools.partial(completion_logprobs, temperature=temperature)
     reference_config = lora.strip(model_config)
 
     def grpo_update(state: TrainState, ref_params: dict, batch: RolloutBatch):
@@ -256,7 +270,7 @@ def _update_step(model_config, config, update):
         mask_BU = batch.completion_mask_BU * batch.weights_B[:, None]
 
         # All that needs the reference or the whole batch comes before the split.
-        ref_BU = _reference_logprobs(reference_config, ref_params, batch, pieces)
+        ref_BU = _reference_logprobs(logprobs_of, reference_config, ref_params, batch, pieces)
         scales_B = row_scales(config, mask_BU, batch.weights_B)
         shaped_B = batch.rewards_B
         if config.kl_place == "reward":
@@ -270,7 +284,7 @@ def _update_step(model_config, config, update):
         def loss_fn(params, piece):
             part, ref_bU, advantages_b, scales_b, mask_bU, rows_b = piece
             policy = lora.join(base, params)
-            logprobs_bU, entropy_bU = completion_logprobs(model_config, policy, part)
+            logprobs_bU, entropy_bU = logprobs_of(model_config, policy, part)
             fixed_bU = jax.lax.stop_gradient(logprobs_bU)
             old_bU = part.logprobs_BU if config.old_logprobs == "sampler" else fixed_bU
             loss = policy_loss(config, logprobs_bU, old_bU, ref_bU, mask_bU, advantages_b, scales_b)
@@ -293,11 +307,11 @@ def _update_step(model_config, config, update):
     return jax.jit(grpo_update, donate_argnums=0)
 
 
-def _reference_logprobs(model_config, ref_params, batch, pieces):
+def _reference_logprobs(logprobs_of, model_config, ref_params, batch, pieces):
     if pieces == 1:
-        return completion_logprobs(model_config, ref_params, batch)[0]
+        return logprobs_of(model_config, ref_params, batch)[0]
     split = jax.tree.map(functools.partial(split_rows, pieces=pieces), batch)
-    ref = jax.lax.map(lambda part: completion_logprobs(model_config, ref_params, part)[0], split)
+    ref = jax.lax.map(lambda part: logprobs_of(model_config, ref_params, part)[0], split)
     return join_rows(ref)
 
 

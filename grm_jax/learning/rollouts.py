@@ -18,7 +18,7 @@ class Rollout(NamedTuple):
     Attributes:
       prompt_ids: token ids of the prompt.
       completion_ids: generated ids, the closing token included.
-      logprobs: the sampler's untempered log pi of the generated ids.
+      logprobs: the sampler's log-probs of the generated ids, of the policy that was sampled.
       reward: +1 or -1 by Eq. 11.
       truncated: it ended at the length limit.
       unparsed: no strict scores.
@@ -74,7 +74,7 @@ def rollout(prompt_ids: Sequence[int], trajectory: Trajectory) -> Rollout:
     return Rollout(
         prompt_ids=prompt_ids,
         completion_ids=trajectory.token_ids,
-        logprobs=trajectory.logprobs,
+        logprobs=trajectory.sampling_logprobs,
         reward=float(rewards_from_correct([trajectory.correct])[0]),
         truncated=trajectory.finish == "length",
         unparsed=trajectory.scores is None,

@@ -35,6 +35,7 @@ def token_logprobs(
     targets_BT: jax.Array,
     *,
     chunk: int = 2048,
+    temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-prob of each target and entropy of each prediction, without [B, T, V] in memory.
 
@@ -49,6 +50,7 @@ def token_logprobs(
       targets_BT: int32 token ids.
       chunk: tokens of the batch on one device per step of the scan; at least one position of each
         row.
+      temperature: pi is softmax(logits / temperature).
 
     Returns:
       log pi(target) and the entropy in nats, both [B, T] float32.
@@ -70,7 +72,7 @@ def token_logprobs(
     @jax.checkpoint
     def step(_, piece):
         hidden_BtD, targets_Bt = piece
-        logits_BtV = _logits(config, output_VD, hidden_BtD)
+        logits_BtV = _logits(config, output_VD, hidden_BtD) / temperature
         log_norm_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
         picked_Bt = jnp.take_along_axis(logits_BtV, targets_Bt[..., None], axis=-1)[..., 0]
         probs_BtV = jnp.exp(logits_BtV - log_norm_Bt[..., None])

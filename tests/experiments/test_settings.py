@@ -91,6 +91,8 @@ def test_every_variant_is_valid(variant):
          "config.benchmark.draw.k: must be at least 2"),
         ({"grpo__optimizer__steps": 3, "grpo__inner_epochs": 2},
          "config.grpo.optimizer.steps: 3 updates are not a multiple of config.grpo.inner_epochs"),
+        ({"grpo__draw__temperature": 0.0}, "config.grpo.draw.temperature: must be above 0"),
+        ({"grpo__draw__top_p": 0.9}, "config.grpo.draw.top_p: must be 1, got 0.9"),
         ({"mesh__data": 2, "grpo__loop__prompts_per_step": 3},
          "config.grpo.loop.prompts_per_step: 3"),
         ({"mesh__fsdp": 3}, "config.base.packing.batch_size: 4 rows are not a multiple of 3"),

@@ -1,5 +1,6 @@
 """GRPO against an independent numpy version, with loops where the library has masks."""
 
+import dataclasses
 import functools
 import math
 
@@ -182,6 +183,104 @@ def test_loss_and_gradient_of_a_tabular_policy_equal_numpy(case):
     assert float(loss) == pytest.approx(reference(table.reshape(-1)), abs=2e-6)
     np.testing.assert_allclose(grad, expected, atol=2e-6)
     assert np.abs(expected).max() > 1e-2
+
+
+LEVELS_AND_ESTIMATORS = [
+    (level, estimator) for level in ("token", "sequence") for estimator in ("k1", "k2", "k3")
+]
+
+
+def two_rows(gap, place, level, estimator):
+    """Loss of log pi, whose ratios to pi_old and pi_ref are `gap` at one place; and its rows."""
+    config = config_of("dr_grpo", ratio_level=level, kl_estimator=estimator, group_size=2)
+    logp = np.array([[-1.0, -2.0, -0.5], [-3.0, -1.5, -0.25]])
+    old, ref = logp - 0.1, logp + 0.2
+    # The second row has two tokens, so that its mean is `gap` at the level of sequences.
+    old[place] -= gap if level == "token" or place == (1, 2) else gap * (3, 2)[place[0]]
+    ref[place] += gap
+    mask_BU = jnp.array([[1.0, 1, 1], [1, 1, 0]])
+    scales_B = grpo.row_scales(config, mask_BU, jnp.ones(2))
+    old_BU, ref_BU = jnp.asarray(old, jnp.float32), jnp.asarray(ref, jnp.float32)
+
+    def loss(logp_BU):
+        advantages_B = jnp.array([1.0, -1.0])
+        return grpo.policy_loss(config, logp_BU, old_BU, ref_BU, mask_BU, advantages_B, scales_B)
+
+    lists = [unpadded(rows, [3, 2]) for rows in (logp, old, ref)]
+    return config, loss, jnp.asarray(logp, jnp.float32), lists
+
+
+@pytest.mark.parametrize(("level", "estimator"), LEVELS_AND_ESTIMATORS)
+@pytest.mark.parametrize("gap", [0.0, 5.0, 19.5, -5.0, -19.5])
+@pytest.mark.parametrize("row", [0, 1])
+def test_log_ratios_within_20_are_those_of_the_formula(level, estimator, gap, row):
+    config, loss, logp_BU, (logp, old, ref) = two_rows(gap, (row, 1), level, estimator)
+
+    def reference(flat):
+        return numpy_loss(config, [flat[:3], flat[3:]], old, ref, [1.0, -1.0], None)
+
+    at = np.concatenate([np.array(one) for one in logp])
+    value, grad = jax.value_and_grad(loss)(logp_BU)
+    assert float(value) == pytest.approx(reference(at), rel=1e-5, abs=1e-5)
+    want = differences(reference, at)
+    own = grad[np.array([[1, 1, 1], [1, 1, 0]], bool)]
+    np.testing.assert_allclose(own, want, atol=1e-5 * max(1, np.abs(want).max()))
+
+
+@pytest.mark.parametrize(("level", "estimator"), LEVELS_AND_ESTIMATORS)
+@pytest.mark.parametrize("gap", [89.0, 500.0, 1e4, -89.0, -500.0, -1e4])
+@pytest.mark.parametrize("place", [(0, 1), (1, 1), (1, 2)])  # the last is padding
+def test_a_log_ratio_that_overflows_has_a_finite_gradient(level, estimator, gap, place):
+    _, loss, logp_BU, _ = two_rows(gap, place, level, estimator)
+    value, grad = jax.value_and_grad(loss)(logp_BU)
+    assert np.isfinite(value) and np.isfinite(grad).all()
+    assert float(jnp.sum(grad * grad)) < 1e30  # as the norm takes it
+
+
+def test_the_exponential_goes_on_along_its_tangent():
+    d = np.array([-1e4, -89.0, -20.0, -1e-4, 0.0, 1e-4, 20.0, 20.5, 89.0, 1e4])
+    top, slope = np.minimum(d, 20.0), np.where(d > 20, math.exp(20), 0.0)
+    k3 = np.expm1(top) + slope * (d - 20) - d
+    zeros = jnp.zeros(d.shape)
+    np.testing.assert_allclose(grpo.kl_terms(zeros, jnp.asarray(d), "k3"), k3, 1e-6, 1e-9)
+    config, ones = grpo.GRPOConfig(), jnp.ones((1, d.size))
+    ratio = grpo.ratios(config, jnp.asarray(d)[None], zeros[None], ones)[0]
+    np.testing.assert_allclose(ratio, np.exp(top) + slope * (d - 20), rtol=1e-6, atol=1e-37)
+    bits = jnp.linspace(-20.0, 20.0, 1001)
+    same = grpo.ratios(config, bits[None], 0 * bits[None], jnp.ones((1, 1001)))[0]
+    np.testing.assert_array_equal(same, jnp.exp(bits))
+    np.testing.assert_array_equal(grpo.kl_terms(0 * bits, bits, "k3"), jnp.expm1(bits) - bits)
+    slopes = jax.vmap(jax.grad(lambda x: grpo.kl_terms(-x, 0.0, "k3")))(bits)
+    np.testing.assert_allclose(slopes, jnp.expm1(bits), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
+def test_the_gradient_is_that_of_the_policy_that_was_sampled(temperature):
+    """Three arms, every one weighed by its chance at the temperature: the exact expectation."""
+    table, rewards = np.array([0.5, -0.3, 1.1]), np.array([-1.0, 1.0, -1.0])
+
+    def policy(logits):
+        weights = np.exp(logits / temperature)
+        return weights / weights.sum()
+
+    model = dataclasses.replace(TINY, vocab_size=3, final_softcap=None)
+    config = grpo.GRPOConfig(kl_coef=0.0, advantage="dr_grpo")
+    chances = policy(table)
+    old_BU = jnp.asarray(np.log(chances)[:, None], jnp.float32)
+    arms_B, ones_BU = jnp.arange(3), jnp.ones((3, 1))
+
+    def loss(table_V):
+        params = {"embedding": table_V[:, None], "lm_head": table_V[:, None]}
+        logprobs_BU, _ = heads.token_logprobs(
+            model, params, jnp.ones((3, 1, 1)), arms_B[:, None], temperature=temperature
+        )
+        return grpo.policy_loss(
+            config, logprobs_BU, old_BU, old_BU, ones_BU, jnp.asarray(rewards),
+            jnp.asarray(chances),
+        )  # fmt: skip
+
+    want = differences(lambda logits: float(policy(logits) @ rewards), table)
+    np.testing.assert_allclose(-jax.grad(loss)(jnp.asarray(table, jnp.float32)), want, atol=1e-6)
 
 
 # ---- pieces ----
@@ -415,6 +514,29 @@ def test_metrics_equal_numpy(world):
     assert set(metrics) == {*expected, "loss", "grad_norm", "update_norm"}
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_temperature_is_that_of_policy_and_reference(world, pieces):
+    params, ref_params, rows, *_ = world
+    batch_of = functools.partial(make_batch, group_size=4, length=20, completion_length=8)
+
+    def tempered(params):
+        full = jnp.concatenate([naive_log_probs(params, row) for row in rows])
+        full = jax.nn.log_softmax(full / 1.5)
+        ids = jnp.concatenate([jnp.asarray(row.completion_ids) for row in rows])
+        return full, jnp.take_along_axis(full, ids[:, None], axis=1)[:, 0]
+
+    full, new = map(np.asarray, tempered(params))
+    d = np.asarray(tempered(ref_params)[1]) - new
+    sampled = [row._replace(logprobs=own) for row, own in zip(rows, by_row(new, rows), strict=True)]
+    step = grpo.make_update_step(TINY, config_of("paper", micro_batches=pieces), DESCENT, 1.5)
+    state = create_state(jax.tree.map(jnp.copy, params), DESCENT, jax.random.key(0))
+    _, metrics = step(state, ref_params, batch_of(sampled))
+    assert metrics["logprob_gap_max"] < 1e-4
+    assert metrics["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["kl"] == pytest.approx(np.mean(np.exp(d) - d - 1), rel=1e-3)
+    assert metrics["entropy"] == pytest.approx(-np.sum(np.exp(full) * full, 1).mean(), rel=1e-4)
 
 
 def test_micro_batches_equal_the_whole_batch(world):

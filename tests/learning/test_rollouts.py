@@ -69,7 +69,7 @@ def test_rollout_of_a_stored_trajectory():
         token_ids=(4, 5), logprobs=(-1.5, -0.5), sampling_logprobs=(-9.0, -9.0), text="t",
         scores=None, parse_reason="no_box", lenient_scores=None, finish="length", correct=False,
     )  # fmt: skip
-    assert rollout([7], trajectory) == Rollout([7], (4, 5), (-1.5, -0.5), -1.0, True, True)
+    assert rollout([7], trajectory) == Rollout([7], (4, 5), (-9.0, -9.0), -1.0, True, True)
     with pytest.raises(ValueError, match="correct"):
         rollout([7], dataclasses.replace(trajectory, correct=None))
 

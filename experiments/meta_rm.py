@@ -4,8 +4,9 @@
 
 It learns from the non-hinted trajectories that rejective fine-tuning drew and from trajectories
 of the trained GRM, wrong ones included. Comparisons whose uid hashes to one tenth are held out:
-the AUC inside them is the metric that says whether guided voting can gain anything, and the
-checkpoint with the best one is what the stage becomes.
+the AUC inside them, over trajectories of the trained GRM, which are what is voted on, is the metric
+that says whether guided voting can gain anything, and the checkpoint with the best one is what the
+stage becomes.
 """
 
 import dataclasses
@@ -144,11 +145,11 @@ def _data(
         (t for t in trajectories if not scalar.held_out(t.uid)),
         only_mixed=config.only_mixed, balance=config.balance,
     )  # fmt: skip
-    # Only mixed comparisons can be counted in the AUC, and only samples with scores vote.
+    # Only mixed comparisons can be counted in the AUC; samples of the GRM with scores vote.
+    voting = (t for t in trajectories if t.stage == stage and t.scores is not None)
     development = meta_rm.select(
-        (t for t in trajectories if scalar.held_out(t.uid) and t.scores is not None),
-        only_mixed=True, balance="none",
-    )  # fmt: skip
+        (t for t in voting if scalar.held_out(t.uid)), only_mixed=True, balance="none"
+    )
     counts = {name: count for name, count in chosen.counts.items() if count}
     run.say(f"{stage}: of {len(trajectories)} trajectories {counts}")
     rows = _rows(run, chosen.examples, by_uid, loop.row_length)

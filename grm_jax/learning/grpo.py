@@ -233,9 +233,11 @@ def completion_logprobs(
 
 
 def make_update_step(
-    model_config: ModelConfig, config: GRPOConfig, optimizer: optax.GradientTransformation,
+    model_config: ModelConfig,
+    config: GRPOConfig,
+    optimizer: optax.GradientTransformation,
     temperature: float = 1.0,
-) -> Callable[[TrainState, dict, RolloutBatch], tuple[TrainState, dict[str, jax.Array]]]:  # fmt: skip
+) -> Callable[[TrainState, dict, RolloutBatch], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted update; `temperature` is that of the rollouts.
 
     Returns:

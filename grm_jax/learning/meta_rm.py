@@ -14,6 +14,8 @@ Left open by the paper, decided here:
   and counted.
 - `balance="comparison"` weighs the correct and the incorrect trajectories of a comparison
   equally. Otherwise the bias of easy and hard comparisons is learnt first and most.
+- Both are judged stage by stage: over stages that are right unequally often, who wrote a
+  trajectory would predict its label, and a vote is among trajectories of one.
 - The size of the data and the number of steps, which belong to the experiment.
 
 Letters: B batch, T tokens, D width.
@@ -103,13 +105,13 @@ def select(
     """Chooses and weighs training examples from the trajectories of all stages.
 
     Hinted trajectories are left out: their correctness is that of the hint. What is mixed, and
-    what is balanced, is judged over all stages of a comparison together. Balanced weights have a
-    mean of 1 within each comparison, and both classes the same sum.
+    what is balanced, is judged within a comparison and stage, where balanced weights have a mean
+    of 1 and both classes the same sum.
 
     Args:
       trajectories: of the RFT stage and of the trained GRM.
-      only_mixed: leave out comparisons with a single class.
-      balance: see `MetaRMConfig`. A comparison with a single class has weights of 1.
+      only_mixed: leave out what has a single class.
+      balance: see `MetaRMConfig`. What has a single class has weights of 1.
     """
     MetaRMConfig(balance=balance, only_mixed=only_mixed)
     counts = dict.fromkeys(("used_correct", "used_incorrect", "hinted", "unknown", "not_mixed"), 0)
@@ -121,11 +123,13 @@ def select(
             counts["unknown"] += 1
         else:
             usable.append(trajectory)
-    sizes = Counter((t.uid, t.correct) for t in usable)
+    sizes = Counter((t.uid, t.stage, t.correct) for t in usable)
     examples = []
     for trajectory in usable:
-        same = sizes[trajectory.uid, trajectory.correct]
-        other = sizes[trajectory.uid, not trajectory.correct]
+        same, other = (
+            sizes[trajectory.uid, trajectory.stage, correct]
+            for correct in (trajectory.correct, not trajectory.correct)
+        )
         if only_mixed and not other:
             counts["not_mixed"] += 1
             continue

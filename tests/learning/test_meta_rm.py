@@ -40,6 +40,8 @@ DRAWN = [
     trajectory("b", 1, True),
     trajectory("c", 0, False),
     trajectory("c", 0, True, stage="grpo"),
+    trajectory("c", 1, False, stage="grpo"),
+    trajectory("c", 2, False, stage="grpo"),
     trajectory("d", 0, None),
     # A hinted trajectory does not make a comparison mixed.
     trajectory("e", 0, False),
@@ -50,10 +52,10 @@ DRAWN = [
 @pytest.mark.parametrize(
     ("options", "used", "weights"),
     [
-        ({}, [0, 1, 2, 3, 7, 8], [4 / 6, 4 / 2, 4 / 6, 4 / 6, 1, 1]),
-        ({"balance": "none"}, [0, 1, 2, 3, 7, 8], [1] * 6),
-        ({"only_mixed": False}, [0, 1, 2, 3, 5, 6, 7, 8, 10],
-         [4 / 6, 4 / 2, 4 / 6, 4 / 6, 1, 1, 1, 1, 1]),
+        ({}, [0, 1, 8, 9, 10], [1, 1, 3 / 2, 3 / 4, 3 / 4]),
+        ({"balance": "none"}, [0, 1, 8, 9, 10], [1] * 5),
+        ({"only_mixed": False}, [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 12],
+         [1, 1, 1, 1, 1, 1, 1, 3 / 2, 3 / 4, 3 / 4, 1]),
     ],
 )  # fmt: skip
 def test_selection(options, used, weights):
@@ -67,17 +69,32 @@ def test_selection(options, used, weights):
         "used_incorrect": len(used) - right,
         "hinted": 2,
         "unknown": 1,
-        "not_mixed": 9 - len(used),
+        "not_mixed": 11 - len(used),
     }
     assert sum(counts.values()) == len(DRAWN)
 
 
 def test_balanced_weights_give_both_classes_the_same_sum():
     examples, _ = meta_rm.select(DRAWN)
-    for uid, size in (("a", 4), ("c", 2)):
+    for uid, size in (("a", 2), ("c", 3)):
         own = [example for example in examples if example.trajectory.uid == uid]
         assert sum(example.weight for example in own) == pytest.approx(size)
         assert sum(e.weight for e in own if e.label) == pytest.approx(size / 2)
+
+
+def test_who_wrote_a_trajectory_does_not_predict_its_label():
+    rng = np.random.default_rng(0)
+    drawn = [
+        trajectory(f"u{i}", sample, bool(rng.random() < right), stage=stage)
+        for i in range(200)
+        for stage, count, right in (("rft", 3, 0.5), ("meta_rm", 8, 0.7))
+        for sample in range(count)
+    ]
+    examples, _ = meta_rm.select(drawn)
+    for stage in ("rft", "meta_rm"):
+        own = [example for example in examples if example.trajectory.stage == stage]
+        right = sum(e.weight for e in own if e.label) / sum(e.weight for e in own)
+        assert right == pytest.approx(0.5)
 
 
 def test_bad_choices_and_batches():

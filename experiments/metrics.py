@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from grm_jax.files import write_atomically
+from grm_jax.files import append, json_object, write_atomically
 
 
 class Metrics:
@@ -22,31 +22,44 @@ class Metrics:
         if not data.endswith(b"\n"):  # a line torn by a kill
             os.truncate(self._path, data.rfind(b"\n") + 1)
 
+    def _lines(self) -> list[tuple[bytes, dict]]:
+        """Every line with its record. Raises ValueError, naming path and line, for damage."""
+        found = []
+        for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
+            record = json_object(line, self._path, number)
+            if (type(record.get("stage")), type(record.get("step"))) != (str, int):
+                raise ValueError(f"{self._path}:{number}: no record: stage or step is missing")
+            found.append((line, record))
+        return found
+
     def rewind(self, stage: str, step: int) -> None:
         """Removes the records of a stage from `step` on: its steps from there are done again.
 
         Records of other stages stay, also later ones: two stages may be unfinished in one workdir,
         such as the meta RM and the arm without principles.
         """
-        lines = self._path.read_bytes().splitlines(keepends=True)
-        records = map(json.loads, lines)
+        lines = self._lines()
         kept = [
-            line
-            for line, record in zip(lines, records, strict=True)
-            if record["stage"] != stage or record["step"] < step
+            line for line, record in lines if record["stage"] != stage or record["step"] < step
         ]
         if len(kept) < len(lines):
             write_atomically(self._path, b"".join(kept))
 
-    def write(self, stage: str, step: int, values: Mapping, times: Mapping | None = None) -> None:
-        """Appends one record. Raises FloatingPointError for a value that is not finite."""
+    @staticmethod
+    def check(stage: str, step: int, values: Mapping) -> dict[str, float]:
+        """The values as numbers. Raises FloatingPointError for one that is not finite."""
         numbers = {name: float(value) for name, value in values.items()}
         bad = [name for name, value in numbers.items() if not np.isfinite(value)]
         if bad:
             raise FloatingPointError(f"stage {stage}, step {step}: {', '.join(bad)} not finite")
+        return numbers
+
+    def write(self, stage: str, step: int, values: Mapping, times: Mapping | None = None) -> None:
+        """Appends one record, whole or not at all. Raises as `check`, and OSError."""
+        numbers = self.check(stage, step, values)
         record = {"stage": stage, "step": step, **numbers, "time": dict(times or {})}
-        with open(self._path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(self._path, "ab") as file:
+            append(file.fileno(), json.dumps(record).encode() + b"\n")
         writer = self._writers.get(stage)
         if writer is None:
             import tensorboardX
@@ -58,4 +71,4 @@ class Metrics:
 
     def read(self) -> list[dict]:
         """All records."""
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        return [record for _, record in self._lines()]

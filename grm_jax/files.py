@@ -1,9 +1,45 @@
-"""Files that are whole or not there, and the walk over folders of data."""
+"""Files that are whole or not there, JSON in them, and the walk over folders of data."""
 
 import glob
+import json
 import os
 import pathlib
 import tempfile
+from typing import Any
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError as `json_object`, OSError without the file."""
+    return json_object(pathlib.Path(path).read_bytes(), path)
+
+
+def json_object(text: str | bytes, path: str | os.PathLike, line: int = 1) -> dict[str, Any]:
+    """The object that a JSON text, from `line` of a file on, is.
+
+    Raises:
+      ValueError: beginning with ``path:line``, for a text that is no JSON, or no object.
+    """
+    try:
+        value = json.loads(text.rstrip())  # an error after the last line end is one of the line
+    except (ValueError, RecursionError) as error:
+        line += getattr(error, "lineno", 1) - 1
+        raise ValueError(f"{path}:{line}: damaged, not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}:{line}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def append(handle: int, data: bytes) -> None:
+    """Adds to the end of an open file, durably; where that fails (a full disk), nothing of it."""
+    size = os.fstat(handle).st_size
+    try:
+        left = memoryview(data)
+        while left:  # one write, but the system may take a part of a very large one
+            left = left[os.write(handle, left) :]
+        os.fsync(handle)
+    except BaseException:
+        os.ftruncate(handle, size)
+        raise
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

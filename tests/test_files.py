@@ -52,3 +52,46 @@ def test_a_tree_with_links_is_walked_as_one_without(tmp_path):
     assert files.visible_files(tmp_path / "absent", "**/*") == []
     (linked / "gone.json").symlink_to(plain / "gone")  # who reads it will say so
     assert linked / "gone.json" in files.visible_files(linked, "*.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "1: damaged, not JSON: Expecting value"),
+        (b"\n", "1: damaged, not JSON: Expecting value"),
+        (b"\0" * 40, "1: damaged, not JSON"),
+        (b'{"a": 1,\n "b": }\n', "2: damaged, not JSON: Expecting value"),
+        (b'{"a": "\xff"}', "1: damaged, not JSON: 'utf-8' codec"),
+        (b'{"a":' * 100_000, "1: damaged, not JSON: maximum recursion"),
+        (b"[1]", "1: expected a JSON object, found list"),
+        (b"null\n", "1: expected a JSON object, found NoneType"),
+    ],
+)
+def test_damaged_json_is_an_error_with_path_and_line(tmp_path, data, problem):
+    path = tmp_path / "config.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError) as caught:
+        files.read_json(path)
+    assert str(caught.value).startswith(f"{path}:{problem}")
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync"])
+def test_a_failed_append_leaves_nothing(tmp_path, monkeypatch, failing):
+    """A full disk takes a part of a line, or says only at the sync that there is no room."""
+    path, write = tmp_path / "metrics.jsonl", files.os.write
+    path.write_bytes(b"old\n")
+    parts = iter([3])
+
+    def fail(handle, data=b""):
+        if failing == "write" and (room := next(parts, 0)):
+            return write(handle, data[:room])
+        raise OSError("disk full")
+
+    with open(path, "ab") as file:
+        monkeypatch.setattr(files.os, failing, fail)
+        with pytest.raises(OSError, match="disk full"):
+            files.append(file.fileno(), b"a new line\n")
+        monkeypatch.undo()
+        assert path.read_bytes() == b"old\n"
+        files.append(file.fileno(), b"new\n")
+    assert path.read_bytes() == b"old\nnew\n"

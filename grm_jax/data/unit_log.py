@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from grm_jax.data.comparison import FieldError
+from grm_jax.files import append, json_object
 
 
 def dump(record: Mapping[str, Any]) -> str:
@@ -120,14 +121,7 @@ class UnitLog:
         data = "".join(dump(line) + "\n" for line in lines).encode()
         if os.fstat(fd).st_size != self._offset:
             raise ValueError(f"{self.path}: was changed by another process while it was open")
-        try:
-            left = memoryview(data)
-            while left:  # one write, but the system may take a part of a very large one
-                left = left[os.write(fd, left) :]
-            os.fsync(fd)
-        except BaseException:
-            os.ftruncate(fd, self._offset)
-            raise
+        append(fd, data)
         self._add(group, unit, len(records), self._offset + len(data), keys)
 
     def truncate(self, offset: int) -> None:
@@ -170,8 +164,8 @@ class UnitLog:
             file.seek(entry.start)
             file.readline()
             for i in range(entry.n):
-                where = f"{self.path}:{entry.line + 1 + i}"
-                yield _object(where, file.readline()), where
+                line = entry.line + 1 + i
+                yield json_object(file.readline(), self.path, line), f"{self.path}:{line}"
 
     def _writable(self) -> int:
         if self._fd is None:
@@ -203,7 +197,7 @@ class UnitLog:
             if not raw.endswith(b"\n"):
                 return None  # the file ends here, or a write was torn here
             number, end = number + 1, end + len(raw)
-            return f"{self.path}:{number}", _object(f"{self.path}:{number}", raw)
+            return f"{self.path}:{number}", json_object(raw, self.path, number)
 
         if (head := line()) is None:
             return None
@@ -242,16 +236,6 @@ class UnitLog:
         if closing != {"end": unit}:
             raise ValueError(f"{where}: expected the closing line {{'end': {unit}}}")
         return group, unit, n, end, keys
-
-
-def _object(where: str, raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: damaged line: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: damaged line: not a JSON object")
-    return value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments.metrics import Metrics
+from grm_jax import files
 
 
 @pytest.fixture
@@ -40,3 +41,34 @@ def test_a_torn_line_is_cut_off(metrics, tmp_path):
     path.write_bytes(whole + json.dumps({"stage": "meta_rm"}).encode()[:-3])
     assert Metrics(tmp_path).read() == metrics.read()
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"\n", b"\0\0\0\n", b'{"stage": "meta_rm", "st\n', b'{"step": 1}\n', b"7\n"]
+)
+def test_a_damaged_line_is_named(metrics, tmp_path, wrong):
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], wrong, *lines[2:]]))
+    for read in (metrics.read, lambda: metrics.rewind("meta_rm", 0)):
+        with pytest.raises(ValueError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{path}:2: ")
+
+
+def test_a_record_that_could_not_be_written_leaves_whole_lines(metrics, tmp_path, monkeypatch):
+    path, write = tmp_path / "metrics.jsonl", files.os.write
+    before, room = path.read_bytes(), iter([5])
+
+    def fail(handle, data):
+        if size := next(room, 0):
+            return write(handle, data[:size])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(files.os, "write", fail)
+    with pytest.raises(OSError, match="no space"):
+        metrics.write("grpo", 1, {"loss": 1.0})
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    metrics.write("grpo", 1, {"loss": 1.0})
+    assert steps(metrics)[-1] == ("grpo", 1)

@@ -24,6 +24,7 @@ from absl import flags
 
 from experiments import arms, effects, results, schema, sections, settings, spct
 from experiments import run as runs
+from grm_jax.files import read_json
 from grm_jax.parallel import processes
 
 _SHARD = flags.DEFINE_string(
@@ -120,13 +121,13 @@ def check_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> No
     path = folder / "opened.json"
     if not path.exists():
         return
-    before = json.loads(path.read_text())
-    different = settings.differing_fields(before["config"], _decisive(config))
+    before = read_json(path)
+    different = settings.differing_fields(before.get("config", {}), _decisive(config))
     if different:
         raise ValueError(
-            f"{folder}: seed {config.seed} was opened on {before['date']} with another config and "
-            "is not held out any more; name fresh ones in config.ablate.seeds, this one in "
-            f"config.ablate.opened: {'; '.join(different)}"
+            f"{folder}: seed {config.seed} was opened on {before.get('date')} with another "
+            "config and is not held out any more; name fresh ones in config.ablate.seeds, this "
+            f"one in config.ablate.opened: {'; '.join(different)}"
         )
 
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import ml_collections
 
 from experiments import settings
+from grm_jax.files import read_json
 
 MAIN = ""  # the run itself, as an arm
 
@@ -139,7 +140,7 @@ def stage_name(
     ]  # fmt: skip
     paths = [folder / f"{name}.json" for name in names]
     begun = {
-        name: json.loads(path.read_text())
+        name: read_json(path)
         for name, path in zip(names, paths, strict=True) if path.exists()
     }  # fmt: skip
     for name, before in begun.items():

@@ -23,6 +23,7 @@ from experiments import (
     stored_lines,
 )
 from experiments import run as runs
+from grm_jax.files import read_json
 
 # Each has train(run, config) and measure(run, config, suites, rules) -> lines by suite.
 KINDS = {"bradley_terry": scalar_baselines, "pairrm": scalar_baselines, "cloud": cloud,
@@ -63,7 +64,7 @@ def claim(run: runs.Run, kind: str) -> None:
     section = json.loads(run.config.baseline.to_json())
     now = {"baseline": {name: value for name, value in section.items() if name != "k"}}
     if path.exists():
-        different = settings.differing_fields(json.loads(path.read_text()), now)
+        different = settings.differing_fields(read_json(path), now)
         if different:
             raise ValueError(
                 f"{path.parent} belongs to another config; give another --workdir, or undo: "

@@ -60,7 +60,7 @@ def fail(workdir: pathlib.Path, error: Exception) -> None:
     traceback.print_exception(error)
     text = f"process {index()} of {jax.process_count()} failed: {error}\n"
     partial = workdir / f"{FAILURE}.{index()}"
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(workdir / FAILURE)
     _end(text)
 
@@ -68,7 +68,7 @@ def fail(workdir: pathlib.Path, error: Exception) -> None:
 def _watch(path: pathlib.Path) -> None:
     while not path.exists():
         time.sleep(0.5)
-    _end(path.read_text())
+    _end(path.read_text(encoding="utf-8"))
 
 
 def _end(text: str) -> None:

@@ -17,7 +17,7 @@ from experiments import arms, counting
 from experiments import run as runs
 from experiments.counting import Line, Suite
 from grm_jax.evaluation import rules, statistics
-from grm_jax.files import write_atomically
+from grm_jax.files import read_json, write_atomically
 from grm_jax.models import cost
 
 VERSION = 3
@@ -127,7 +127,7 @@ def read_results(workdir: pathlib.Path) -> dict[str, Result]:
 
 def _read(path: pathlib.Path) -> Result:
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         if record["version"] != VERSION:
             raise ValueError(f"version {record['version']}, this reads {VERSION}")
         lines = {}

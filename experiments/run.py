@@ -40,8 +40,9 @@ from experiments.metrics import Metrics
 from experiments.training_data import TrainingData
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
-from grm_jax.files import write_atomically
+from grm_jax.files import read_json, write_atomically
 from grm_jax.learning import checkpoints
+from grm_jax.learning.checkpoints import params_digest
 from grm_jax.learning.state import TrainState
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import LoRAConfig, ModelConfig
@@ -91,7 +92,7 @@ class Run:
         self.writes = processes.index() == 0
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.writes:
-            self._lock = _claim(self.workdir)
+            self._lock = _Claim(self.workdir)
         self._check_config()
         self.console.quiet = not self.writes
         self.data = None
@@ -112,7 +113,7 @@ class Run:
         path = self.workdir / "config.json"
         now = json.loads(self.config.to_json())
         if path.exists():
-            before = json.loads(path.read_text())
+            before = read_json(path)
             fixed = [
                 {k: v for k, v in c.items() if k not in arms.FREE_SECTIONS} for c in (before, now)
             ]
@@ -229,6 +230,10 @@ class Run:
         return SentencePieceTokenizer.from_file(path)
 
     @functools.cached_property
+    def _pieces(self) -> str:
+        return self.tokenizer.fingerprints()["tokenizer"]
+
+    @functools.cached_property
     def model(self) -> ModelConfig:
         """Shape of the decoder; without released weights or a variant the vocabulary decides."""
         model = schema.model_config(self.config, self.tokenizer.vocab_size)
@@ -306,13 +311,17 @@ class Run:
 
         The folder params/<stage> is one that `tools.convert` exports. `reward`: a decoder and a
         scalar head.
+
+        Raises:
+          FloatingPointError: for a value that is not finite; nothing is written.
         """
+        checkpoints.require_finite(params, f"{self.path('params', stage)}")
         checkpoints.save_params(self.path("params", stage, record.PARAMS), params)
-        digest = params_digest(params)
+        done = {"stage": stage, "fingerprint": params_digest(params), "tokenizer": self._pieces}
         if self.writes:
             source = self.config.released.model if "released" in self.config else None
             record.write(self.path("params", stage), self.model, reward=reward, source=source)
-            write_json(self.path("params", stage, "DONE"), {"fingerprint": digest})
+            write_json(self.path("params", stage, "DONE"), done)
         processes.wait(f"parameters of {stage}")
         if self.stopping:
             self.stop(f"stage {stage}")
@@ -325,15 +334,26 @@ class Run:
           abstract: shapes and shardings of other parameters than those of a decoder.
 
         Raises:
-          ValueError: if the stage has not been run in this workdir.
+          ValueError: if the stage has not been run in this workdir; naming the folder, if it holds
+            something else than what the stage wrote.
         """
         if not self.has_params(stage):
             raise ValueError(f"{self.workdir}: stage {stage!r} is not finished; run it first")
+        folder = self.path("params", stage)
+        done = read_json(folder / "DONE")
+        # Stages of earlier versions have the fingerprint alone.
+        digest = str(done.get("fingerprint"))
+        now = {"fingerprint": digest, "stage": stage, "tokenizer": self._pieces}
+        if different := settings.differing_fields(now | done, now, "DONE"):
+            raise ValueError(
+                f"{folder}: not what stage {stage!r} left there: {'; '.join(different)}; put the "
+                "folder back, or remove it to train the stage again"
+            )
         if abstract is None:
             abstract = with_shardings(
                 transformer.abstract_params(self.model), self.param_shardings
             )
-        return checkpoints.load_params(self.path("params", stage, "params"), abstract)
+        return checkpoints.load_params(folder / record.PARAMS, abstract, digest)
 
     def load_start(self, name: str) -> dict:
         """Parameters of "base" or "cold_start", or what stands for a stage without a section.
@@ -418,15 +438,6 @@ class Run:
         return progress.bar(self.console, title, total, done)
 
 
-def params_digest(params: dict) -> str:
-    """Hash of all parameters, in the order of the tree."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(sharding.fetch(leaf)).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def with_shardings(shapes: dict, shardings: dict) -> dict:
     """Shapes and dtypes that say where each leaf goes."""
     return jax.tree.map(
@@ -440,14 +451,29 @@ def write_json(path: pathlib.Path, value) -> None:
     write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _claim(workdir: pathlib.Path):
-    """An exclusive lock on the workdir, held until the process ends."""
-    file = open(workdir / ".lock", "w")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise ValueError(f"{workdir} is in use by another process") from error
-    return file
+class _Claim:
+    """Exclusive locks on a workdir, until they are closed.
+
+    On the folder itself, where the file system has locks of folders, because .lock can be removed.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        self._handles = []
+        for path, how in ((workdir / ".lock", os.O_RDWR | os.O_CREAT), (workdir, os.O_RDONLY)):
+            self._handles.append(os.open(path, how, 0o644))
+            try:
+                fcntl.flock(self._handles[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if path != workdir or isinstance(error, BlockingIOError):
+                    self.close()
+                    raise ValueError(f"{workdir} is in use by another process") from error
+
+    def close(self) -> None:
+        """Gives the locks back."""
+        while self._handles:
+            os.close(self._handles.pop())
+
+    __del__ = close
 
 
 def _set_up_devices(config: MeshConfig) -> jax.sharding.Mesh:
@@ -532,7 +558,8 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
         logging.set_verbosity(logging.WARNING)  # jax tells of each backend that is not there
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-        workdir = pathlib.Path(_WORKDIR.value)
+        sys.stdout.reconfigure(errors="replace")  # no table is lost on a terminal of ASCII
+        workdir = pathlib.Path(_WORKDIR.value).expanduser()
         try:
             launch.start(workdir)
             program(_CONFIG.value, workdir)
@@ -543,7 +570,7 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
         except Exception as error:
             if processes.several():
                 launch.fail(workdir, error)
-            if isinstance(error, ValueError | OSError):
+            if isinstance(error, ValueError | OSError | FloatingPointError):
                 sys.exit(f"error: {error}")
             raise
 

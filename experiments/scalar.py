@@ -147,16 +147,18 @@ def train(
         f"{stage}: {len(rows)} rows, {steps} steps of {loop.batch_size}"
         + (f", from {first}" if first else "")
     )
-    note = ""
+    note, before = "", {}
     with run.progress(stage, steps, first) as advance:
         for step in range(first, steps):
             began = time.monotonic()
             batch = to_batch(next(batches))
             tokens = int(batch.segment_ids_BT.sum())
             state, metrics = step_fn(state, base, put(batch, run.split_over_devices))
+            run.metrics.check(stage, step - 1, jax.device_get(before))  # never stalls the device
+            before = metrics
             at_checkpoint = (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps
             if at_checkpoint or step % 10 == 0:
-                metrics = jax.device_get(metrics)
+                metrics = run.metrics.check(stage, step, jax.device_get(metrics))
                 seconds = time.monotonic() - began
                 note = f"loss {metrics['loss']:.3f}"
             score = None

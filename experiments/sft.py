@@ -115,7 +115,7 @@ def train(
 
 
 def _log(run, stage, step, metrics, began, tokens) -> str:
-    metrics = jax.device_get(metrics)
+    metrics = run.metrics.check(stage, step, jax.device_get(metrics))
     seconds = time.monotonic() - began
     if (step + 1) % 10 == 0 or step == 0:
         run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})

@@ -15,7 +15,7 @@ from experiments import run as runs
 from experiments import sections
 from experiments.counting import CountingRules, Line
 from grm_jax.data.comparison import Comparison
-from grm_jax.files import write_atomically
+from grm_jax.files import read_json, write_atomically
 
 _ARRAYS = ("credits_C", "singles_MC")
 
@@ -54,7 +54,7 @@ def read(
         own = {}
         for name, rows in comparisons.items():
             path = run.path("baselines", kind, f"{name}.json")
-            record = json.loads(path.read_text()) if path.exists() else {}
+            record = read_json(path) if path.exists() else {}
             now = {"uids": [c.uid for c in rows], "rules": _rules(rules),
                    "draw": json.loads(run.config.benchmark.draw.to_json())}  # fmt: skip
             if now == {field: record.get(field) for field in now}:

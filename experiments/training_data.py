@@ -8,7 +8,6 @@ config and the files (names, sizes, times), those of the benchmarks too, are the
 """
 
 import hashlib
-import json
 import os
 import pathlib
 from collections import Counter
@@ -23,7 +22,7 @@ from grm_jax.data.benchmarks.files import MissingFiles
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.contamination import BenchmarkPrompts
 from grm_jax.data.training_sets import SETS, Record
-from grm_jax.files import visible_files
+from grm_jax.files import read_json, visible_files
 
 SPLITS = ("train", "general")  # what parameters learn from
 
@@ -58,7 +57,7 @@ class TrainingData:
         self._seed = config.seed
         path = workdir / "data.json"
         key = self._key()
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path) if path.exists() else {}
         self.fresh = known.get("key") != key
         if self.fresh:
             say("data: reading all of it, and comparing it with the benchmarks")

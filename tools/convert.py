@@ -11,6 +11,7 @@ An orbax folder holds
 
     params/      the parameters; {"decoder", "head"} for a reward model
     model.json   the fields of ModelConfig but `rules`, under "model"; whether it is a reward model
+    DONE         the digest of the parameters
     config.json, tokenizer files, chat template, generation_config.json   as they came
 
 so that the way back needs nothing else. A Hugging Face folder has config.json and
@@ -19,16 +20,20 @@ and DeepSeek-V3, as ForCausalLM or as ForSequenceClassification with one label.
 """
 
 import argparse
+import json
 import pathlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from grm_jax.files import read_json
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub
 from grm_jax.models.hub import config_file, names, record
 from tools import errors_in_one_line
+
+DONE = "DONE"  # as a finished stage has it
 
 
 def write_orbax(folder, checkpoint: hub.Checkpoint, source=None) -> None:
@@ -43,6 +48,8 @@ def write_orbax(folder, checkpoint: hub.Checkpoint, source=None) -> None:
     with hub.new_folder(folder) as partial:
         tree = params if head is None else {"decoder": params, "head": head}
         checkpoints.save_params(partial / record.PARAMS, tree)
+        done = {"fingerprint": checkpoints.params_digest(tree)}
+        (partial / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
         record.write(partial, config, reward=head is not None, source=source)
 
 
@@ -51,7 +58,8 @@ def read_orbax(folder) -> hub.Checkpoint:
 
     Raises:
       FileNotFoundError: for a folder without model.json or parameters.
-      ValueError: for fields that `ModelConfig` does not have or allow, or other parameters.
+      ValueError: for fields that `ModelConfig` does not have or allow, or parameters that are
+        damaged or others than those that were saved.
     """
     folder = pathlib.Path(folder)
     config, reward = record.read(folder)
@@ -63,7 +71,8 @@ def read_orbax(folder) -> hub.Checkpoint:
             node = node.setdefault(key, {})
         dtype = jnp.dtype(leaf.dtype or config.param_dtype)
         node[inside[-1]] = jax.ShapeDtypeStruct(leaf.shape, dtype)
-    tree = checkpoints.load_params(folder / record.PARAMS, abstract)
+    done = read_json(folder / DONE) if (folder / DONE).exists() else {}  # of an earlier version
+    tree = checkpoints.load_params(folder / record.PARAMS, abstract, done.get("fingerprint"))
     if reward:
         return hub.Checkpoint(config, tree["decoder"], tree["head"])
     return hub.Checkpoint(config, tree, None)

@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from grm_jax.files import write_atomically
+from grm_jax.files import read_json, write_atomically
 from tools import errors_in_one_line
 
 MANIFEST = "manifest.json"
@@ -225,7 +225,7 @@ def download(name: str, source: Source, out: pathlib.Path, host: Host) -> dict:
     path = folder / MANIFEST
     manifest = {"repository": source.repository, "revision": "", "files": {}}
     if path.exists():
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest |= read_json(path)
     commit = host.commit(source.repository, source.revision)
     before = (manifest["repository"], manifest["revision"] or commit)
     if before != (source.repository, commit):

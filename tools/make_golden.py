@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
+from grm_jax.files import read_json
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig, deepseek
 
@@ -99,7 +100,7 @@ def _their_logits(folder: pathlib.Path, tokens: np.ndarray, dtype: str) -> np.nd
     import torch
     import transformers
 
-    (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+    (architecture,) = read_json(folder / "config.json")["architectures"]
     model = getattr(transformers, architecture).from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation="eager"
     )
@@ -127,7 +128,7 @@ def make(name: str, seed: int) -> dict:
         return {
             "made_with": {"torch": torch.__version__, "transformers": transformers.__version__},
             "seed": seed,
-            "config": json.loads((folder / "config.json").read_text()),
+            "config": read_json(folder / "config.json"),
             "digests": digests(folder),
             "gap_to_float64": float(gap),
             "logits": np.round(logits, 8).tolist(),

@@ -36,7 +36,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import schema, settings
 from grm_jax.evaluation import plots
-from grm_jax.files import write_atomically
+from grm_jax.files import read_json, write_atomically
 from grm_jax.models import cost
 from grm_jax.parallel.mesh import MeshConfig
 from tools import errors_in_one_line
@@ -259,7 +259,7 @@ def main(argv) -> None:
             with jax.set_mesh(mesh):
                 record = measure(program, platform, options)
             write_atomically(path, json.dumps(record, indent=1).encode())
-        records[program.name] = json.loads(path.read_text())
+        records[program.name] = read_json(path)
     if not records:
         raise ValueError(f"--stages: the config has no stage with a program of {wanted}")
     title = (

@@ -22,7 +22,6 @@ The exit code is 1 if a check fails:
 import argparse
 import dataclasses
 import itertools
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from configs import deepseek_grm_27b
 from experiments import benchmark, counting, settings
 from experiments import run as runs
 from grm_jax.evaluation import statistics
+from grm_jax.files import read_json
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS, ModelConfig, published_variant
 from grm_jax.models.hub import config_file
@@ -71,7 +71,7 @@ def compare(check: str, here: int | str | list, there: int | str | list | None) 
 def read_record(path: pathlib.Path, facts: dict, vocab_size: int) -> dict:
     """What --record wrote for a model of this kind; ValueError for anything else."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         ids = record["prompt_ids"] + record["tokens"]
         good = (
             all(type(record[name]) is type(value) for name, value in facts.items())

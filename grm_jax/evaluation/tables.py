@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from grm_jax.files import write_atomically
+from grm_jax.files import json_object, write_atomically
 
 UNITS = ("percent", "plain", "count", "p_value")
 MISSING = "–"
@@ -248,7 +248,7 @@ def read_json(path: str | os.PathLike) -> Table:
             have (an edited file).
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json_object(Path(path).read_bytes(), path)
         rows = tuple(
             Row(row["label"], tuple(Cell(**cell) for cell in row["cells"]), row["section"])
             for row in record["rows"]

@@ -21,6 +21,7 @@ import logging
 import os
 import pathlib
 import shutil
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,11 +32,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from grm_jax.parallel import processes
+from grm_jax.parallel.sharding import fetch
 
 _NEW, _OLD = ".new", ".old"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
 _SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
+_last_digest: tuple[dict[str, weakref.ref], str | None] = ({}, None)  # leaves, digest
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -56,13 +59,28 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 @contextlib.contextmanager
-def _writing(what: str) -> Iterator[None]:
-    """Raises whatever goes wrong inside as an OSError that says what could not be written."""
+def _failing_as(kind: type[Exception], what: str) -> Iterator[None]:
+    """Raises whatever goes wrong inside as an error of one kind that says what failed."""
     try:
         yield
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise OSError(f"{what} could not be written: {reason}") from error
+        raise kind(f"{what}: {reason}") from error
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(x).all() for x in leaves]
+
+
+def require_finite(tree, where: str) -> None:
+    """Raises FloatingPointError, naming the first of its arrays that is not finite, for a tree."""
+    leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(tree)
+              if jnp.issubdtype(x.dtype, jnp.inexact)]  # fmt: skip
+    finite = fetch(_all_finite([x for _, x in leaves]))
+    for (path, _), good in zip(leaves, finite, strict=True):
+        if not good:
+            raise FloatingPointError(f"{where}: {jax.tree_util.keystr(path)} is not finite")
 
 
 def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
@@ -165,7 +183,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _step_named(self, step: int) -> Iterator[None]:
         try:
-            with _writing(f"{self.folder / str(step)}: the checkpoint"):
+            what = f"{self.folder / str(step)}: the checkpoint could not be written"
+            with _failing_as(OSError, what):
                 yield
         except OSError:
             self._remove_unfinished()  # on a full disk its room is needed
@@ -187,11 +206,13 @@ class Checkpoints:
 
         Raises:
           ValueError: for a step that is not beyond the latest one.
+          FloatingPointError: for a state with a value that is not finite; nothing is written.
           OSError: naming the checkpoint, this one or the one before it, that could not be written.
         """
         latest = self.latest()
         if latest is not None and step <= latest:
             raise ValueError(f"{self.folder}: step {step} is not beyond the latest, {latest}")
+        require_finite(state, f"{self.folder / str(step)}")
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state),
             "meta": ocp.args.JsonSave(copy.deepcopy(meta)),  # read later, in another thread
@@ -226,8 +247,8 @@ class Checkpoints:
             found = _digests(checkpoint)
         except (OSError, UnicodeDecodeError) as error:
             return f"not complete or not readable ({error})"
-        if absent := sorted(listed.keys() - found.keys()):
-            return f"{absent[0]} is missing"
+        if absent := sorted(listed.keys() ^ found.keys()):
+            return f"{absent[0]} is missing" + ("" if absent[0] in listed else f" in {_SUMS}")
         if changed := [name for name in listed if listed[name] != found[name]]:
             return f"{changed[0]} is not what was written (SHA-256)"
         return ""
@@ -324,7 +345,8 @@ def save_params(folder: str | os.PathLike, params) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = path.with_name(path.name + _NEW), path.with_name(path.name + _OLD)
     _quiet()
-    with _writing(f"{path}: the parameters"), ocp.StandardCheckpointer() as checkpointer:
+    failing = _failing_as(OSError, f"{path}: the parameters could not be written")
+    with failing, ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(new, params, force=True)
         checkpointer.wait_until_finished()
     if processes.index() == 0:
@@ -339,16 +361,34 @@ def save_params(folder: str | os.PathLike, params) -> None:
     processes.wait(f"{path} has its name")
 
 
-def load_params(folder: str | os.PathLike, abstract):
+def params_digest(params) -> str:
+    """Hash of all parameters, in the order of the tree; of those it was last asked for, kept."""
+    global _last_digest
+    leaves = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+    known, found = _last_digest
+    if found and known.keys() == leaves.keys() and all(known[k]() is x for k, x in leaves.items()):
+        return found
+    digest = hashlib.sha256()
+    for name, leaf in leaves.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(fetch(leaf)).tobytes())
+    found = digest.hexdigest()[:16]
+    _last_digest = {name: weakref.ref(leaf) for name, leaf in leaves.items()}, found
+    return found
+
+
+def load_params(folder: str | os.PathLike, abstract, digest: str | None = None):
     """Reads parameters written by `save_params`.
 
     Args:
       folder: as given to `save_params`.
       abstract: tree with shape and dtype at each leaf, and a sharding where one is wanted.
+      digest: `params_digest` of what was saved, if it is known.
 
     Raises:
       FileNotFoundError: when nothing was saved there.
-      ValueError: for a saved tree of another structure or shape.
+      ValueError: naming the folder, for a saved tree of another structure or shape, another digest,
+        or damage.
     """
     path = pathlib.Path(folder).absolute()
     if not path.exists():
@@ -356,6 +396,10 @@ def load_params(folder: str | os.PathLike, abstract):
     if not path.exists():
         raise FileNotFoundError(f"no parameters saved in {pathlib.Path(folder).absolute()}")
     _quiet()
-    with ocp.StandardCheckpointer() as checkpointer:
+    failing = _failing_as(ValueError, f"{path}: the parameters could not be read")
+    with failing, ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(path, _targets(abstract))
-    return _uncommit(restored, abstract)
+    params = _uncommit(restored, abstract)
+    if digest is not None and params_digest(params) != digest:
+        raise ValueError(f"{path}: damaged, not the parameters that were saved (SHA-256)")
+    return params

@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 
+from grm_jax.files import read_json
 from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
 from grm_jax.models.hub import config_file
 from grm_jax.models.hub.writing import copy_small_files
@@ -47,7 +48,7 @@ def read(folder: str | os.PathLike) -> tuple[ModelConfig, bool]:
     path = pathlib.Path(folder) / MODEL
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file, so this is no folder of parameters")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path)
     try:
         fields = {
             name: _SECTIONS[name](**value) if name in _SECTIONS and value else value

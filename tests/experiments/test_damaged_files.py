@@ -1,0 +1,57 @@
+"""A damaged file of a workdir ends what reads it in an error that names the file."""
+
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import small_world
+from experiments import ablate, arms, baseline, benchmark, results, stored_lines
+from experiments import run as runs
+from experiments.training_data import TrainingData
+from grm_jax.models.hub import record
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run without devices on an empty workdir."""
+    found = object.__new__(runs.Run)
+    config = ml_collections.FrozenConfigDict(small_world.get_config("ci"))
+    found.__dict__.update(config=config, workdir=tmp_path, _logs=tmp_path, writes=True)
+    found._arms = {arms.MAIN: config}
+    return found
+
+
+READERS = {
+    "config.json": lambda run: run._check_config(),
+    "stages/base.json": lambda run: run.stage("base"),
+    "results/small_world.json": lambda run: results.read_results(run.workdir),
+    "baselines/pairrm/config.json": lambda run: baseline.claim(run, "pairrm"),
+    "baselines/pairrm/small_world.json": lambda run: stored_lines.read(
+        run, {"small_world": []}, benchmark.counting_rules(run, benchmark.read_config(run))
+    ),
+    "opened.json": lambda run: ablate.check_opening(run.workdir, run.config),
+    "params/base/DONE": lambda run: run.load_params("base"),
+    "model.json": lambda run: record.read(run.workdir),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(("data", "line"), [(b"", 1), (b"\0" * 6, 1), (b'{\n "a', 2), (b"[]", 1)])
+def test_the_file_is_named(run, name, data, line):
+    path = pathlib.Path(run.workdir, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    with pytest.raises(ValueError) as caught:
+        READERS[name](run)
+    assert f"{path}:{line}: " in str(caught.value)
+
+
+def test_the_report_on_training_data_is_named(tmp_path):
+    (tmp_path / "train.jsonl").write_text("")
+    (tmp_path / "data.json").write_text("")
+    config = ml_collections.ConfigDict(
+        {"seed": 0, "data": {"train": f"comparisons:{tmp_path}/train.jsonl", "overlap": "allow"}}
+    )
+    with pytest.raises(ValueError, match=r"data\.json:1: damaged"):
+        TrainingData(config, tmp_path)

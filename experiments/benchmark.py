@@ -40,7 +40,7 @@ from grm_jax import voting
 from grm_jax.data.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
-from grm_jax.sampling.draw import DrawConfig, prompt_ids
+from grm_jax.sampling.draw import DrawConfig, TooLong, prompt_ids, unanswered
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
 
@@ -108,7 +108,8 @@ def load_comparisons(run: runs.Run, config: sections.BenchmarkConfig) -> Loaded:
 
 
 def _draw_config(run: runs.Run) -> DrawConfig:
-    return dataclasses.replace(run.draw_config("benchmark"), max_dropped=0.0)
+    config = run.draw_config("benchmark")
+    return config if config.max_truncated else dataclasses.replace(config, max_dropped=0.0)
 
 
 def _greedy(config: DrawConfig) -> DrawConfig:
@@ -193,15 +194,20 @@ class Measurement:
     ) -> list[Trajectory]:
         label = f"benchmark_{suite}_{stage}_{'sampled' if config.temperature else 'greedy'}"
         try:
-            return rft.draw_stage(
+            drawn = rft.draw_stage(
                 self.run, label, self._params[1], comparisons, config, self.engine,
                 digest=self._params[2],
             )  # fmt: skip
         except ValueError as error:
-            raise ValueError(
-                f"suite {suite}: {error} (config.benchmark.buckets.prompt_lengths, "
-                "config.benchmark.draw.max_truncated)"
-            ) from error
+            fields = ("config.benchmark.buckets.prompt_lengths, "
+                      "config.benchmark.draw.max_truncated")  # fmt: skip
+            advice = f" ({fields})" if isinstance(error, TooLong) else ""
+            raise ValueError(f"suite {suite}: {error}{advice}") from error
+        found = {trajectory.uid for trajectory in drawn}
+        for comparison in comparisons:  # no prompt of it fits: it has no verdict
+            if comparison.uid not in found:
+                drawn += unanswered(comparison, drawn[0], config, self.run.tokenizer)
+        return drawn
 
     def score(self, drawn: dict[str, Drawn]) -> dict[str, Drawn]:
         """The same with the scores of the meta RM."""

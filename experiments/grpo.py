@@ -76,6 +76,7 @@ def run_stage(run: runs.Run) -> None:
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     if loop.easy_for:
         comparisons = without_easy(run, comparisons, loop)
+    batches = pipeline.shuffled_batches(comparisons, loop.prompts_per_step, seed=run.config.seed)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
 
     # State, data, reference.
@@ -92,9 +93,6 @@ def run_stage(run: runs.Run) -> None:
     if not base:
         del trained  # the same arrays
         reference = reshard(reference, run.param_shardings, transformer.frozen_dtypes(model))
-    batches = pipeline.shuffled_batches(
-        comparisons, loop.prompts_per_step, seed=run.config.seed
-    )
     store = TrajectoryStore(run.path("trajectories", f"{stage}.jsonl"))
 
     # Resume: logs are cut back to what the checkpoint knew.
@@ -155,7 +153,8 @@ def run_stage(run: runs.Run) -> None:
             ended = time.monotonic()
             run.metrics.write(
                 stage, step,
-                {**metrics, "dropped": len(work.dropped), "truncated": len(work.truncated)},
+                {**metrics, "dropped": len(work.dropped), "truncated": len(work.truncated),
+                 "alike": len(work.alike)},
                 {"rollout_seconds": drawn - began, "update_seconds": ended - drawn,
                  "tokens_per_second": tokens / (drawn - began)},
             )  # fmt: skip

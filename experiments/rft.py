@@ -53,7 +53,10 @@ def draw_stage(
                 on_unit=on_unit,
             )  # fmt: skip
         if work.dropped or work.truncated:
-            run.say(f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened")
+            run.say(
+                f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened, "
+                f"{len(work.alike)} of them until a best response is equal to another"
+            )
         name = f"{stage}/hinted" if hinted else stage
         return list(store.iterate(fingerprint=fingerprint, stage=name))
 

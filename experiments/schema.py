@@ -326,6 +326,12 @@ def _check_together(config, built) -> None:
                 f"config.grpo.draw.top_p: must be 1, got {draw.top_p}: the policy has no gradient "
                 "for what is cut off"
             )
+        loop = built["grpo.loop"]
+        if loop.prompts_per_step > loop.comparisons:
+            raise ValueError(
+                f"config.grpo.loop.prompts_per_step: {loop.prompts_per_step} different comparisons "
+                f"are more than config.grpo.loop.comparisons = {loop.comparisons}"
+            )
         steps, epochs = built["grpo.optimizer"].steps, built["grpo"].inner_epochs
         if steps % epochs:
             raise ValueError(

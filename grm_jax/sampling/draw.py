@@ -20,6 +20,10 @@ _CUT = " [...] "
 ANSWERS = ("scores", "best")
 
 
+class TooLong(ValueError):
+    """More prompts are too long than the config allows."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DrawConfig(Checked):
     """How trajectories of comparisons are drawn.
@@ -41,7 +45,8 @@ class DrawConfig(Checked):
         prompt of LLM-as-a-Judge, n >= 2 only), which counts as the scores 1 for it and 0 for the
         others.
       binary_singles: n = 1 is scored 0 or 1 (the form of training) instead of 1 to 10.
-      max_dropped: share of comparisons that may be dropped because their prompt is too long.
+      max_dropped: share of comparisons that may be dropped because their prompt is too long,
+        where they may be shortened: however short their texts are cut.
       max_truncated: share of prompts whose responses may be shortened instead; 0 drops.
     """
 
@@ -138,10 +143,14 @@ def _shortened(text: str, budget: int, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(ids[:head]) + _CUT + tokenizer.decode(tail)
 
 
-def _truncate(comparison, order, config, tokenizer, hinted, limit) -> str:
+def _truncate(comparison, order, config, tokenizer, hinted, limit) -> tuple[str, bool] | None:
     """A prompt that fits: texts are cut in the middle to equal budgets, never the instructions.
 
     Responses give way first, down to 16 tokens each; only then does the conversation.
+
+    Returns:
+      The prompt, and whether the cut made a best response equal to another one; None if it does
+      not fit however short the texts are.
     """
     longest = max(len(tokenizer.encode(text)) for text in comparison.responses)
     turns = max(len(tokenizer.encode(message.content)) for message in comparison.messages)
@@ -152,23 +161,24 @@ def _truncate(comparison, order, config, tokenizer, hinted, limit) -> str:
     while low <= high:  # the first budget that fits; prompts shrink along the list
         middle = (low + high) // 2
         for_responses, for_turns = budgets[middle]
+        shown = [_shortened(text, for_responses, tokenizer) for text in comparison.responses]
         text = _prompt(
             comparison,
             [Message(m.role, _shortened(m.content, for_turns, tokenizer))
              for m in comparison.messages],
-            [_shortened(text, for_responses, tokenizer) for text in comparison.responses],
-            order, config, hinted,
+            shown, order, config, hinted,
         )  # fmt: skip
         if len(_ids(text, _given(comparison, config), tokenizer)) <= limit:
-            best, high = text, middle - 1
+            alike = _beaten(comparison, shown) < _beaten(comparison, comparison.responses)
+            best, high = (text, alike), middle - 1
         else:
             low = middle + 1
-    if best is None:
-        raise ValueError(
-            f"comparison {comparison.uid!r}: its prompt does not fit into {limit} tokens "
-            "however short its texts are cut; sampling.prompt_lengths is too small"
-        )
     return best
+
+
+def _beaten(comparison: Comparison, responses: Sequence[str]) -> int:
+    """How many responses differ from every best one."""
+    return sum(text not in {responses[i] for i in comparison.winners} for text in responses)
 
 
 def _halvings(longest: int, shortest: int) -> list[int]:
@@ -187,11 +197,13 @@ class WorkList:
       units: the work units.
       dropped: uids of comparisons whose prompt is too long.
       truncated: uids of comparisons with shortened texts.
+      alike: those of `truncated` where the cut made a best response equal to another one.
     """
 
     units: list[WorkUnit]
     dropped: tuple[str, ...]
     truncated: tuple[str, ...]
+    alike: tuple[str, ...]
 
     @property
     def num_samples(self) -> int:
@@ -214,13 +226,13 @@ def plan(
     Samples that share a presentation order share one prompt, which is prefilled once.
 
     Raises:
-      ValueError: if more comparisons are too long than `max_dropped` or `max_truncated` allows,
-        or if nothing is left.
+      TooLong: if more comparisons are too long than `max_dropped` or `max_truncated` allows, or if
+        nothing is left.
     """
     limit = engine.buckets.prompt_lengths[-1]
     widest = engine.buckets.samples[-1]
     requests: list[Request] = []
-    dropped, truncated = [], []
+    dropped, truncated, alike = [], [], []
     for comparison in comparisons:
         if config.order_policy == "group":
             order = orders.group_order(comparison.n, uid=comparison.uid, step=step, seed=seed)
@@ -233,17 +245,17 @@ def plan(
         by_order: dict[orders.Order, list[int]] = {}
         for sample, order in enumerate(shown):
             by_order.setdefault(order, []).append(sample)
-        own, shortened = [], set()
+        own, shortened = [], {}
         for order, indices in by_order.items():
             text = _prompt(
                 comparison, comparison.messages, comparison.responses, order, config, hinted
             )
             given = _given(comparison, config)
             ids = _ids(text, given, tokenizer)
-            if len(ids) > limit and config.max_truncated > 0:
-                text = _truncate(comparison, order, config, tokenizer, hinted, limit)
+            may_cut = len(ids) > limit and config.max_truncated > 0
+            if may_cut and (cut := _truncate(comparison, order, config, tokenizer, hinted, limit)):
+                text, shortened[order] = cut
                 ids = _ids(text, given, tokenizer)
-                shortened.add(order)
             own += [
                 Request(
                     comparison.uid, order, ids, tuple(indices[i : i + widest]), order in shortened,
@@ -256,20 +268,22 @@ def plan(
             continue
         if shortened:
             truncated.append(comparison.uid)
+        if any(shortened.values()):
+            alike.append(comparison.uid)
         requests += own
     for name, uids, allowed in (
         ("dropped", dropped, config.max_dropped),
         ("truncated", truncated, config.max_truncated),
     ):
         if len(uids) > allowed * len(comparisons):
-            raise ValueError(
+            raise TooLong(
                 f"{len(uids)} of {len(comparisons)} comparisons have prompts of more than {limit} "
                 f"tokens and would be {name}; max_{name} allows {allowed:.0%} (first: {uids[0]!r})"
             )
     if comparisons and not requests:
-        raise ValueError(f"all {len(comparisons)} comparisons are too long; nothing is left")
+        raise TooLong(f"all {len(comparisons)} comparisons are too long; nothing is left")
     units = plan_units(requests, engine.buckets, max_new_tokens=config.max_new_tokens)
-    return WorkList(units, tuple(dropped), tuple(truncated))
+    return WorkList(units, tuple(dropped), tuple(truncated), tuple(alike))
 
 
 def judged_once(
@@ -286,7 +300,7 @@ def judged_once(
     shorten them where `config` lets any be shortened, however many they are.
 
     Raises:
-      ValueError: as `plan`, for all of `comparisons`.
+      TooLong: as `plan`, for all of `comparisons`.
     """
     plan(comparisons, config, tokenizer, engine, seed=seed)
     shorten = float(config.max_truncated > 0)
@@ -343,6 +357,22 @@ def to_trajectory(
         truncated=completion.truncated,
         given=given,
     )
+
+
+def unanswered(
+    comparison: Comparison, like: Trajectory, config: DrawConfig, tokenizer: Tokenizer
+) -> list[Trajectory]:
+    """Samples without scores of a comparison that `plan` dropped, of the draw that `like` is of."""
+    nothing = Completion(
+        comparison.uid, tuple(range(comparison.n)), (), True, 0, (0, 0), (), (), (), True, ""
+    )
+    return [
+        to_trajectory(
+            nothing._replace(sample=sample), comparison, config, tokenizer,
+            fingerprint=like.fingerprint, stage=like.stage, step=like.step,
+        )
+        for sample in range(config.k)
+    ]  # fmt: skip
 
 
 def _parsed(parse: Callable, text: str, comparison: Comparison, config: DrawConfig):

@@ -15,7 +15,7 @@ from grm_jax.data.benchmarks import load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.models import cost
 from grm_jax.models.config import VARIANTS
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.draw import DrawConfig, TooLong
 from grm_jax.sampling.orders import orders_for
 from grm_jax.text.prompts import Message
 from tools.bench_harness import judge, judged
@@ -227,6 +227,47 @@ def test_samples_md_counts_by_the_rules_of_the_tables(tmp_path):
         own = dataclasses.replace(rules, **change)
         report.write_samples(run, [suite], own, {"own": counting.lines(suite, own)})
         assert want in (tmp_path / "samples.md").read_text()
+
+
+def test_a_comparison_without_a_prompt_that_fits_has_no_verdict(monkeypatch):
+    comparisons = pairs(3)
+    drawn = judge(comparisons[:2], "stub", 2, 1.0, 0)
+    measurement = object.__new__(benchmark.Measurement)
+    measurement.run, measurement.engine = types.SimpleNamespace(tokenizer=None), None
+    measurement._params = ("stub", None, "")
+    monkeypatch.setattr(benchmark.rft, "draw_stage", lambda *_, **__: list(drawn))
+    found = measurement._draw_suite("s", "grpo", DrawConfig(k=2), comparisons)
+    assert found[: len(drawn)] == drawn
+    assert [(t.uid, t.sample, t.scores, t.correct) for t in found[len(drawn) :]] == [
+        ("/2", 0, None, False), ("/2", 1, None, False)
+    ]  # fmt: skip
+    one = Drawn("grpo", "self", False, counting.group(comparisons, found), model=MODEL,
+                prompt_tokens=[1, 1, 1])  # fmt: skip
+    rules = dataclasses.replace(
+        RULES, ks=(1, 2), k_metas=(1, 1), num_samples=2, parse_policy="wrong"
+    )
+    lines = counting.lines(Suite("s", "", comparisons, (one,)), rules)
+    assert value(lines, "GRPO, one sample").value == pytest.approx(2 / 3)
+
+
+def test_advice_on_lengths_stands_where_length_is_the_problem(monkeypatch):
+    measurement = object.__new__(benchmark.Measurement)
+    measurement.run, measurement.engine, measurement._params = None, None, ("stub", None, "")
+    for error, advised in ((ValueError("the template refuses"), False), (TooLong("long"), True)):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(benchmark.rft, "draw_stage", fail)
+        with pytest.raises(ValueError, match="suite s: ") as caught:
+            measurement._draw_suite("s", "grpo", DrawConfig(k=2), pairs(1))
+        assert ("config.benchmark.buckets" in str(caught.value)) is advised
+
+
+def test_shortening_lets_a_benchmark_drop_what_it_cannot_shorten():
+    for most, allowed in ((0.0, 0.0), (0.5, 0.05)):
+        run = types.SimpleNamespace(draw_config=lambda _, m=most: DrawConfig(k=1, max_truncated=m))
+        assert benchmark._draw_config(run).max_dropped == allowed
 
 
 def test_too_many_silent_samples_end_in_an_error():

@@ -219,6 +219,7 @@ def test_bad_sections(files, changes, problem):
         ({"benchmark.engine": "openai"}, r"config\.benchmark\.greedy_stages: .*'remote'"),
         ({"benchmark.greedy_stages": "remote"}, r"config\.benchmark\.greedy_stages"),
         ({"grpo.engine": "openai"}, r"config\.grpo\.engine: engines are chosen in"),
+        ({"grpo.loop.prompts_per_step": 17}, r"config\.grpo\.loop\.prompts_per_step: 17 different"),
         ({"grpo.loop.easy_samples": 0}, r"config\.grpo\.loop\.easy_samples: must be"),
     ],
 )

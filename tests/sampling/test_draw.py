@@ -210,6 +210,47 @@ def test_truncation_keeps_instructions_and_fits(tokenizer):
         assert len(r.prompt_ids) > 0.8 * 400
 
 
+def test_what_no_cut_makes_short_enough_is_dropped_and_counted(tokenizer):
+    many = comparison("many", tuple(map(float, range(40))), words=30)
+    config = dataclasses.replace(CONFIG, max_truncated=1.0, max_dropped=0.1)
+    work = planned(tokenizer, [many, *long_and_short(1)], config)
+    assert work.dropped == ("many",) and work.truncated == ("l0",) and work.num_samples == 44
+    with pytest.raises(draw_module.TooLong, match=r"2 of 12 .* would be dropped; .* 10%.*'many'"):
+        planned(tokenizer, [many, dataclasses.replace(many, uid="m"), *long_and_short(0)], config)
+    for allowed in (0.0, 1.0):  # with and without cutting
+        config = dataclasses.replace(CONFIG, max_truncated=allowed, max_dropped=1.0)
+        assert planned(tokenizer, [many, *COMPARISONS], config).dropped == ("many",)
+
+
+def test_responses_that_a_cut_makes_equal_are_counted_apart(tokenizer):
+    words = ["word"] * 300
+    middle = [" ".join([*words[:150], middle, *words[150:]]) for middle in ("answer", "box", "x")]
+    cut = Comparison("cut", COMPARISONS[0].messages, tuple(middle), (0.0, 2.0, 1.0))
+    same = dataclasses.replace(cut, uid="same", responses=(middle[0], middle[0], "word x"))
+    ends = dataclasses.replace(cut, uid="ends", responses=tuple(f"{i} {t}" for i, t in
+                                                                enumerate(middle)))  # fmt: skip
+    config = dataclasses.replace(CONFIG, max_truncated=1.0)
+    work = planned(tokenizer, [cut, same, ends, *COMPARISONS], config)
+    assert work.truncated == ("cut", "same", "ends") and work.alike == ("cut",)
+
+
+def test_a_dropped_comparison_can_be_counted_as_one_without_a_verdict(tokenizer):
+    like = judged(tokenizer, "\\boxed{3, 4, 5}", (0, 1, 2))
+    samples = draw_module.unanswered(COMPARISONS[1], like, CONFIG, tokenizer)
+    assert [t.sample for t in samples] == [0, 1, 2, 3] and {t.uid for t in samples} == {"c1"}
+    assert all(t.scores is None and t.lenient_scores is None for t in samples)
+    assert not any(t.correct for t in samples) and samples[0].key[:3] == like.key[:3]
+
+
+@pytest.mark.parametrize("responses", [("", ""), ("word " * 300, ""), ("", "word " * 300)])
+@pytest.mark.parametrize("last", ["", "word " * 300])
+def test_empty_turns_and_responses_have_prompts_of_every_length(tokenizer, responses, last):
+    turns = (Message("user", ""), Message("user", "Query?"), Message("assistant", ""))
+    odd = Comparison("odd", (*turns, Message("user", last)), responses, (1.0, 0.0))
+    config = dataclasses.replace(CONFIG, max_truncated=1.0)
+    assert planned(tokenizer, [odd], config).num_samples == 4
+
+
 def test_truncation_is_bounded(tokenizer):
     config = dataclasses.replace(CONFIG, max_truncated=0.1)
     with pytest.raises(ValueError, match=r"2 of 12 .* truncated; max_truncated allows 10%"):
@@ -242,7 +283,7 @@ def test_truncation_shortens_the_conversation_last(tokenizer):
     assert len(unit.requests[0].prompt_ids) <= 400
     text = tokenizer.decode(unit.requests[0].prompt_ids)
     assert "Query" in text and " [...] " in text
-    with pytest.raises(ValueError, match="'w'.*does not fit into 20 tokens.*prompt_lengths"):
+    with pytest.raises(ValueError, match="1 of 1 .* more than 20 tokens .* dropped.*'w'"):
         planned(tokenizer, [wordy], config, limit=20)
 
 

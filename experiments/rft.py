@@ -85,6 +85,8 @@ def run_stage(run: runs.Run) -> None:
     )
     comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
+    # First, for drawing is what costs.
+    general = sft.general_examples(run, data.general, seed=run.config.seed + 1)
     params = run.load_start("cold_start")
     digest = runs.params_digest(params)
     engine = run.engine("rft")
@@ -107,8 +109,7 @@ def run_stage(run: runs.Run) -> None:
     )
 
     examples = kept_examples(run, rejection, by_uid, config)
-    examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)
-    sft.train(run, stage, "rft", params, examples, data)
+    sft.train(run, stage, "rft", params, examples + general, data)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,18 @@ def general_examples(run: runs.Run, count: int, *, seed: int) -> list[pipeline.E
         return []
     if run.world is not None:
         return [example(run, *pair) for pair in run.world.general(count, seed=seed)]
-    return [example(run, one.messages, one.answer) for one in run.data.take("general", count)]
+    examples, refused = [], []
+    for one in run.data.take("general", count):
+        try:
+            examples.append(example(run, one.messages, one.answer))
+        except ValueError as error:  # a chat template may refuse what others write
+            refused.append(f"{one.uid}: {error}")
+    if refused:
+        problem = f"{len(refused)} conversations cannot be written (first: {refused[0]})"
+        if len(refused) > 0.05 * (len(examples) + len(refused)):
+            raise ValueError(f"config.data.general: {problem}")
+        run.say(f"data.general: {problem}, dropped")
+    return examples
 
 
 def demonstrations(

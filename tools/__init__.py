@@ -1,6 +1,7 @@
 """Programs beside the experiments; each says in its head what it does and how to call it."""
 
 import contextlib
+import pathlib
 import sys
 from collections.abc import Iterator
 
@@ -10,6 +11,11 @@ _INSTALLED_BY = {
     "huggingface_hub": "pip install -e '.[data]'",
     "pyarrow": "pip install -e '.[data]'",
 }
+
+
+def user_path(text: str) -> pathlib.Path:
+    """For command lines: a path, in which ~ is the home folder as in a shell."""
+    return pathlib.Path(text).expanduser()
 
 
 @contextlib.contextmanager

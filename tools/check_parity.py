@@ -21,7 +21,7 @@ import numpy as np
 
 from grm_jax.models import hub
 from grm_jax.text.chat_templates import load_tokenizer
-from tools import errors_in_one_line
+from tools import errors_in_one_line, user_path
 from tools.outputs import load, outputs
 
 TOLERANCE, GAPS = 1e-5, 3
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, type=pathlib.Path, help="folder")
+    parser.add_argument("--checkpoint", required=True, type=user_path, help="folder")
     parser.add_argument("--length", type=int, default=64, help="tokens of a random row")
     parser.add_argument("--seed", type=int, default=0, help="of the random tokens")
     parser.add_argument(

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from grm_jax.files import read_json, write_atomically
-from tools import errors_in_one_line
+from tools import errors_in_one_line, user_path
 
 MANIFEST = "manifest.json"
 
@@ -285,7 +285,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--set", choices=SETS, help="a training set")
     what.add_argument("--suite", choices=SUITES, help="a benchmark")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder of all sets")
+    parser.add_argument("--out", required=True, type=user_path, help="folder of all sets")
     return parser.parse_args(argv)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.models import hub
-from tools import errors_in_one_line
+from tools import errors_in_one_line, user_path
 
 ROWS = 12
 
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="new folder")
+    parser.add_argument("--out", required=True, type=user_path, help="new folder")
     args = parser.parse_args(argv)
     make(args.out)
     print(f"{args.out}: written")

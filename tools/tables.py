@@ -33,7 +33,7 @@ from grm_jax.evaluation.paper import PaperTable
 from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 from grm_jax.files import write_atomically
-from tools import errors_in_one_line
+from tools import errors_in_one_line, user_path
 
 SIZE_TOLERANCE = 0.15  # of the number of parameters, for rows of one size
 RANKED = ("LLM-as-a-Judge", "BTRM-27B", "CLoud", "PairRM-27B", "GRM-27B-RFT", "GRM-27B")
@@ -345,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--suites", default="", help="comma-separated; all if left out")
     parser.add_argument("--table", default="", help="comma-separated names; see --list")
     parser.add_argument("--list", action="store_true", help="print the names")
-    parser.add_argument("--out", type=pathlib.Path, help="folder for md, csv, tex and json")
+    parser.add_argument("--out", type=user_path, help="folder for md, csv, tex and json")
     parser.add_argument("--export", choices=("rewardbench",), help="write a leaderboard's file")
     parser.add_argument("--line", default="Voting@32", help="the line that is exported")
     args = parser.parse_args(argv)

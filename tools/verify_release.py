@@ -40,7 +40,7 @@ from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS, ModelConfig, p
 from grm_jax.models.hub import config_file
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, grm_prompt
-from tools import errors_in_one_line, outputs
+from tools import errors_in_one_line, outputs, user_path
 
 OK, FAILED, SHOWN = "ok", "FAILED", "-"
 NEAR = 1e-4  # of log-probs and rewards in float32
@@ -183,12 +183,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flag = parser.add_argument
-    flag("--checkpoint", required=True, type=pathlib.Path, help="folder as downloaded")
-    flag("--record", type=pathlib.Path, help="new file for the golden record")
-    flag("--against", type=pathlib.Path, help="golden record to compare with")
+    flag("--checkpoint", required=True, type=user_path, help="folder as downloaded")
+    flag("--record", type=user_path, help="new file for the golden record")
+    flag("--against", type=user_path, help="golden record to compare with")
     flag("--tokens", type=int, help="greedy tokens: 64, or as recorded")
     flag("--dtype", choices=config_file.DTYPES, help="that of config.json, or as recorded")
-    flag("--data_dir", type=pathlib.Path, help="folder of the official files of RMB")
+    flag("--data_dir", type=user_path, help="folder of the official files of RMB")
     flag("--rows", type=int, default=50, help="rows of RMB best-of-N")
     flag("--workdir", help="of the rows of RMB: runs/verify_release/<name of the checkpoint>")
     flag("--runlocal", action="store_true", help="few tokens a row of RMB, for tiny checkpoints")

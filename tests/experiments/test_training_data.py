@@ -3,13 +3,14 @@
 import gzip
 import json
 import os
+import types
 
 import pytest
 from chat_server import chat_server
 from ml_collections import ConfigDict
 
 from configs import small_world
-from experiments import benchmark, grpo, schema, sections
+from experiments import benchmark, grpo, rft, schema, sections, sft
 from experiments import run as runs
 from experiments.training_data import TrainingData
 from grm_jax.data.benchmarks import judgebench
@@ -133,6 +134,41 @@ def test_rows_that_cannot_be_used_are_counted_before_the_run(files, tmp_path):
     write(files / "general.jsonl", instruction(0), {"messages": "Say 1."})
     with pytest.raises(ValueError, match=r"general\.jsonl:2: field 'messages': expected list"):
         checked(files, tmp_path)
+
+
+def test_what_a_chat_template_refuses_is_known_before_anything_is_drawn(files, tmp_path):
+    found, said = checked(files, tmp_path), []
+
+    def chat(messages):
+        if refused(messages[0].content):
+            raise ValueError("no such turns")
+        return [1, 2]
+
+    tokenizer = types.SimpleNamespace(chat=chat, encode=lambda text: [3], end_of_turn_id=4)
+    run = types.SimpleNamespace(world=None, data=found, tokenizer=tokenizer, say=said.append)
+    write(files / "general.jsonl", *map(instruction, range(40)))
+    refused = "Say 7.".__eq__
+    examples = sft.general_examples(run, 40, seed=0)
+    assert len(examples) == 39 and list(examples[0].token_ids) == [1, 2, 3, 4]
+    assert said == ["data.general: 1 conversations cannot be written (first: "
+                    "messages/general.jsonl/7: no such turns), dropped"]  # fmt: skip
+    refused = "Say".__le__
+    with pytest.raises(ValueError, match=r"config\.data\.general: 40 conversations cannot be"):
+        sft.general_examples(run, 40, seed=0)
+
+
+def test_rft_writes_its_general_data_before_it_draws(monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("general data")
+
+    monkeypatch.setattr(rft.sft, "general_examples", fail)
+    c = small_world.get_config("ci")
+    run = types.SimpleNamespace(
+        config=c, stage=str, has_params=lambda _: False, begin=lambda _: None,
+        comparisons=lambda *_, **__: [], load_start=None,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="general data"):
+        rft.run_stage(run)
 
 
 def test_take_is_one_order_of_all_sets(files, tmp_path):

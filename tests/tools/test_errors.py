@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools import errors_in_one_line
+from tools import download, errors_in_one_line
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_errors_of_the_user(error, message):
 def test_errors_of_ours(error):
     with pytest.raises(type(error)), errors_in_one_line():
         raise error
+
+
+def test_the_home_folder_is_known(monkeypatch):
+    monkeypatch.setenv("HOME", "/elsewhere")
+    args = download.parse(["--set=math", "--out=~/data"])
+    assert str(args.out) == "/elsewhere/data"

@@ -213,6 +213,7 @@ def run_locally(c: ConfigDict, kind: str) -> None:
         if name in c:
             c[name].optimizer.steps, c[name].optimizer.warmup_steps = 2, 1
     c.rft.data.comparisons, c.rft.data.general, c.rft.data.micro_batches = 8, 16, 2
+    c.rft.data.min_kept = 0  # of random weights nothing is kept
     c.rft.buckets.samples_per_unit = 8
     c.rft.packing.row_length, c.rft.packing.batch_size = 544, 4
     if "grpo" in c:

@@ -40,6 +40,7 @@ from grm_jax import voting
 from grm_jax.data.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
+from grm_jax.evaluation.tables import Table
 from grm_jax.sampling.draw import DrawConfig, TooLong, prompt_ids, unanswered
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
@@ -371,19 +372,20 @@ def write_report(
     report.training_figure(run)
     report.write_samples(run, suites, rules, lines)
     critiques.write_page(run, suites, rules)
+    tables = {}
     for suite in suites:
         if suite.name == "small_world":
-            report.show(run, report.diagnostics_table(run, suite), "diagnostics")
-    report.show(run, protocols.table(suites, rules, notes), "protocols")
-    report.show(run, biases.table(suites, rules, notes), "bias")
-    report.show(run, costs.table(suites, rules, lines), "cost")
+            tables["diagnostics"] = report.diagnostics_table(run, suite)
+    tables["protocols"] = protocols.table(suites, rules, notes)
+    tables["bias"] = biases.table(suites, rules, notes)
+    tables["cost"] = costs.table(suites, rules, lines)
     costs.figure(run.path("figures", "cost.png"), suites, rules, lines)
     more = {suite.name: protocols.lines(suite, rules) for suite in suites if count_all}
     for suite in suites if count_all else ():
         if found := guiding.guides(suite, rules):
-            report.show(run, guiding.table(suite, rules, found), f"guiding_{suite.name}")
+            tables[f"guiding_{suite.name}"] = guiding.table(suite, rules, found)
             guiding.figure(run.path("figures", f"guiding_{suite.name}.png"), found)
-    write_lines(run, suites, rules, lines, more)
+    write_lines(run, suites, rules, lines, more, tables)
     written = ("tables", "figures", "results", "samples.md", "critiques.html")
     run.say(f"written: {', '.join(str(run.path(name)) for name in written)}")
     return lines
@@ -395,19 +397,22 @@ def write_lines(
     rules: CountingRules,
     lines: report.LinesOf,
     more: Mapping[str, Sequence[counting.Line]] | None = None,
+    tables: Mapping[str, Table] | None = None,
 ) -> None:
     """The part of the report that is about lines, whatever they are of.
 
-    `more` lines are in the results only.
+    `more` lines are in the results only, and `tables` are shown before those of the lines.
     """
     notes = report.notes(suites, rules, run.draw_config("benchmark"))
     all_lines = {name: [*own, *(more or {}).get(name, ())] for name, own in lines.items()}
     results.write_results(run, suites, all_lines, dataclasses.asdict(rules))
+    tables = dict(tables or {})
     for suite in suites:
         if table := report.suite_table(suite, lines[suite.name], notes):
-            report.show(run, table, f"suite_{suite.name}")
-    report.show(run, report.differences_table(suites, rules, lines), "differences")
-    report.show(run, report.main_table(suites, lines, notes), "main")
+            tables[f"suite_{suite.name}"] = table
+    tables["differences"] = report.differences_table(suites, rules, lines)
+    tables["main"] = report.main_table(suites, lines, notes)
+    report.show(run, tables)
     for text in report.failure_lines(suites, lines):
         run.say(text)
 

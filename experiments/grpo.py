@@ -39,7 +39,7 @@ def without_easy(
     name = loop.easy_for
     path = run.path("trajectories", f"{run.stage(name)}.jsonl")
     if name not in sections.TRAINED_STAGES:
-        path = pathlib.Path(name)
+        path = pathlib.Path(name).expanduser()
     uids = {comparison.uid for comparison in comparisons}
     try:
         with TrajectoryStore(path, read_only=True) as store:

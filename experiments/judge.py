@@ -52,6 +52,7 @@ def train(run: runs.Run, _: sections.BaselineConfig) -> None:
         by_uid = {comparison.uid: comparison for comparison in comparisons}
         examples = rft.kept_examples(run, rejection, by_uid, config)
     run.say(f"{stage}: {len(examples)} right answers kept")
+    rft.require_kept(stage, len(examples), data)
     examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)
     sft.train(run, stage, "rft", params, examples, data)
 

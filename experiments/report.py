@@ -1,6 +1,6 @@
 """What a benchmark writes: tables, figures, and a page of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -353,9 +353,10 @@ def failure_lines(suites: Sequence[Suite], lines: LinesOf) -> list[str]:
     return found
 
 
-def show(run: runs.Run, table: Table, name: str) -> None:
-    """Writes a table in all formats and prints it."""
-    write(table, run.path("tables"), name)
-    width = max(run.console.width, 60 + 14 * len(table.columns))
-    color = run.console.is_terminal
-    print(to_terminal(table, width=width, color=color), flush=True)
+def show(run: runs.Run, tables: Mapping[str, Table]) -> None:
+    """Writes tables in all formats by their names, and prints them once all are written."""
+    for name, table in tables.items():
+        write(table, run.path("tables"), name)
+    for table in tables.values():
+        width = max(run.console.width, 60 + 14 * len(table.columns))
+        print(to_terminal(table, width=width, color=run.console.is_terminal), flush=True)

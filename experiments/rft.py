@@ -73,6 +73,16 @@ def kept_examples(
     return examples
 
 
+def require_kept(stage: str, kept: int, data: sections.RFTData) -> None:
+    """Raises ValueError where a stage has too little of its own to learn from."""
+    if kept < data.min_kept:
+        raise ValueError(
+            f"stage {stage}: {kept} trajectories are kept, and config.rft.data.min_kept is "
+            f"{data.min_kept}; what it starts from does not do the task, or config.rft.draw is not "
+            "made for it"
+        )
+
+
 def run_stage(run: runs.Run) -> None:
     """Rejective fine-tuning, unless it is finished."""
     stage = run.stage("rft")
@@ -107,6 +117,7 @@ def run_stage(run: runs.Run) -> None:
         f"{stage}: {len(rejection.kept)} of {len(trajectories)} trajectories kept, of {of['used']} "
         f"of {of['total']} comparisons; {of['too_easy']} comparisons are too easy; {counts}"
     )
+    require_kept(stage, len(rejection.kept), data)
 
     examples = kept_examples(run, rejection, by_uid, config)
     sft.train(run, stage, "rft", params, examples + general, data)

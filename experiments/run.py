@@ -219,6 +219,7 @@ class Run:
         if not path and "released" in self.config:
             path = self.config.released.model
         if path:
+            path = os.path.expanduser(path)
             folder = pathlib.Path(path).is_dir()
             return load_tokenizer(path) if folder else SentencePieceTokenizer.from_file(path)
         path = self.path("tokenizer.model")

@@ -77,6 +77,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in config:
         if name not in _TOP:
             raise ValueError(f"config.{name}: unknown section; known are {list(_TOP)}")
+    settings.require_seed(config.get("seed"), "config.seed")
     for name, cls in _PLAIN.items():
         settings.from_section(cls, config, name)
     if "released" in config:
@@ -271,6 +272,15 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
 
 
 def _check_together(config, built) -> None:
+    for name, buckets in built.items():
+        section, _, part = name.rpartition(".")
+        if part == "buckets" and f"{section}.draw" in built:
+            longest, wanted = buckets.output_lengths[-1], built[f"{section}.draw"].max_new_tokens
+            if wanted > longest:
+                raise ValueError(
+                    f"config.{section}.draw.max_new_tokens: {wanted} exceeds the largest of "
+                    f"config.{section}.buckets.output_lengths, {longest}"
+                )
     if "benchmark" in built:
         for field in ("greedy_stages", "sampled_stages"):
             stages = settings.names(config.benchmark[field], f"config.benchmark.{field}")

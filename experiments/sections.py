@@ -207,12 +207,14 @@ class RFTData(Checked):
       general: pieces of general instruction data mixed in.
       micro_batches: as in `SFTData`.
       checkpoint_every: steps between checkpoints.
+      min_kept: fewest trajectories that must be kept; fewer end the run.
     """
 
     comparisons: Count
     general: Natural
     micro_batches: Count = 1
     checkpoint_every: Count = 100
+    min_kept: Natural = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,6 +348,7 @@ class AblateConfig(Checked):
         place = {}
         for name in ("seeds", "development_seeds", "opened"):
             for seed in settings.numbers(getattr(self, name), name):
+                settings.require_seed(seed, name)
                 if seed in place:
                     raise ValueError(f"{name}: seed {seed} is in {place[seed]} already")
                 place[seed] = name

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import ml_collections
 
-from grm_jax.ranges import split
+from grm_jax.ranges import Seed, split
 
 T = TypeVar("T")
 
@@ -104,6 +104,13 @@ def numbers(value: Any, name: str) -> list[int]:
         return [int(part) for part in names(value, name)]
     except ValueError as error:
         raise ValueError(f"{name}: expected comma-separated integers, got {value!r}") from error
+
+
+def require_seed(value: Any, name: str) -> None:
+    """Raises ValueError for what is no seed."""
+    (seeds,) = Seed.__metadata__
+    if type(value) is not int or not seeds.holds(value):
+        raise ValueError(f"{name}: must be an integer {seeds.text}, got {value!r}")
 
 
 def differing_fields(a: dict, b: dict, prefix: str = "config") -> list[str]:

@@ -21,6 +21,7 @@ def user_path(text: str) -> pathlib.Path:
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """For command lines: what a user can mend ends the program in one line, without a traceback."""
+    sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show is "?"
     try:
         yield
     except (ValueError, OSError) as error:

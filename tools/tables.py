@@ -361,7 +361,8 @@ def _main(args: argparse.Namespace) -> None:
               "spread     spread over domains\n"
               "compare    two workdirs, paired")  # fmt: skip
         return
-    paths = [pathlib.Path(part) for part in settings.names(args.workdirs, "--workdirs")]
+    given = settings.names(args.workdirs, "--workdirs")
+    paths = [pathlib.Path(part).expanduser() for part in given]
     suites = settings.names(args.suites, "--suites")
     if suites and not paths:
         raise ValueError("--suites: these are suites of workdirs; --workdirs is missing")

@@ -105,6 +105,22 @@ def test_every_variant_is_valid(variant):
         ({"mesh__fsdp": 0}, "config.mesh.fsdp: must be at least 1"),
         ({"model__rules": "x"}, "config.model.rules: unknown field"),
         ({"mesh__data": 2, "meta_rm__loop__batch_size": 3}, "config.meta_rm.loop.batch_size: 3"),
+        *(({f"{name}__draw__max_new_tokens": 200},
+           f"config.{name}.draw.max_new_tokens: 200 exceeds the largest of config.{name}.buckets."
+           "output_lengths, 96") for name in ("rft", "grpo", "meta_rm", "benchmark")),
+        ({"ablate__arms": {"long": "grpo.draw.max_new_tokens=97"}, "benchmark__arms": ""},
+         "config.ablate.arms.long: config.grpo.draw.max_new_tokens: 97 exceeds"),
+        # Seeds have 32 bits.
+        ({"seed": -1}, "config.seed: must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "config.seed: must be"),
+        ({"seed": "7"}, "config.seed: must be an integer"),
+        ({"seed": True}, "config.seed: must be an integer"),
+        ({"seed": None}, "config.seed: must be an integer"),
+        ({"small_world__world_seed": -1}, "config.small_world.world_seed: must be"),
+        ({"small_world__world_seed": 2**32}, "config.small_world.world_seed: must be"),
+        ({"ablate__seeds": "3,-1"}, "config.ablate.seeds: must be an integer from 0"),
+        ({"ablate__development_seeds": "4294967296"}, "config.ablate.development_seeds: must be"),
+        ({"ablate__opened": "-7"}, "config.ablate.opened: must be"),
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named(tmp_path, changes, named):
@@ -153,7 +169,7 @@ def test_the_benchmark_section_may_change_on_a_workdir(tmp_path):
 
 
 def test_a_workdir_in_use_is_refused(tmp_path):
-    held = runs._claim(tmp_path)
+    held = runs._Claim(tmp_path)
     with pytest.raises(ValueError, match="is in use by another process"):
         runs.Run(_config(), tmp_path)
     held.close()

@@ -1,14 +1,22 @@
 """A workdir belongs to one process, and what a stage left in it is what the next one reads."""
 
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import pytest
+import rich.console
 
 from configs import small_world
-from experiments import baseline, grpo, sft
+from experiments import baseline, grpo, judge, report, rft, sft
 from experiments import run as runs
+from grm_jax.evaluation.tables import Column, Table
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def config():
@@ -177,3 +185,60 @@ def test_a_workdir_is_held_also_when_its_lock_file_is_removed(tmp_path):
         runs._Claim(tmp_path)
     claim.close()
     runs._Claim(tmp_path).close()
+
+
+# ---- what ends a stage, and what does not ----
+
+
+@pytest.mark.parametrize("stage", ["rft", "llm_judge"])
+def test_a_stage_that_keeps_nothing_is_no_finished_stage(workdir, monkeypatch, stage):
+    """Not even where general data would be left to train on."""
+    monkeypatch.setattr(rft, "draw_stage", lambda *_, **__: [])
+    monkeypatch.setattr(judge, "right_demonstrations", lambda *_: [])
+    c = config()
+    del c.rft.data.min_kept
+    train = {"rft": rft.run_stage, "llm_judge": lambda run: judge.train(run, None)}[stage]
+    (workdir / "config.json").unlink()
+    with pytest.raises(ValueError, match=f"stage {stage}: 0 .*config.rft.data.min_kept is 1"):
+        runs.carry_out(train, c, workdir)
+    assert not (workdir / "params" / stage).exists()
+
+
+def test_tables_are_all_written_before_one_is_printed(tmp_path, monkeypatch, capsys):
+    run = object.__new__(runs.Run)
+    run.__dict__.update(workdir=tmp_path, _logs=tmp_path, console=rich.console.Console())
+    tables = {name: Table(f"a − {name}", (Column("n", "count"),), (), ()) for name in "bc"}
+
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", closed)
+        with pytest.raises(BrokenPipeError):
+            report.show(run, tables)
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"b", "c"}
+    report.show(run, tables)
+    out = capsys.readouterr().out
+    assert 0 <= out.find("a − b") < out.find("a − c")
+
+
+def test_a_terminal_of_ascii_loses_nothing_and_a_tilde_is_expanded(tmp_path):
+    code = (
+        "import pathlib, rich.console\n"
+        "from experiments import run\n"
+        "def program(config, workdir):\n"
+        "    print('Voting@2 − greedy ≥ 1', workdir)\n"
+        "    rich.console.Console().print('a − b')\n"
+        "    (workdir / 'results').mkdir(parents=True)\n"
+        "run.start(program)\n"
+    )
+    config = f"--config={ROOT / 'configs/small_world.py'}:ci"
+    for encoding in ("ascii", "latin-1"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, config, f"--workdir=~/{encoding}"],
+            env=os.environ | {"PYTHONIOENCODING": encoding, "HOME": str(tmp_path)},
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Voting@2 ? greedy ? 1" in done.stdout and "a ? b" in done.stdout
+        assert (tmp_path / encoding / "results").is_dir()

@@ -24,7 +24,7 @@ from absl import flags
 
 from experiments import arms, effects, results, schema, sections, settings, spct
 from experiments import run as runs
-from grm_jax.files import read_json
+from grm_jax.files import read_json, visible_files
 from grm_jax.parallel import processes
 
 _SHARD = flags.DEFINE_string(
@@ -92,7 +92,7 @@ def of_seed(
 
 def measured_arms(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[str]:
     """Arms of the config that the results of a seed have, defined as they are now."""
-    if not any((folder / "results").glob("*.json")):
+    if not visible_files(folder / "results", "*.json"):
         return []
     found = {title: change for one in results.read_results(folder).values()
              for title, change in one.arms.items()}  # fmt: skip

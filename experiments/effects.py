@@ -16,6 +16,7 @@ from experiments.results import Result, read_results
 from grm_jax.evaluation import paper, plots, statistics
 from grm_jax.evaluation.statistics import Difference, Resampled
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
+from grm_jax.files import visible_files
 
 SEVERAL = (
     "95 % intervals: seeds are resampled, and then comparisons, those with one query together; "
@@ -193,7 +194,7 @@ def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> li
         folders = {seed: workdir / f"seed_{seed}" for seed in every}
         of_seed = {
             seed: read_results(folder) for seed, folder in folders.items()
-            if any((folder / "results").glob("*.json"))
+            if visible_files(folder / "results", "*.json")
         }  # fmt: skip
         suites = {suite: None for own in of_seed.values() for suite in own}
         reported = set()

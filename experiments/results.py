@@ -17,7 +17,7 @@ from experiments import arms, counting
 from experiments import run as runs
 from experiments.counting import Line, Suite
 from grm_jax.evaluation import rules, statistics
-from grm_jax.files import read_json, write_atomically
+from grm_jax.files import read_json, visible_files, write_atomically
 from grm_jax.models import cost
 
 VERSION = 3
@@ -119,7 +119,7 @@ def read_results(workdir: pathlib.Path) -> dict[str, Result]:
     Raises:
       ValueError: naming the folder without any, or the file that is none of ours.
     """
-    paths = sorted((workdir / "results").glob("*.json"))
+    paths = visible_files(workdir / "results", "*.json")
     if not paths:
         raise ValueError(f"{workdir}: no results/*.json; experiments.benchmark writes them")
     return {path.stem: _read(path) for path in paths}

@@ -82,3 +82,8 @@ def test_characters_of_chinese_are_words():
     prompts = BenchmarkPrompts({"x": [row("r", f"问题{sentence}谢谢")]})
     assert prompts.find(ask(f"甲{sentence[:N]}乙")).uid == "r"
     assert prompts.find(ask(f"甲{sentence[: N - 1]}乙")) is None
+
+
+def test_a_prompt_without_words_is_nobodys():
+    rows = BenchmarkPrompts({"s": [row("blank", ""), row("marks", "?!")]})
+    assert rows.find(ask("...")) is None

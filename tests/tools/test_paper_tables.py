@@ -85,6 +85,8 @@ def test_results_are_read_as_they_were_counted(tmp_path, suites):
             assert read.lines[key].columns[name] == line.interval(name)
     path = tmp_path / "a/results/rewardbench.json"
     before = path.read_bytes()
+    (path.parent / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert list(results.read_results(tmp_path / "a")) == ["rewardbench"]
     measured(tmp_path / "a", "rewardbench", suites["rewardbench"], 0.7, 1)
     assert path.read_bytes() == before
     path.write_bytes(before[:-20])

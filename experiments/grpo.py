@@ -10,6 +10,7 @@ ends bitwise where an unbroken one does.
 
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -57,6 +58,15 @@ def without_easy(
         f"easy; {len(kept)} of {len(comparisons)} are left"
     )
     return kept
+
+
+def next_work(batches: Iterator[list[Comparison]], *args, **kwargs) -> draw.WorkList:
+    """The plan of the next batch that has a prompt which is not too long; see `draw.plan`."""
+    while True:
+        try:
+            return draw.plan(next(batches), *args, **kwargs)
+        except draw.TooLong:
+            continue
 
 
 def run_stage(run: runs.Run) -> None:
@@ -119,8 +129,8 @@ def run_stage(run: runs.Run) -> None:
             began = time.monotonic()
 
             # Rollout, and scoring of its text.
-            work = draw.plan(
-                next(batches), draw_config, run.tokenizer, engine, seed=run.config.seed, step=step
+            work = next_work(
+                batches, draw_config, run.tokenizer, engine, seed=run.config.seed, step=step
             )
             groups: dict[str, list[grpo.Rollout]] = {}
             tokens = 0

@@ -15,6 +15,7 @@ from experiments import run as runs
 from experiments.training_data import TrainingData
 from grm_jax.data.benchmarks import judgebench
 from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.tokenizers import train_sentencepiece
 
@@ -169,6 +170,18 @@ def test_rft_writes_its_general_data_before_it_draws(monkeypatch):
     )  # fmt: skip
     with pytest.raises(ValueError, match="general data"):
         rft.run_stage(run)
+
+
+def test_a_step_whose_prompts_are_all_too_long_takes_the_next_batch(monkeypatch):
+    def plan(batch, config, *, seed):
+        if batch == ["long"]:
+            raise draw.TooLong("all 1 comparisons are too long")
+        return batch, config, seed
+
+    monkeypatch.setattr(draw, "plan", plan)
+    batches = iter([["long"], ["long"], ["short"], ["next"]])
+    assert grpo.next_work(batches, "config", seed=1) == (["short"], "config", 1)
+    assert next(batches) == ["next"]
 
 
 def test_take_is_one_order_of_all_sets(files, tmp_path):

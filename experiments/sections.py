@@ -23,7 +23,7 @@ from grm_jax.ranges import (
     names_of,
     one_of,
 )
-from grm_jax.sampling.remote import Server
+from grm_jax.sampling.remote import Server, check_url
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES
 
@@ -152,21 +152,28 @@ class EngineConfig(Checked):
 
     Attributes:
       engine: "jitted", on the devices of the mesh, or "openai", an OpenAI-compatible server.
-      engine_url, engine_model, engine_parallel, engine_rate, engine_timeout, engine_tries: of the
-        server; see `sampling.remote.Server`. Its key is in the environment (OPENAI_API_KEY).
+      engine_url, engine_model, ...: of the server, all but the prefix; see
+        `sampling.remote.Server`. Its key is in the environment (OPENAI_API_KEY).
     """
 
     engine: Annotated[str, one_of(("jitted", "openai"))] = "jitted"
     engine_url: str = ""
     engine_model: str = ""
-    engine_parallel: Count = 16
-    engine_rate: NonNegative = 0.0
-    engine_timeout: Positive = 600.0
-    engine_tries: Count = 8
+    engine_parallel: Count = Server.parallel
+    engine_rate: NonNegative = Server.rate
+    engine_timeout: Positive = Server.timeout
+    engine_total_timeout: Positive = Server.total_timeout
+    engine_tries: Count = Server.tries
+    engine_max_tokens_field: str = Server.max_tokens_field
+    engine_extra: str = Server.extra
+    engine_stop_reasons: str = Server.stop_reasons
+    engine_length_reasons: str = Server.length_reasons
 
     def __post_init__(self):
         super().__post_init__()
         try:
+            if self.engine_url:
+                check_url(self.engine_url)  # also of an engine that is not used: it is written down
             self.server()
         except ValueError as error:
             raise ValueError(f"engine_{error}") from None
@@ -175,8 +182,8 @@ class EngineConfig(Checked):
         """The server, or None for the jitted engine."""
         if self.engine == "jitted":
             return None
-        names = ("url", "model", "parallel", "rate", "timeout", "tries")
-        return Server(**{name: getattr(self, f"engine_{name}") for name in names})
+        own = {name: value for name, value in vars(self).items() if name.startswith("engine_")}
+        return Server(**{name.removeprefix("engine_"): value for name, value in own.items()})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,7 @@ ALLOWED = {
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 PIPELINE = "grm_jax.data.pipeline"
 # Never at the top of a library file: optional, or only wanted by programs and pipelines.
-LAZY = {"grain", "ml_collections", "openai", "pyarrow", "huggingface_hub", "libtpu"}
+LAZY = {"grain", "httpx", "ml_collections", "openai", "pyarrow", "huggingface_hub", "libtpu"}
 # Never in the library at all, and in the rest only behind importorskip or inside a function.
 TORCH_FAMILY = {"torch", "transformers", "tensorflow"}
 

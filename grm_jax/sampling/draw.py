@@ -331,6 +331,8 @@ def to_trajectory(
     if not completion.stopped and strict.scores is not None:
         strict = scores.Parsed(None, "unfinished")
     lenient = _parsed(scores.parse_lenient, text, comparison, config)
+    if completion.refusal:
+        strict = lenient = scores.Parsed(None, completion.refusal)
     correct = None
     told = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
     if told:
@@ -473,5 +475,6 @@ def draw(
         fingerprint=fingerprint, stage=stage, step=step, hinted=hinted, skip=complete,
     ):  # fmt: skip
         store.append_unit(UnitHeader(fingerprint, stage, step, unit.index), trajectories)
+        getattr(engine, "forget", lambda: None)()  # what a server was paid for is in the store now
         on_unit(len(trajectories), trajectories)
     return work

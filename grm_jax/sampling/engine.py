@@ -25,6 +25,7 @@ class Completion(NamedTuple):
       sampling_logprobs: log-prob under the distribution that was sampled from.
       stopped: ended by a stop token, not by the length limit.
       text: what an engine that speaks text answered; None where `token_ids` say it.
+      refusal: why there is no answer and never will be; "" for an answer.
     """
 
     uid: str
@@ -38,6 +39,7 @@ class Completion(NamedTuple):
     sampling_logprobs: tuple[float, ...]
     stopped: bool
     text: str | None = None
+    refusal: str = ""
 
 
 class Engine(Protocol):

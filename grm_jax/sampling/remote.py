@@ -3,62 +3,106 @@
 Any server with POST <url>/chat/completions will do (vLLM, SGLang, a provider). The paper drew its
 RFT data from DeepSeek-V2.5 (appendix C.1). One request a sample, with a seed of its own: so a
 sample depends on no other, a server with a prefix cache still reads each prompt once, and
-providers that do not know `n` serve too.
+providers that do not know `n` serve too. What becomes of a call:
 
-An answer is a text with finish reason "stop" or "length". Everything else is a failed call: no
-connection, no reply in time, status 408, 409, 425, 429 or 5xx, a reply that is cut off or is not of
-the form. A failed call is made again, later and later, and in the end fails its whole work unit,
-which is then not written; it never becomes an answer. Any other status is a refusal, which no
-repetition mends, and ends the run with the words of the server. The next run asks for what is
-missing: the answers of the unit that failed, or in which the process was killed, are kept.
+- An answer: a text that ended by itself or at the length limit.
+- No answer, and never one to this request: a content filter, a prompt longer than the context, a
+  refusal, no text. It makes a sample without scores, with the words of the server as the reason.
+- A failure: no connection, no reply in time, status 408, 409, 425, 429 or 5xx, a reply that is cut
+  off, too large or not of the form. The call is made again, later and later; a sample that fails
+  too often ends the run, and its unit is not written.
+- A refusal of every request (a wrong key, no such model, an unknown parameter) ends the run. Where
+  its words do not tell it from that of one request, something else is asked after it.
 
-Of several processes the first one asks, and the others get what it got.
+The next run asks for what is missing: the answers of the unit that failed, or in which the process
+was killed, are kept. Of several processes the first one asks, and the others get what it got.
 """
 
-import concurrent.futures
+import asyncio
+import contextlib
 import dataclasses
 import hashlib
-import http.client
 import json
 import os
 import random
-import threading
+import re
+import ssl
 import time
-import urllib.error
-import urllib.request
-from typing import Any
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 
 from grm_jax.parallel import processes
 from grm_jax.parallel.sharding import fetch
-from grm_jax.ranges import Checked, Count, NonNegative, Positive
+from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, split
 from grm_jax.sampling import keys
 from grm_jax.sampling.engine import Completion
-from grm_jax.sampling.partial import PartialUnit
-from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit
+from grm_jax.sampling.partial import Answer, PartialUnit
+from grm_jax.sampling.scheduler import Buckets, WorkUnit
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_AGAIN = (408, 409, 425, 429)
-_LONGEST_WAIT = 60.0
+_URL = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:(\d{1,5}))?(/[^\s@?#]*)?", re.ASCII | re.I)
+_OURS = {"model", "messages", "n", "stream"}  # fields of the request
+_LONGEST_WAIT, _ERROR_WAIT = 60.0, 3.0  # seconds between calls; for the body of an error
+_LARGEST = 2**24  # bytes of a reply
+_MANY = 32  # requests without an answer, one after the other, before something else is asked
+_FAILING = ("error", "abort", "network_error", "insufficient_system_resource")  # finish reasons
+# What is the matter with one request: in the words of a server, or as a finish reason.
+_FILTERED = re.compile(
+    "content.?(filter|policy|management)|content exists risk|moderation|inspection.?failed|flagged"
+    "|usage polic|^(safety|sensitive|recitation|prohibited_content|blocklist|refusal|tool_calls)$",
+    re.I,
+)  # fmt: skip
+_TOO_LONG = re.compile(
+    "context.?(length|size|window)|maximum context|reduce the length|(prompt|input) is too long"
+    "|(prompt|input).{0,40}tokens?.{0,60}(exceed|longer|must be <=|too large)", re.I,
+)  # fmt: skip
 
 
 class RemoteError(OSError):
-    """The server refused a request, or failed it too often."""
+    """The server refuses every request, or failed one too often."""
 
 
 class _Failed(Exception):
-    """A call without an answer that may be made again; `wait` seconds, if the server said so."""
+    """A call that may be made again: the problem, and after how many seconds at least."""
 
-    def __init__(self, problem: str, wait: float = 0.0):
-        super().__init__(problem)
-        self.wait = wait
+
+class _Asked(NamedTuple):
+    """One request: whose it is, for people; its name among the kept answers; what is sent."""
+
+    where: str
+    name: str
+    body: dict
+
+
+def api_key() -> str:
+    """The key in the environment; ValueError, without its text, if no header can hold it."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not re.fullmatch("[!-~]*", key):
+        raise ValueError(f"url: its key, in {KEY_VARIABLE}, has a character that is not printable")
+    return key
+
+
+def check_url(url: str) -> None:
+    """ValueError, without its text, for what is no address, or holds more than an address."""
+    if not (found := _URL.fullmatch(url)) or int(found[3] or 0) >= 2**16:
+        raise ValueError(
+            "url: must start with http:// or https:// and a host, without user, password or query; "
+            f"a key belongs into the environment, as {KEY_VARIABLE}"
+        )
+
+
+def _is_extra(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        fields = json.loads(text or "{}")
+        return isinstance(fields, dict) and not fields.keys() & _OURS
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
 class Server(Checked):
-    """Where to ask, and how hard.
+    """Where to ask, how hard, and in which dialect.
 
     Attributes:
       url: up to and without /chat/completions, such as http://localhost:8000/v1.
@@ -66,7 +110,15 @@ class Server(Checked):
       parallel: requests at the same time.
       rate: most requests a second; 0 for no limit.
       timeout: seconds without a byte of the reply.
+      total_timeout: seconds for one call in all.
       tries: calls for one sample.
+      max_tokens_field: the name of the length limit in the request, such as
+        "max_completion_tokens"; "" sends none.
+      extra: a JSON object of more fields of the request. null leaves a field out, such as
+        {"seed": null} for a server that knows none.
+      stop_reasons: comma-separated finish reasons of a text that ended by itself, in lower case;
+        "null" is none at all.
+      length_reasons: those of a text that was cut off at the length limit.
       pause: seconds before the second call; it doubles each time, up to a minute.
     """
 
@@ -75,22 +127,20 @@ class Server(Checked):
     parallel: Count = 16
     rate: NonNegative = 0.0
     timeout: Positive = 600.0
+    total_timeout: Positive = 3600.0
     tries: Count = 8
+    max_tokens_field: str = "max_tokens"
+    extra: Annotated[str, Range(f"a JSON object without {sorted(_OURS)}", _is_extra)] = ""
+    stop_reasons: str = "stop,eos,eos_token,stop_sequence,end_turn,null"
+    length_reasons: str = "length,max_tokens,model_length"
     pause: NonNegative = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url: must start with http:// or https://, got {self.url!r}")
+        check_url(self.url)
+        api_key()
         if not self.model:
             raise ValueError("model: must be named")
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the key to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 class RemoteEngine:
@@ -106,19 +156,19 @@ class RemoteEngine:
 
         Args:
           buckets: see above.
-          server: where to ask, and how hard.
+          server: where to ask, how hard, and in which dialect.
           partial: the file for the answers of a unit that is not whole; no other engine may use it
             at the same time.
         """
         self.buckets = buckets
         self._partial = PartialUnit(partial)
-        self.digest = hashlib.sha256(f"{server.url}\x1f{server.model}".encode()).hexdigest()[:16]
+        model = "\x1f".join(filter(None, (server.url, server.model, server.extra)))
+        self.digest = hashlib.sha256(model.encode()).hexdigest()[:16]
         self._server = server
-        self._key = os.environ.get(KEY_VARIABLE, "")
-        self._open = urllib.request.build_opener(_NoRedirects).open
-        self._turn = threading.Lock()
+        self._key = api_key()
         self._next_start = 0.0
-        self._ending = threading.Event()
+        self._answered: dict = {}  # the last request that was
+        self._silent = 0  # requests since then that got none
 
     def run(
         self,
@@ -137,7 +187,7 @@ class RemoteEngine:
           their samples.
 
         Raises:
-          RemoteError: a request was refused, or failed as often as is allowed.
+          RemoteError: the server refuses every request, or failed one as often as is allowed.
         """
         del params
         indices_PS = np.zeros((len(unit.requests), unit.bucket.S), np.int32)
@@ -150,121 +200,195 @@ class RemoteEngine:
             for p, request in enumerate(unit.requests)
             for s, sample in enumerate(request.samples)
         ]
-        settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
         answers = b""
         if processes.index() == 0:
-            answers = json.dumps(self._ask_all(wanted, settings)).encode()
+            settings = {"temperature": temperature, "top_p": top_p,
+                        self._server.max_tokens_field: max_new_tokens}  # fmt: skip
+            asked = [
+                self._asked(f"comparison {request.uid!r} sample {sample}", request.text,
+                            {**settings, "seed": seed[1] & 0x7FFFFFFF})
+                for request, sample, seed in wanted
+            ]  # fmt: skip
+            answers = json.dumps(asyncio.run(self._ask_all(asked))).encode()
         answers = json.loads(processes.bytes_from_first(answers))
         return [
             Completion(
                 uid=request.uid, order=request.order, prompt_ids=request.prompt_ids,
                 truncated=request.truncated, sample=sample, seed=seed, token_ids=(), logprobs=(),
-                sampling_logprobs=(), stopped=stopped, text=text,
+                sampling_logprobs=(), **Answer(*answer)._asdict(),
             )
-            for (request, sample, seed), (text, stopped) in zip(wanted, answers, strict=True)
+            for (request, sample, seed), answer in zip(wanted, answers, strict=True)
         ]  # fmt: skip
 
-    def _ask_all(self, wanted, settings) -> list[tuple[str, bool]]:
-        self._ending.clear()
+    def forget(self) -> None:
+        """Gives up the answers to a unit, which is in the store now."""
+        if processes.index() == 0:
+            self._partial.clear()
+
+    def _asked(self, where: str, text: str, settings: dict) -> _Asked:
+        message = {"role": "user", "content": text}
+        body = {"model": self._server.model, "messages": [message], **settings}
+        body |= json.loads(self._server.extra or "{}")
+        body = {name: value for name, value in body.items() if name and value is not None}
+        # The seed tells samples apart, also where a server is not told it.
+        named = {"url": self._server.url, **body, "seed": settings["seed"]}
+        return _Asked(where, self._partial.key(named), body)
+
+    async def _ask_all(self, unit: list[_Asked]) -> list[Answer]:
+        import httpx
+
+        server = self._server
         kept = self._partial.read()
-        with concurrent.futures.ThreadPoolExecutor(self._server.parallel) as pool:
+        places, self._ending = asyncio.Semaphore(server.parallel), asyncio.Event()
+        doubtful: list[tuple[_Asked, Answer]] = []
+
+        async def outcome(asked: _Asked) -> Answer:
+            if asked.name in kept:
+                return kept[asked.name]
             try:
-                futures = [
-                    pool.submit(
-                        self._ask, request, sample, {**settings, "seed": seed[1] & 0x7FFFFFFF}, kept
-                    )
-                    for request, sample, seed in wanted
-                ]
-                concurrent.futures.wait(futures)
-            finally:
-                self._ending.set()  # an interrupt need not wait for all of them
-        for future in futures:
-            if isinstance(future.exception(), RemoteError):
-                raise future.exception()
-        answers = [future.result() for future in futures]
-        self._partial.clear()
+                async with places:
+                    answer, sure = await self._ask(asked)
+                    if not sure:
+                        doubtful.append((asked, answer))
+                    elif self._answered:  # else the server may yet turn out to refuse everything
+                        self._partial.add(asked.name, answer)
+                    if answer.refusal and self._silent % _MANY == 0:
+                        await self._ask_another(asked, answer)
+            except BaseException:
+                self._ending.set()  # calls under way may be charged for: they go on
+                raise
+            return answer
+
+        # A connection a request: one that is kept may be closed just when it is used again.
+        async with httpx.AsyncClient(
+            base_url=server.url,
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            limits=httpx.Limits(max_keepalive_connections=0),
+            timeout=httpx.Timeout(server.timeout, connect=min(server.timeout, 60.0)),
+            verify=server.url.startswith("https") and ssl.create_default_context(),
+        ) as self._client:
+            answers = await asyncio.gather(*map(outcome, unit), return_exceptions=True)
+            for answer in sorted(answers, key=lambda answer: isinstance(answer, _Failed)):
+                if isinstance(answer, BaseException):
+                    raise answer
+            if doubtful:
+                await self._ask_another(*doubtful[0])
         return answers
 
-    def _ask(
-        self, request: Request, sample: int, settings: dict, kept: dict[str, tuple[str, bool]]
-    ) -> tuple[str, bool]:
-        """Text of one sample and whether it ended by itself, after as many calls as it takes."""
-        where = f"comparison {request.uid!r} sample {sample}"
-        body = {
-            "model": self._server.model, "messages": [{"role": "user", "content": request.text}],
-            **settings,
-        }  # fmt: skip
-        key = self._partial.key({"url": self._server.url, **body})
-        if key in kept:
-            return kept[key]
+    async def _ask_another(self, asked: _Asked, answer: Answer) -> None:
+        """Raises RemoteError unless the server answers something else after this."""
+        plain = {"messages": [{"role": "user", "content": "Answer with the word yes."}]}
+        try:
+            other, _ = await self._ask(asked._replace(body=self._answered or asked.body | plain))
+        except RemoteError as error:
+            other = Answer("", True, str(error))
+        if other.refusal:
+            raise self._error(asked, f"{answer.refusal} (and nothing else is answered)")
+
+    async def _ask(self, asked: _Asked) -> tuple[Answer, bool]:
+        """The outcome of a request, after all its calls, and whether it surely is of this one.
+
+        Raises:
+          RemoteError: see `run`.
+          _Failed: another request has ended the run.
+        """
         wait = 0.0
         for attempt in range(self._server.tries):
-            if self._ending.wait(wait):
-                raise _Failed("another sample has failed the unit")
-            self._wait_for_turn()
+            await self._sleep(wait)
+            now = time.monotonic()
+            start = max(now, self._next_start)
+            self._next_start = start + (1 / self._server.rate if self._server.rate else 0)
+            await self._sleep(start - now)
+            if self._ending.is_set():
+                raise _Failed("another request has ended the run", 0.0)
             try:
-                answer = self._call(where, body)
-                self._partial.add(key, *answer)
-                return answer
-            except RemoteError:
-                self._ending.set()
-                raise
-            except _Failed as error:
-                problem = str(error)
-                wait = self._server.pause * 2**attempt * (1 + random.random())  # not all at once
-                wait = min(max(error.wait, wait), _LONGEST_WAIT)
-        self._ending.set()
-        raise RemoteError(
-            f"{self._server.url}: {where}: no answer in {self._server.tries} calls; the last one: "
-            f"{problem}"
-        )
+                answer, sure = await self._call(asked)
+            except _Failed as failed:
+                problem, least = failed.args
+                wait = self._server.pause * 2.0 ** min(attempt, 9) * (1 + random.random())
+                wait = min(_LONGEST_WAIT, max(wait, least))  # in part by chance: not all at once
+                continue
+            if answer.refusal.startswith("no text") and attempt == 0 < self._server.tries - 1:
+                continue  # it may have been an accident
+            self._silent = self._silent + 1 if answer.refusal else 0
+            self._answered = self._answered if answer.refusal else asked.body
+            return answer, sure
+        raise self._error(asked, f"no answer in {self._server.tries} calls; the last: {problem}")
 
-    def _wait_for_turn(self) -> None:
-        if not self._server.rate:
-            return
-        with self._turn:
-            start = max(self._next_start, time.monotonic())
-            self._next_start = start + 1 / self._server.rate
-        time.sleep(max(0.0, start - time.monotonic()))
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), seconds)
 
-    def _call(self, where: str, body: dict) -> tuple[str, bool]:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        call = urllib.request.Request(
-            self._server.url.rstrip("/") + "/chat/completions", json.dumps(body).encode(), headers
-        )
+    def _said(self, text: str, most: int = 300) -> str:
+        """Somebody else's words for a message: in one line, and without the key."""
+        text = text.replace(self._key, "***") if self._key else text
+        return " ".join(text.encode(errors="replace").decode().split())[:most]
+
+    def _error(self, asked: _Asked, problem: str) -> RemoteError:
+        return RemoteError(self._said(f"{self._server.url}: {asked.where}: {problem}", 1000))
+
+    async def _call(self, asked: _Asked) -> tuple[Answer, bool]:
+        import httpx
+
+        raw, status, wait = bytearray(), 0, 0.0
+        content, headers = json.dumps(asked.body), {"Content-Type": "application/json"}
         try:
-            with self._open(call, timeout=self._server.timeout) as reply:
-                raw = reply.read()
-        except urllib.error.HTTPError as error:
-            said = error.read(500).decode(errors="replace")
-            if error.code in _AGAIN or error.code >= 500:
-                raise _Failed(f"status {error.code}: {said}", _retry_after(error)) from None
-            raise RemoteError(
-                f"{self._server.url}: {where}: refused with status {error.code}: {said}"
-            ) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _Failed(f"{type(error).__name__}: {error}") from None
-        return _answer(raw)
+            async with (
+                asyncio.timeout(self._server.total_timeout) as deadline,
+                self._client.stream(
+                    "POST", "chat/completions", content=content, headers=headers
+                ) as reply,
+            ):
+                status = reply.status_code
+                if re.fullmatch(r"\d{1,9}(\.\d*)?", retry := reply.headers.get("Retry-After", "")):
+                    wait = float(retry)
+                if status != 200:
+                    soon = asyncio.get_running_loop().time() + _ERROR_WAIT
+                    deadline.reschedule(min(deadline.when(), soon))
+                async for piece in reply.aiter_bytes():
+                    raw += piece
+                    if len(raw) > _LARGEST:
+                        break
+        except (httpx.HTTPError, OSError) as error:
+            if status in (0, 200):  # of an error, a part of its words will do
+                raise _Failed(f"{type(error).__name__}: {error}", wait) from None
+        text = raw.decode(errors="replace")
+        if status == 200:
+            return self._outcome(text, asked.body.get(self._server.max_tokens_field, 0))
+        refusal = f"refused with status {status}: {self._said(text)}"
+        sure = bool(_TOO_LONG.search(text) or status < 500 and _FILTERED.search(text))
+        if status in (408, 409, 425, 429) or status >= 500 and not sure:
+            raise _Failed(refusal, wait)
+        if status in (400, 413, 422) or sure and (status >= 500 or status == 403):
+            return Answer("", True, refusal), sure
+        raise self._error(asked, refusal)
+
+    def _outcome(self, raw: str, limit: int) -> tuple[Answer, bool]:
+        """The outcome in the body of a reply, and whether it surely is of this request."""
+        try:
+            reply = json.loads(raw)
+            (choice,) = reply["choices"]
+            message, finish = choice["message"], choice.get("finish_reason")
+            text, refusal = _text(message.get("content")), message.get("refusal") or ""
+            spent = (reply.get("usage") or {}).get("completion_tokens")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise _Failed(f"no chat completion with one choice: {self._said(raw)}", 0.0) from None
+        name = "null" if finish is None else str(finish).lower()
+        if name in _FAILING:
+            raise _Failed(f"finish reason {name}", 0.0)
+        cut = name in split(self._server.length_reasons) or finish is None and spent == limit
+        known = cut or name in split(self._server.stop_reasons)
+        sure = bool(known or refusal or _FILTERED.search(name))
+        if refusal or not known:
+            refusal = f"refusal: {refusal}" if refusal else f"finish reason {name}"
+        elif text is None and not cut:  # if it was cut, it was still thinking
+            refusal = f"no text, finish reason {name}"
+        return Answer(text or "", not cut, self._said(refusal)), sure
 
 
-def _retry_after(error: urllib.error.HTTPError) -> float:
-    try:
-        return float(error.headers.get("Retry-After", 0))
-    except ValueError:  # a date
-        return 0.0
-
-
-def _answer(raw: bytes) -> tuple[str, bool]:
-    """The text of a reply and whether it ended by itself; _Failed if the reply is none."""
-    try:
-        (choice,) = json.loads(raw)["choices"]
-        text, finish = choice["message"]["content"], choice["finish_reason"]
-    except (ValueError, KeyError, TypeError):
-        raise _Failed(f"not a chat completion with one choice: {raw[:200]!r}") from None
-    if text is None and finish == "length":
-        text = ""  # cut off while it was thinking
-    if not isinstance(text, str) or finish not in ("stop", "length"):
-        raise _Failed(f"no text, or finish reason {finish!r}")
-    return text.encode(errors="replace").decode(), finish == "stop"
+def _text(content: str | list | None) -> str | None:
+    """The text of a message, also of one in parts; what was thought is no part of it."""
+    if isinstance(content, list):
+        parts = [part["text"] for part in content if part.get("type", "text") == "text"]
+        content = "".join(parts) if parts else None
+    return content and content.encode(errors="replace").decode()

@@ -110,6 +110,7 @@ def load_comparisons(run: runs.Run, config: sections.BenchmarkConfig) -> Loaded:
 
 def _draw_config(run: runs.Run) -> DrawConfig:
     config = run.draw_config("benchmark")
+    # Where rows may be shortened, those that cannot be are dropped, and have no verdict.
     return config if config.max_truncated else dataclasses.replace(config, max_dropped=0.0)
 
 

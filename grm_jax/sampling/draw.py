@@ -368,13 +368,12 @@ def unanswered(
     nothing = Completion(
         comparison.uid, tuple(range(comparison.n)), (), True, 0, (0, 0), (), (), (), True, ""
     )
-    return [
-        to_trajectory(
-            nothing._replace(sample=sample), comparison, config, tokenizer,
-            fingerprint=like.fingerprint, stage=like.stage, step=like.step,
-        )
-        for sample in range(config.k)
-    ]  # fmt: skip
+    first = to_trajectory(
+        nothing, comparison, config, tokenizer,
+        fingerprint=like.fingerprint, stage=like.stage, step=like.step,
+    )  # fmt: skip
+    first = dataclasses.replace(first, parse_reason="too long")
+    return [dataclasses.replace(first, sample=sample) for sample in range(config.k)]
 
 
 def _parsed(parse: Callable, text: str, comparison: Comparison, config: DrawConfig):

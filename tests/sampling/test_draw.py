@@ -239,6 +239,7 @@ def test_a_dropped_comparison_can_be_counted_as_one_without_a_verdict(tokenizer)
     samples = draw_module.unanswered(COMPARISONS[1], like, CONFIG, tokenizer)
     assert [t.sample for t in samples] == [0, 1, 2, 3] and {t.uid for t in samples} == {"c1"}
     assert all(t.scores is None and t.lenient_scores is None for t in samples)
+    assert {t.parse_reason for t in samples} == {"too long"}
     assert not any(t.correct for t in samples) and samples[0].key[:3] == like.key[:3]
 
 

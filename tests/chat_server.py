@@ -3,6 +3,8 @@
 import contextlib
 import http.server
 import json
+import socket
+import struct
 import threading
 
 
@@ -62,6 +64,13 @@ def raw(*pieces, headers="", status="200 OK", pause=None, hang=False):
             to.server.chat.over.wait()
 
     return write
+
+
+def reset(to):
+    """A fault: status 503, and a connection that is broken off inside the body."""
+    raw(b"wai", status="503 Busy", headers="Content-Length: 9\r\n")(to)
+    to.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    to.connection.close()
 
 
 @contextlib.contextmanager

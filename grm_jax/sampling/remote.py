@@ -379,8 +379,10 @@ class RemoteEngine:
         cut = name in split(self._server.length_reasons) or finish is None and spent == limit
         known = cut or name in split(self._server.stop_reasons)
         sure = bool(known or refusal or _FILTERED.search(name))
-        if refusal or not known:
-            refusal = f"refusal: {refusal}" if refusal else f"finish reason {name}"
+        if refusal:
+            refusal = f"refusal: {refusal}"
+        elif not known:
+            refusal = f"finish reason {name}" + ", not in stop_reasons" * (not sure)
         elif text is None and not cut:  # if it was cut, it was still thinking
             refusal = f"no text, finish reason {name}"
         return Answer(text or "", not cut, self._said(refusal)), sure

@@ -15,7 +15,7 @@ import traceback
 
 import jax
 import pytest
-from chat_server import chat_server, completion, raw, reply
+from chat_server import chat_server, completion, raw, reply, reset
 
 from experiments import sections
 from grm_jax.data.comparison import Comparison
@@ -145,6 +145,7 @@ FAILURES = {
     "status 429, wait for nan": reply("", 429, {"Retry-After": "nan"}),
     "status 429 with bad chunks": raw(b"zz\r\n", status="429 Slow down", headers=_CHUNKED),
     "status 503 without its body": reply("", 503, length=1000),
+    "status 503 that is reset": reset,
     "status 503 with deep JSON": reply("[" * 200_000, 503),
     "status 503 that hangs": raw(b"wai", status="503 Busy", headers=_CHUNKED, hang=True),
 }
@@ -275,7 +276,9 @@ REFUSALS = {
     ),
     "safety": (reply(completion("", "SAFETY")), "finish reason safety$"),
     "tool calls": (reply(completion(None, "tool_calls")), "finish reason tool_calls$"),
-    "a reason that nobody knows": (reply(completion("\\boxed{9, 1}", "tired")), "reason tired$"),
+    "a reason that nobody knows": (
+        reply(completion("\\boxed{9, 1}", "tired")), "finish reason tired, not in stop_reasons$"
+    ),
 }  # fmt: skip
 
 
@@ -366,7 +369,7 @@ ENDS = {
     "accepted only": (reply("", 202), "status 202", 1),
     "no such model, by 400": (refused("no model teacher", 400), "no model teacher.*nothing", 7),
     "unknown parameter": (refused("Unknown parameter: 'seed'", 400), "'seed'.*nothing else", 7),
-    "finish reason": (reply(completion("x", "done")), "finish reason done.*nothing else", 7),
+    "finish reason": (reply(completion("x", "done")), "done, not in stop_reasons .*else", 7),
     "busy": (reply("later", 429), "no answer in 2 calls.*status 429: later", 2),
 }  # fmt: skip
 

@@ -8,19 +8,28 @@ import tempfile
 from typing import Any
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
+def read_json(path: str | os.PathLike, **options) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError as `json_object`, OSError without the file."""
-    return json_object(pathlib.Path(path).read_bytes(), path)
+    return json_object(read_bytes(path), path, **options)
 
 
-def json_object(text: str | bytes, path: str | os.PathLike, line: int = 1) -> dict[str, Any]:
-    """The object that a JSON text, from `line` of a file on, is.
+def read_bytes(path: str | os.PathLike, most: int = -1) -> bytes:
+    """A file, or its first bytes. Raises ValueError if git-lfs has only a pointer in its place."""
+    with open(pathlib.Path(path).expanduser(), "rb") as file:
+        data = file.read(most)
+    if data.startswith(b"version https://git-lfs."):
+        raise ValueError(f"{path}: a pointer of git-lfs, not the file itself: run git lfs pull")
+    return data
+
+
+def json_object(text: str | bytes, path: str | os.PathLike, line: int = 1, **options) -> dict:
+    """The object that a JSON text, from `line` of a file on, is; `options` are of `json.loads`.
 
     Raises:
       ValueError: beginning with ``path:line``, for a text that is no JSON, or no object.
     """
     try:
-        value = json.loads(text.rstrip())  # an error after the last line end is one of the line
+        value = json.loads(text.rstrip(), **options)  # an error past the last line is of it
     except (ValueError, RecursionError) as error:
         line += getattr(error, "lineno", 1) - 1
         raise ValueError(f"{path}:{line}: damaged, not JSON: {error}") from None

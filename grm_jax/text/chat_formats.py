@@ -91,6 +91,8 @@ DEEPSEEK_CHAT = ChatFormat(
     generation=Turn(prefix="Assistant:"),
     system=Turn(suffix="\n\n"),
 )
+# By the architecture of a checkpoint; those of DeepSeek-V3 all bring a template.
+BUILT_IN = {"gemma": GEMMA_CHAT, "gemma2": GEMMA_CHAT, "deepseekv2": DEEPSEEK_CHAT}
 
 
 def checked_messages(messages: Sequence[Message], fold_system: bool) -> list[Message]:

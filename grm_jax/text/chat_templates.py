@@ -6,13 +6,11 @@ rendered with a sentinel for each content, which tells the two apart: control pi
 where the template itself wrote them. A second rendering, of the real contents, must give what the
 first one with the contents put in gives; a template that rewrites contents is refused.
 
-Not read: `add_bos_token` (a conversation always starts with exactly one bos) and tokens that only
-`tokenizer_config.json` adds to the vocabulary. `strftime_now` is not offered: a prompt that
-depends on the day cannot be drawn again.
+Not read: `add_bos_token` (a conversation always starts with exactly one bos). `strftime_now` is not
+offered: a prompt that depends on the day cannot be drawn again.
 """
 
 import functools
-import json
 import os
 import pathlib
 import re
@@ -20,10 +18,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from grm_jax.files import read_json
 from grm_jax.text.chat_formats import (
+    BUILT_IN,
     DEEPSEEK_CHAT,
     GEMMA_CHAT,
     ChatFormat,
@@ -44,11 +44,22 @@ def _raise_exception(message: str) -> None:
     raise _Refusal(f"the chat template refuses the conversation: {message}")
 
 
+class _Generation(Extension):
+    """{% generation %}, by which templates mark what to train on: its body is written as it is."""
+
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)  # names set inside end there
+
+
 @functools.lru_cache
 def _compiled(source: str) -> jinja2.Template:
     # The settings for which templates on the hub are written.
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )
     environment.globals["raise_exception"] = _raise_exception
     return environment.from_string(source)
@@ -138,39 +149,52 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     Files, all but the first optional:
       tokenizer.model: a SentencePiece model (Gemma); else tokenizer.json of `tokenizers`.
       tokenizer_config.json: bos_token, eos_token, pad_token (else eos), chat_template.
+      tokenizer_config.json, added_tokens.json, tokenizer.json beside a model: tokens past it.
       chat_template.jinja: the chat template; it wins over the one in tokenizer_config.json.
       generation_config.json: eos_token_id adds to `stop_ids`.
-
-    Without a template the built-in format of the kind of tokenizer writes the conversations: Gemma
-    for SentencePiece, DeepSeek-V2 for tokenizer.json.
+      config.json: its architecture decides which built-in format writes the conversations where
+        there is no template. Without the file a tokenizer.model is taken for one of Gemma.
 
     Raises:
-      ValueError: neither tokenizer file, or one that is unusable, named with its field.
+      ValueError: neither tokenizer file, one that is unusable, named with its field, or neither a
+        template nor an architecture with a built-in format.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
+    added = {"tokenizer_config.json": "added_tokens_decoder"}
     if (folder / "tokenizer.model").exists():
-        read, path, built_in = SentencePieceTokenizer.from_file, "tokenizer.model", GEMMA_CHAT
+        read, path, usual = SentencePieceTokenizer.from_file, "tokenizer.model", GEMMA_CHAT
+        added["tokenizer.json"] = "added_tokens"
     elif (folder / "tokenizer.json").exists():
-        read, path, built_in = HuggingFaceTokenizer.from_file, "tokenizer.json", DEEPSEEK_CHAT
+        read, path, usual = HuggingFaceTokenizer.from_file, "tokenizer.json", DEEPSEEK_CHAT
     else:
         raise ValueError(f"{folder}: neither tokenizer.model nor tokenizer.json is there")
-    tokenizer = read(folder / path, chat_format=_chat_writer(folder, built_in))
+    writer = _chat_writer(folder, usual)
+    tokenizer = read(folder / path, chat_format=writer, added=_added_tokens(folder, added))
     more = _stop_ids(folder / "generation_config.json", tokenizer.vocab_size)
     tokenizer.stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids, *more)))
     return tokenizer
 
 
-def _chat_writer(folder: pathlib.Path, built_in: ChatFormat) -> ChatWriter:
+def _chat_writer(folder: pathlib.Path, usual: ChatFormat) -> ChatWriter:
+    """The template, else the format of the architecture; `usual` has the names of bos and eos."""
     path = folder / "tokenizer_config.json"
-    config = _read_json(path)
-    bos = _token(path, config, "bos_token") or built_in.bos
-    eos = _token(path, config, "eos_token") or built_in.eos
-    pad = _token(path, config, "pad_token") or (eos if config else built_in.pad)
+    config, architecture = _read_json(path), _read_json(folder / "config.json")
+    names = architecture.get("architectures") or [architecture.get("model_type")]
+    family = str(names[0]).split("For")[0].replace("_", "").lower()
+    bare = GEMMA_CHAT if usual is GEMMA_CHAT and not architecture else None
+    built_in = BUILT_IN.get(family, bare)
+    usual = built_in or usual
+    bos = _token(path, config, "bos_token") or usual.bos
+    eos = _token(path, config, "eos_token") or usual.eos
+    pad = _token(path, config, "pad_token") or (eos if config else usual.pad)
     where, source = f"{path}: chat_template", _template_of_config(path, config)
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
         where, source = str(jinja), _read(jinja)
     if source is None:
+        if built_in is None:
+            raise ValueError(f"{folder}: has no chat template, and none is built in for the "
+                             f"architecture {names[0]} of config.json")  # fmt: skip
         assistant = built_in.assistant
         if assistant.closing == built_in.eos:
             assistant = assistant._replace(closing=eos)
@@ -192,15 +216,22 @@ def _read(path: pathlib.Path) -> str:
 
 def _read_json(path: pathlib.Path) -> dict:
     """The object in `path`, {} if there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected an object, got {type(value).__name__}")
-    return value
+    return read_json(path) if path.exists() else {}
+
+
+def _added_tokens(folder: pathlib.Path, files: dict[str, str]) -> dict:
+    """(piece, id) -> (special, file) of what added_tokens.json and fields of other files add."""
+    path = folder / "added_tokens.json"
+    found = {(piece, str(i)): (False, path) for piece, i in _read_json(path).items()}
+    for file, field in files.items():
+        path = folder / file
+        tokens = _read_json(path).get(field) or {}
+        try:
+            for i, token in tokens.items() if isinstance(tokens, dict) else enumerate(tokens):
+                found["" + token["content"], str(token.get("id", i))] = token.get("special"), path
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: {field}: expected added tokens: {error!r}") from error
+    return found
 
 
 def _token(path: pathlib.Path, config: dict, field: str) -> str | None:

@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import os
-import pathlib
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Protocol
 
 import sentencepiece
 
-from grm_jax.files import write_atomically
+from grm_jax.files import read_bytes, write_atomically
 from grm_jax.text.chat_formats import DEEPSEEK_CHAT, GEMMA_CHAT, ChatWriter
 from grm_jax.text.chat_formats import ChatFormat as ChatFormat
 from grm_jax.text.prompts import Message
@@ -53,18 +52,22 @@ class Tokenizer(Protocol):
 class _ChatTokenizer:
     """The part that tokenizers share; a subclass supplies the raw model of pieces.
 
-    `control` has the id of every piece that text must never produce and `decode` must drop;
-    `markers` are those of them that the raw model would recognise in text.
+    `pieces` is its table. `control` has the id of every piece that text must never produce and
+    `decode` must drop; `markers` are those of them that the raw model would recognise in text.
+    `added` is (piece, digits of id) -> (special, file): more control pieces, or those of the table.
     """
 
-    def __init__(self, chat_format: ChatWriter, vocab_size: int, control: dict, markers: Iterable):
+    def __init__(self, chat_format: ChatWriter, pieces: dict, control: dict, markers: dict, added):
+        self._added = _new_pieces(pieces, control, added or {})
+        control = control | self._added
+        size, vocab_size = (1 + max([*t.values()]) for t in (pieces, pieces | self._added))
         for field, piece in chat_format.pieces().items():
             if piece not in control:
                 raise ValueError(f"tokenizer: no control piece {piece!r} for {field} of the chat")
         self.chat_format = chat_format
         self.vocab_size = vocab_size
         self._control = control
-        self._hidden = frozenset(control.values())
+        self._hidden = frozenset((*control.values(), *range(size, vocab_size)))
         self._marker = re.compile(f"(?={_any_of(markers)})")  # look-ahead: overlapping ones too
         self._marker_starts = frozenset(marker[0] for marker in markers)
         self._control_piece = re.compile(f"({_any_of(control)})")
@@ -73,6 +76,9 @@ class _ChatTokenizer:
         self.eos_id = control[chat_format.eos]
         self.end_of_turn_id = self._closing_id()
         self.stop_ids = tuple(dict.fromkeys((self.eos_id, self.end_of_turn_id)))
+        for piece in markers:
+            if len(piece) == 1 and control[piece] in self._raw_encode(piece):
+                raise ValueError(f"tokenizer: the control piece {piece!r} is a character of text")
 
     def _raw_encode(self, text: str) -> list[int]:
         raise NotImplementedError
@@ -83,9 +89,12 @@ class _ChatTokenizer:
     def _table_text(self) -> str:
         raise NotImplementedError
 
+    def _pieces_text(self) -> str:
+        return self._table_text() + "".join(f"\0\0{p}\0{i}" for p, i in self._added.items())
+
     @cached_property
     def _fingerprint(self) -> str:
-        text = f"{self.chat_format!r}\0\0{self._table_text()}"
+        text = f"{self.chat_format!r}\0\0{self._pieces_text()}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def fingerprint(self) -> str:
@@ -97,7 +106,7 @@ class _ChatTokenizer:
 
     def fingerprints(self) -> dict[str, str]:
         """The two parts of `fingerprint` apart: "tokenizer", the pieces, and "chat_template"."""
-        parts = {"tokenizer": self._table_text(), "chat_template": repr(self.chat_format)}
+        parts = {"tokenizer": self._pieces_text(), "chat_template": repr(self.chat_format)}
         return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
 
     def _closing_id(self) -> int:
@@ -110,13 +119,21 @@ class _ChatTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without bos or eos, and without any control piece whatever it says."""
         if self._marker_starts.isdisjoint(text):
-            return self._raw_encode(text)
+            return self._encode_part(text)
         ids: list[int] = []
         start = 0
         for match in self._marker.finditer(text):  # cut every marker after its first character
-            ids += self._raw_encode(text[start : match.start() + 1])
+            ids += self._encode_part(text[start : match.start() + 1])
             start = match.start() + 1
-        return ids + self._raw_encode(text[start:])
+        return ids + self._encode_part(text[start:])
+
+    def _encode_part(self, text: str) -> list[int]:
+        """Ids of text, cut where the raw model normalises it to a control piece, or knows none."""
+        ids = self._raw_encode(text)
+        if self._hidden.isdisjoint(ids):
+            return ids
+        half = len(text) // 2
+        return self._encode_part(text[:half]) + self._encode_part(text[half:]) if half else []
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`. Control pieces and ids past the table (padding rows) carry no text."""
@@ -143,6 +160,20 @@ class _ChatTokenizer:
             text += rest + data
         ids += self.encode(text)
         return [self.bos_id, *itertools.dropwhile(self.bos_id.__eq__, ids)]
+
+
+def _new_pieces(pieces: dict[str, int], control: dict[str, int], added: dict) -> dict[str, int]:
+    """Those of `added` that are not in the table; ValueError for text, or the id of another."""
+    added = {(p, i): of for (p, i), of in added.items() if str(pieces.get(p)) != i}
+    names = frozenset(pieces) | {piece for piece, _ in added}
+    taken, new = {-1, *pieces.values()} - set(control.values()), {}
+    for (piece, text), (special, path) in added.items():
+        i = int(text) if text.isdecimal() and len(text) < 8 else -1
+        if not piece or piece in pieces or i in taken or new.setdefault(piece, i) != i:
+            raise ValueError(f"{path}: added token {piece!r}: {text} cannot be its id")
+        if not (special or _is_marker(piece, names)):
+            raise ValueError(f"{path}: added token {piece!r}: is text that the model cannot read")
+    return new
 
 
 def _any_of(pieces: Iterable[str]) -> str:
@@ -183,10 +214,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         position += size
 
 
-def _piece_table(model: bytes) -> list[tuple[str, float, int]]:
-    """(piece, score, type) of a serialised SentencePiece model, by id."""
+def _piece_table(fields: Iterable[tuple]) -> list[tuple[str, float, int]]:
+    """(piece, score, type) of the fields of a SentencePiece model, by id."""
     table = []
-    for number, value in _fields(memoryview(model)):
+    for number, value in fields:
         if number == 1:
             entry = dict(_fields(value))
             score = struct.unpack("<f", entry[2])[0] if 2 in entry else 0.0
@@ -195,8 +226,8 @@ def _piece_table(model: bytes) -> list[tuple[str, float, int]]:
 
 
 def _is_marker(piece: str, pieces: frozenset[str]) -> bool:
-    """An added piece that is no text: neither white space nor one tag of an HTML pair."""
-    if not piece.replace("\u2581", " ").strip():
+    """An added piece that is no text: no character, no white space, no tag of an HTML pair."""
+    if len(piece) == 1 or not piece.replace("\u2581", " ").strip():
         return False
     other = "<" + piece[2:] if piece.startswith("</") else "</" + piece[1:]
     return not (piece.startswith("<") and other in pieces)
@@ -208,30 +239,31 @@ class SentencePieceTokenizer(_ChatTokenizer):
     `model` is the serialised model, so that a run can save it.
     """
 
-    def __init__(self, model: bytes, *, chat_format: ChatWriter = GEMMA_CHAT):
+    def __init__(self, model: bytes, *, chat_format: ChatWriter = GEMMA_CHAT, added=None):
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        if self._processor.normalize(" \uff1c  a ") != "▁\uff1c▁▁a▁":
+        fields = list(_fields(memoryview(model)))
+        rules = dict(_fields(dict(fields).get(3, b""))).get(2)
+        if rules or self._processor.normalize(" \uff1c  a ") != "▁\uff1c▁▁a▁":
             raise ValueError(
                 "tokenizer: needs identity normalisation, no dummy prefix and no removal of spaces"
             )
-        self._table = _piece_table(model)
+        self._table = _piece_table(fields)
         special = {p: i for i, (p, _, t) in enumerate(self._table) if t in (_UNKNOWN, _CONTROL)}
         defined = {p: i for i, (p, _, t) in enumerate(self._table) if t == _USER_DEFINED}
         names = frozenset(defined)
         markers = {p: i for p, i in defined.items() if _is_marker(p, names)}
-        super().__init__(chat_format, len(self._table), special | markers, markers)
+        pieces = {piece: i for i, (piece, _, _) in enumerate(self._table)}
+        super().__init__(chat_format, pieces, special | markers, markers, added)
 
     @classmethod
-    def from_file(
-        cls, path: str | os.PathLike, *, chat_format: ChatWriter = GEMMA_CHAT
-    ) -> "SentencePieceTokenizer":
+    def from_file(cls, path: str | os.PathLike, **options) -> "SentencePieceTokenizer":
         """Raises ValueError naming `path` if the file is no usable SentencePiece model."""
+        data = read_bytes(path)
         try:
-            return cls(pathlib.Path(path).read_bytes(), chat_format=chat_format)
+            return cls(data, **options)
         except (RuntimeError, ValueError) as error:
-            name = os.fspath(path)
-            raise ValueError(f"{name}: not a usable SentencePiece model: {error}") from error
+            raise ValueError(f"{path}: not a usable SentencePiece model: {error}") from error
 
     def _raw_encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
@@ -303,30 +335,34 @@ def train_sentencepiece(
 class HuggingFaceTokenizer(_ChatTokenizer):
     """A `tokenizer.json` of the Hugging Face library `tokenizers` (DeepSeek)."""
 
-    def __init__(self, backend, *, chat_format: ChatWriter = DEEPSEEK_CHAT):
+    def __init__(self, backend, *, chat_format: ChatWriter = DEEPSEEK_CHAT, added=None):
         self._backend = backend
-        added = backend.get_added_tokens_decoder()
-        names = frozenset(token.content for token in added.values())
+        backend.no_truncation()  # a file keeps what the program that wrote it had set
+        backend.no_padding()
+        if hasattr(backend.model, "dropout"):
+            backend.model.dropout = None
+        known = backend.get_added_tokens_decoder()
+        names = frozenset(token.content for token in known.values())
         control, self._characters = {}, {}
-        for i, token in added.items():
+        for i, token in known.items():
+            if token.lstrip or token.rstrip or token.single_word:
+                raise ValueError(f"{token.content!r}: lstrip, rstrip, single_word are not followed")
             if len(token.content) == 1 and not token.special:
                 self._characters[i] = token.content
             elif token.special or _is_marker(token.content, names):
                 control[token.content] = i
-        super().__init__(chat_format, 1 + max(backend.get_vocab().values()), control, control)
+        super().__init__(chat_format, backend.get_vocab(), control, control, added)
 
     @classmethod
-    def from_file(
-        cls, path: str | os.PathLike, *, chat_format: ChatWriter = DEEPSEEK_CHAT
-    ) -> "HuggingFaceTokenizer":
+    def from_file(cls, path: str | os.PathLike, **options) -> "HuggingFaceTokenizer":
         """Raises ValueError naming `path` if the file is no usable tokenizer.json."""
         import tokenizers
 
-        data = pathlib.Path(path).read_bytes()
+        data = read_bytes(path)
         try:
-            return cls(tokenizers.Tokenizer.from_buffer(data), chat_format=chat_format)
+            return cls(tokenizers.Tokenizer.from_buffer(data), **options)
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{os.fspath(path)}: not a usable tokenizer.json: {error}") from error
+            raise ValueError(f"{path}: not a usable tokenizer.json: {error}") from error
 
     def _raw_encode(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grm_jax.text.chat_formats import DEEPSEEK_CHAT
+from grm_jax.text.chat_formats import DEEPSEEK_CHAT, GEMMA_CHAT
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message
 from grm_jax.text.tokenizers import HuggingFaceTokenizer, train_sentencepiece
@@ -109,6 +109,8 @@ def make(models, tmp_path):
             config = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
         kind = "GemmaTokenizer" if gemma else "PreTrainedTokenizerFast"
         config |= {"tokenizer_class": kind, "chat_template": template} | fields
+        model_type = "gemma2" if gemma else "deepseek_v2"
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
         kept = {name: value for name, value in config.items() if value is not None}
         (folder / "tokenizer_config.json").write_text(json.dumps(kept))
         return folder
@@ -232,12 +234,174 @@ tools
         tokenizer.chat(TURNS)
 
 
+MARKED = """{{ bos_token }}{% for turn in messages %}
+    {%- if turn.role == 'assistant' %}<start_of_turn>model
+{% generation %}{% set said = turn.content %}{{ said }}<end_of_turn>{% endgeneration %}
+
+    {%- else %}<start_of_turn>{{ turn.role }}
+  {%- generation -%} {{ turn.content }} {%- endgeneration %}<end_of_turn>{{ said is defined }}
+{% endif %}{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+THINKING = """{{ bos_token }}{% set day = strftime_now('%d') if strftime_now is defined else '26' %}
+{%- for turn in messages %}{% set said = turn.content %}
+    {%- if '</think>' in said %}{% set said = said.split('</think>')[-1] %}{% endif %}
+    {{- '<start_of_turn>' ~ turn.role ~ '\n' ~ said ~ '<end_of_turn>\n' }}{% endfor %}"""
+
+
+@pytest.mark.parametrize("template", [MARKED, THINKING])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_templates_of_training_are_written_as_by_transformers(make, template, prompt):
+    """With {% generation %}, which marks what is trained on, and the scope of its names."""
+    folder = make("tokenizer.model", template)
+    tokenizer = load_tokenizer(folder)
+    text = tokenizer.decode(tokenizer.chat(TURNS, add_generation_prompt=prompt))
+    assert all(turn.content in text for turn in TURNS)
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat(TURNS, add_generation_prompt=prompt) == reference.apply_chat_template(
+        [message._asdict() for message in TURNS], add_generation_prompt=prompt, return_dict=False
+    )
+
+
+def test_what_is_marked_for_training_is_in_the_sandbox_too(make):
+    for inside in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
+        template = "{% generation %}" + inside + "{% endgeneration %}"
+        with pytest.raises(ValueError, match="chat_template: .*SecurityError"):
+            load_tokenizer(make("tokenizer.json", template))
+    with pytest.raises(ValueError, match="chat_template: .*endgeneration"):
+        load_tokenizer(make("tokenizer.json", "{% generation %}{{ messages[0].content }}"))
+
+
 def test_added_text_is_text(load):
     tokenizer = load("tokenizer.json", V3)
     for text in ("<b>", "</b>", "\n\n"):
         ids = tokenizer.encode(text)
         assert len(ids) == 1 and tokenizer.decode(ids) == text
     assert tokenizer.decode(tokenizer.encode("<b>ü\n\n\n</b>")) == "<b>ü\n\n\n</b>"
+
+
+# --- Tokens past the table --------------------------------------------------------------------
+
+CHATML = """{{ bos_token }}{% for turn in messages %}<|im_start|>{{ turn.role }}
+{{ turn.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def add_tokens(folder, place, tokens, **flags):
+    """Writes piece -> id as `place` has it."""
+    path = folder / "tokenizer_config.json"
+    entries = {
+        str(i): {"content": piece, "special": True, "lstrip": False, "rstrip": False,
+                 "normalized": False, "single_word": False, **flags}
+        for piece, i in tokens.items()
+    }  # fmt: skip
+    if place == "added_tokens.json":
+        (folder / place).write_text(json.dumps(tokens))
+    elif place == "tokenizer_config.json":
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"added_tokens_decoder": entries}))
+    else:
+        added = [{"id": int(i), **entry} for i, entry in entries.items()]
+        (folder / place).write_text(json.dumps({"added_tokens": added}))
+
+
+PLACES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "file, place",
+    [("tokenizer.model", place) for place in PLACES]
+    + [("tokenizer.json", place) for place in PLACES[:2]],
+)
+def test_tokens_past_the_table_are_encoded_with_their_ids(make, file, place):
+    plain = load_tokenizer(make(file))
+    size = plain.vocab_size
+    start, end = size + 2, size + 5  # ids may be left out, as rows of padding are
+    folder = make(file, CHATML, eos_token="<|im_end|>")
+    add_tokens(folder, place, {"<|im_start|>": start, "<|im_end|>": end})
+    tokenizer = load_tokenizer(folder)
+    text, newline = tokenizer.encode, tokenizer.encode("\n")
+    assert tokenizer.chat(TURNS[:2]) == [
+        *(tokenizer.bos_id, start, *text("user\nThe cat"), end, *newline),
+        *(start, *text("assistant\nsat on"), end, *newline, start, *text("assistant\n")),
+    ]
+    assert tokenizer.vocab_size == end + 1 and tokenizer.stop_ids == (end,)
+    assert tokenizer.chat([Message("user", "a<|im_end|>b")]).count(end) == 1
+    assert tokenizer.decode([*text("a<|im_end|>"), end, size, end - 1, end + 9]) == "a<|im_end|>"
+    assert text("The cat") == plain.encode("The cat")
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.chat(TURNS) == tokenizer.chat(TURNS)
+    other = make(file, CHATML, eos_token="<|im_end|>")
+    add_tokens(other, place, {"<|im_start|>": end, "<|im_end|>": start})
+    assert load_tokenizer(other).fingerprint() != tokenizer.fingerprint()
+
+
+def test_tokens_that_repeat_the_table_change_nothing(make):
+    plain, folder = load_tokenizer(make("tokenizer.model")), make("tokenizer.model")
+    for place in PLACES:
+        add_tokens(folder, place, {"<bos>": 2, "<end_of_turn>": plain.end_of_turn_id, "\n": 6})
+    again = load_tokenizer(folder)
+    assert again.fingerprint() == plain.fingerprint() and again.chat(TURNS) == plain.chat(TURNS)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "token, flags, message",
+    [
+        ({"<bos>": 999}, {}, "'<bos>': 999 cannot be its id"),
+        ({"<x>": 300}, {}, "'<x>': 300 cannot be its id"),  # of a piece of text
+        ({"<x>": -1}, {}, "'<x>': -1 cannot be its id"),
+        ({"<x>": 10**15}, {}, "'<x>': 1000000000000000 cannot be its id"),
+        ({"ab\nc": 999, "<b>": 1000, "</b>": 1001}, {"special": False}, "'<b>': is text"),
+        ({"\n\n": 999}, {"special": False}, r"'\\n\\n': is text"),
+    ],
+)
+def test_tokens_that_cannot_be_added_are_named(make, place, token, flags, message):
+    folder = make("tokenizer.model")
+    add_tokens(folder, place, token, **flags)
+    with pytest.raises(ValueError, match=f"{place}: added token {message}"):
+        load_tokenizer(folder)
+
+
+def test_files_that_add_one_token_under_two_ids_are_refused(make):
+    folder = make("tokenizer.model")
+    add_tokens(folder, PLACES[0], {"<|im_start|>": 900})
+    add_tokens(folder, PLACES[1], {"<|im_start|>": 901})
+    with pytest.raises(ValueError, match=f"{PLACES[1]}: added token '<.im_start.>': 901"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, [3], {"x": {}}, {"5": 3}, [{"content": []}], {"999": {"content": ""}}, {"999": {}}]
+    + [[{"content": "a", "id": i}] for i in ("x", [3], 1.5)]
+    + [[{"content": 3, "id": 3}]],
+)
+def test_broken_lists_of_added_tokens_are_named(make, value):
+    folder = make("tokenizer.model", added_tokens_decoder=value)
+    with pytest.raises(ValueError, match="tokenizer_config.json: added.token"):
+        load_tokenizer(folder)
+    folder = make("tokenizer.model")
+    (folder / "added_tokens.json").write_text(json.dumps({"<a>": value and [value]}))
+    with pytest.raises(ValueError, match="added_tokens.json: added token '<a>': .* cannot be its"):
+        load_tokenizer(folder)
+
+
+def test_transformers_adds_the_same_tokens(make):
+    transformers = pytest.importorskip("transformers")
+    for file in ("tokenizer.model", "tokenizer.json"):
+        size = load_tokenizer(make(file)).vocab_size
+        folder = make(file, CHATML, eos_token="<|im_end|>")
+        add_tokens(folder, PLACES[1], {"<|im_start|>": size, "<|im_end|>": size + 1})
+        reference, tokenizer = (
+            read(folder) for read in (transformers.AutoTokenizer.from_pretrained, load_tokenizer)
+        )
+        turns = [message._asdict() for message in TURNS]
+        expected = reference.apply_chat_template(
+            turns, add_generation_prompt=True, return_dict=False
+        )
+        assert tokenizer.chat(TURNS) == expected
 
 
 # --- Contents are data ------------------------------------------------------------------------
@@ -389,6 +553,62 @@ def test_special_tokens_are_read_in_either_form(load):
     assert tokenizer.end_of_turn_id == tokenizer.eos_id
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"architectures": ["Gemma2ForCausalLM"]},
+        {"architectures": ["Gemma2ForSequenceClassification"], "model_type": "gemma2"},
+        {"model_type": "gemma2"},
+        {"architectures": None, "model_type": "gemma"},
+    ],
+)
+def test_the_format_is_that_of_the_architecture_and_not_of_the_file(make, tmp_path, architecture):
+    """A tokenizer.json with the pieces of Gemma, as newer programs save it, without a template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    pieces = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=pieces, show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(CORPUS, trainer)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps(architecture))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.chat_format == GEMMA_CHAT
+    assert (tokenizer.pad_id, tokenizer.stop_ids) == (0, (1, 4))
+    ids = [2, 3, *tokenizer.encode("user\nThe cat"), 4, *tokenizer.encode("\n"), 3]
+    assert tokenizer.chat(TURNS[:1]) == [*ids, *tokenizer.encode("model\n")]
+
+
+@pytest.mark.parametrize(
+    "architecture, name",
+    [
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "LlamaForCausalLM"),
+        ({"model_type": "deepseek_v3"}, "deepseek_v3"),  # has other turns than V2
+        ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
+        ({}, "None"),
+        (None, "None"),
+    ],
+)
+def test_an_architecture_without_a_format_needs_a_template(make, architecture, name):
+    folder = make("tokenizer.json")
+    (folder / "config.json").unlink()
+    if architecture is not None:
+        (folder / "config.json").write_text(json.dumps(architecture))
+    with pytest.raises(ValueError, match=f"{folder.name}: has no chat template.* {name} of"):
+        load_tokenizer(folder)
+    if architecture:  # the kind of file says no more of SentencePiece
+        shutil.copy(folder / "config.json", gemma := make("tokenizer.model"))
+        with pytest.raises(ValueError, match=f"{gemma.name}: has no chat template.* {name} of"):
+            load_tokenizer(gemma)
+    (folder / "chat_template.jinja").write_text(V3)
+    assert load_tokenizer(folder).chat(TURNS)
+
+
 def test_a_bare_folder_has_the_built_in_format(models, tmp_path):
     shutil.copy(models / "tokenizer.model", tmp_path)
     tokenizer = load_tokenizer(tmp_path)
@@ -459,8 +679,14 @@ def test_unusable_fields_are_named(make, fields, message):
         ("tokenizer.json", b"{", "not a usable tokenizer.json"),
         ("tokenizer.json", b"\xff", "not a usable tokenizer.json"),
         ("tokenizer_config.json", b"{", "not JSON"),
-        ("tokenizer_config.json", b"[]", "expected an object"),
-        ("tokenizer_config.json", b"\xff", "not UTF-8"),
+        ("tokenizer_config.json", b"[]", "expected a JSON object"),
+        ("tokenizer_config.json", b"\xff", "utf-8"),
+        ("tokenizer_config.json", b"[" * 200_000, "recursion"),
+        ("tokenizer_config.json", b'{"a":' * 200_000, "recursion"),
+        ("tokenizer.json", b'{"model":' + b"[" * 200_000, "not a usable tokenizer.json"),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("config.json", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("added_tokens.json", b"[]", "expected a JSON object"),
         ("chat_template.jinja", b"{{", "Syntax"),
         ("generation_config.json", b'{"eos_token_id": [1, "2"]}', "eos_token_id.*'2'"),
         ("generation_config.json", b'{"eos_token_id": true}', "eos_token_id.*True"),
@@ -472,6 +698,12 @@ def test_unusable_files_are_named(make, file, data, message):
     (folder / file).write_bytes(data)
     with pytest.raises(ValueError, match=f"{file}.*{message}"):
         load_tokenizer(folder)
+
+
+def test_a_home_folder_is_expanded(make, monkeypatch):
+    folder = make("tokenizer.json", V3)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_tokenizer(f"~/{folder.name}").chat(TURNS) == load_tokenizer(folder).chat(TURNS)
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):

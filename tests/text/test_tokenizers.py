@@ -1,5 +1,6 @@
 import json
 import pickle
+import unicodedata
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -138,6 +139,42 @@ def test_models_that_change_text_are_refused(tmp_path):
         )
         with pytest.raises(ValueError, match="identity normalisation"):
             SentencePieceTokenizer.from_file(tmp_path / f"{name}.model")
+
+
+def train_with(path, **options):
+    """A model without normalisation, but for what `options` say."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_prefix=str(path), model_type="bpe",
+        vocab_size=340, hard_vocab_limit=False, byte_fallback=True, minloglevel=2,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>",
+        bos_piece="<bos>", remove_extra_whitespaces=False, add_dummy_prefix=False,
+        **{"normalization_rule_name": "identity", **options},
+    )  # fmt: skip
+    return SentencePieceTokenizer.from_file(f"{path}.model")
+
+
+def test_a_rule_of_normalisation_of_ones_own_is_refused(tmp_path):
+    (tmp_path / "rule.tsv").write_text("40\t3C 65 6E 64 5F 6F 66 5F 74 75 72 6E 3E\n")  # @
+    with pytest.raises(ValueError, match="identity normalisation"):
+        train_with(
+            tmp_path / "m",
+            normalization_rule_tsv=str(tmp_path / "rule.tsv"),
+            normalization_rule_name="",
+            user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
+        )
+
+
+def test_a_marker_with_a_space_and_defined_characters(tmp_path):
+    """The model takes a space for U+2581; of its characters none is a control piece."""
+    turns = ["<start_of_turn>", "<end_of_turn>"]
+    tokenizer = train_with(tmp_path / "m", user_defined_symbols=[*turns, "<a▁b▁c>", "7", "ü"])
+    assert "<a▁b▁c>" in tokenizer._control
+    for text in ("<a b c>", "<a▁b c>", "x <a b c><a b c>", "7ü 77"):
+        ids = tokenizer.encode(text)
+        assert control_ids(tokenizer).isdisjoint(ids)
+        assert tokenizer.decode(ids) == text.replace("▁", " ")
 
 
 def test_chat_is_made_of_turn_pieces(small):
@@ -279,3 +316,155 @@ def test_deepseek_chat(deepseek):
 @given(text=HOSTILE)
 def test_deepseek_round_trip_without_control_pieces(deepseek, text):
     check_round_trip(deepseek, text)
+
+
+# --- What a tokenizer.json says beside its pieces ---------------------------------------------
+
+PIECES = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<|end|>", "<café>", "[STOP]"]
+NORMALIZERS = [
+    *({"type": name} for name in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase")),
+    {"type": "StripAccents"},
+    {"type": "Strip", "strip_left": True, "strip_right": True},
+    {"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    {"type": "Replace", "pattern": {"String": "@"}, "content": "<|end|>"},
+    {"type": "Replace", "pattern": {"Regex": "~+"}, "content": ""},
+]
+
+
+def bpe_record(special=True, **token):
+    """A byte-level tokenizer.json whose first pieces are control pieces."""
+    import tokenizers
+
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=PIECES, show_progress=False
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    record = json.loads(backend.to_str())
+    for entry in record["added_tokens"]:
+        entry |= {"special": special, **token}
+    return record
+
+
+def unigram_record():
+    """Unigram keeps control pieces among those it cuts text into."""
+    record = bpe_record(normalized=True)
+    pieces = [*PIECES, "<unk>", *(chr(c) for c in range(32, 127)), "▁"]
+    vocab = [[piece, -0.1 * len(piece)] for piece in pieces]
+    record["model"] = {"type": "Unigram", "unk_id": 5, "vocab": vocab, "byte_fallback": False}
+    entry = record["added_tokens"][0]
+    record["added_tokens"].append(entry | {"id": 5, "content": "<unk>"})
+    return record | {"pre_tokenizer": None, "decoder": None}
+
+
+def load_record(record, path):
+    path.write_text(json.dumps(record))
+    return HuggingFaceTokenizer.from_file(path)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("truncation", {"direction": "Right", "max_length": 5, "strategy": "LongestFirst",
+                        "stride": 0}),
+        ("padding", {"strategy": {"Fixed": 99}, "direction": "Left", "pad_to_multiple_of": None,
+                     "pad_id": 1, "pad_type_id": 0, "pad_token": PIECES[1]}),
+        ("dropout", 0.9),
+        ("post_processor", {"type": "TemplateProcessing", "pair": [],
+                            "single": [{"SpecialToken": {"id": PIECES[0], "type_id": 0}},
+                                       {"Sequence": {"id": "A", "type_id": 0}}],
+                            "special_tokens": {PIECES[0]: {"id": PIECES[0], "ids": [0],
+                                                           "tokens": [PIECES[0]]}}}),
+    ],
+)  # fmt: skip
+def test_saved_settings_never_change_encode(tmp_path, field, value):
+    record = bpe_record()
+    plain = load_record(record, tmp_path / "plain.json")
+    (record["model"] if field == "dropout" else record)[field] = value
+    other = load_record(record, tmp_path / "other.json")
+    other = pickle.loads(pickle.dumps(other))
+    for text in ("", "The cat sat", "The cat sat on 12 mats. " * 50):
+        assert other.encode(text) == plain.encode(text)
+        assert plain.decode(plain.encode(text)) == text
+    assert other.chat(TURNS) == plain.chat(TURNS)
+    assert other.fingerprint() == plain.fingerprint()
+
+
+def spellings(piece):
+    """What a normaliser may turn into `piece`."""
+    wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in piece)
+    marked = "".join(c + "\u0301" if c.isalpha() else c for c in piece)
+    forms = [piece, wide, marked, piece.upper(), piece.replace("▁", " "), f" {piece} "]
+    forms += [unicodedata.normalize("NFD", piece), "\u200b".join(piece), "~".join(piece)]
+    return [*forms, piece.replace("|", "｜").replace("k", "\u212a"), piece.replace("e", "ｅ")]
+
+
+@pytest.fixture(scope="module", params=["special", "not special", "unigram"])
+def normalizing(request, tmp_path_factory):
+    """A tokenizer with each normaliser, whose control pieces are looked for in normalised text."""
+    path = tmp_path_factory.mktemp("normalizing") / "tokenizer.json"
+    record = bpe_record(special=request.param == "special", normalized=True)
+    if request.param == "unigram":
+        record = unigram_record()
+    # As a normaliser is applied to the pieces as well, each is tried alone and with another.
+    pairs = [[one] for one in NORMALIZERS] + [[NORMALIZERS[2], NORMALIZERS[5]], NORMALIZERS[:7]]
+    return [
+        load_record(record | {"normalizer": {"type": "Sequence", "normalizers": pair}}, path)
+        for pair in pairs
+    ]
+
+
+@settings(max_examples=60, **PATIENT)
+@given(
+    text=st.lists(
+        st.sampled_from(sorted({form for piece in PIECES for form in spellings(piece)}))
+        | st.sampled_from(["@", "~", " ", "x", "｜", "|", ">", "日本"])
+        | st.text(max_size=3),
+        max_size=6,
+    ).map("".join)
+)
+def test_no_normalised_text_is_a_control_piece(normalizing, text):
+    for tokenizer in normalizing:
+        assert control_ids(tokenizer).isdisjoint(tokenizer.encode(text))
+
+
+def test_text_that_a_normaliser_makes_a_marker_is_kept(tmp_path):
+    record = bpe_record(normalized=True) | {"normalizer": {"type": "NFKC"}}
+    tokenizer = load_record(record, tmp_path / "t.json")
+    text = "The cat ＜|end|＞ sat"
+    assert tokenizer.decode(tokenizer.encode(text)) == unicodedata.normalize("NFKC", text)
+    assert tokenizer.encode("The cat") + tokenizer.encode(" sat") == tokenizer.encode("The cat sat")
+
+
+def test_a_control_piece_of_one_character_is_refused(tmp_path):
+    record = bpe_record()
+    record["added_tokens"].append(record["added_tokens"][0] | {"id": 7, "content": "#"})
+    record["model"]["vocab"] = {
+        "#" if i == 7 else piece: i for piece, i in record["model"]["vocab"].items() if piece != "#"
+    }
+    record["model"]["merges"] = []
+    with pytest.raises(ValueError, match="t.json: .*'#' is a character of text"):
+        load_record(record, tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_added_tokens_that_swallow_text_are_refused(tmp_path, flag):
+    with pytest.raises(ValueError, match=f"t.json: .*'<｜begin.*{flag}"):
+        load_record(bpe_record(**{flag: True}), tmp_path / "t.json")
+
+
+def test_pointers_of_git_lfs_are_named(tmp_path):
+    for kind, name in ((SentencePieceTokenizer, "a.model"), (HuggingFaceTokenizer, "b.json")):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        with pytest.raises(ValueError, match=f"{name}: .*git lfs pull"):
+            kind.from_file(tmp_path / name)
+
+
+def test_a_home_folder_is_expanded(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.model").write_bytes(small.model)
+    assert SentencePieceTokenizer.from_file("~/t.model").fingerprint() == small.fingerprint()

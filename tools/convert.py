@@ -31,7 +31,7 @@ from grm_jax.files import read_json
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub
 from grm_jax.models.hub import config_file, names, record
-from tools import errors_in_one_line
+from tools import errors_in_one_line, user_path
 
 DONE = "DONE"  # as a finished stage has it
 
@@ -84,8 +84,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--to", required=True, choices=["orbax", "hf"], help="format of the target")
-    parser.add_argument("--source", required=True, type=pathlib.Path, help="folder to read")
-    parser.add_argument("--target", required=True, type=pathlib.Path, help="new or empty folder")
+    parser.add_argument("--source", required=True, type=user_path, help="folder to read")
+    parser.add_argument("--target", required=True, type=user_path, help="new or empty folder")
     parser.add_argument(
         "--param_dtype", choices=config_file.DTYPES,
         help="with --to=orbax: type of the parameters, if another than that of the source",

@@ -9,6 +9,7 @@ tokenizer is the file given by --tokenizer, or a small one trained on the small 
 """
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -147,7 +148,7 @@ def main(argv) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     out = pathlib.Path(_OUT.value)
     with errors_in_one_line():
-        make(_KIND.value, out, tokenizer=_TOKENIZER.value, seed=_SEED.value)
+        make(_KIND.value, out, tokenizer=os.path.expanduser(_TOKENIZER.value), seed=_SEED.value)
     print(f"written: {out}")
 
 

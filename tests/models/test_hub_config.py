@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 
 import pytest
 
@@ -112,7 +113,7 @@ REFUSED = [
     (GEMMA2, "head_dim", None),
     (GEMMA2, "num_hidden_layers", "46"),
     (GEMMA2, "rms_norm_eps", True),
-    (GEMMA2, "torch_dtype", "float16"),
+    (GEMMA2, "torch_dtype", "float64"),
     (GEMMA2, "dtype", "float32"),  # against the torch_dtype
     (GEMMA2, "rope_scaling", {"rope_type": "linear", "factor": 2.0}),
     (GEMMA2, "rope_parameters", {**SCALING, "rope_type": "yarn", "rope_theta": 1e4}),
@@ -158,10 +159,37 @@ def test_a_classifier_of_several_labels_is_refused(tmp_path):
             read(tmp_path, raw | labels)
 
 
+@pytest.mark.parametrize("raw", [GEMMA2, V2_LITE], ids=["gemma2", "deepseek_v2"])
+@pytest.mark.parametrize("value", [10**6 - 1, 10**9, 10**30, "9", float("nan")])
+def test_absurd_counts_are_refused_at_once(raw, value, tmp_path):
+    """They would have every layer, expert or rotary element listed before a file is looked at."""
+    listed = {"num_hidden_layers", "n_routed_experts", "num_nextn_predict_layers"}
+    others = {"query_pre_attn_scalar", "rope_theta", "moe_layer_freq", "n_group", "topk_group"}
+    fields = {name for name, number in raw.items() if type(number) is int} - others
+    fields |= {"num_nextn_predict_layers", "q_lora_rank"} if raw is V2_LITE else set()
+    start = time.monotonic()
+    for field in sorted(fields & listed if value == 10**6 - 1 else fields):
+        with pytest.raises(ValueError, match=f"{tmp_path.name}/config.json: "):
+            read(tmp_path, raw | {field: value})
+    assert time.monotonic() - start < 5
+
+
+def test_float16_is_float32_to_us(tmp_path):
+    for field in ("dtype", "torch_dtype"):
+        raw = {name: value for name, value in GEMMA2.items() if name != "torch_dtype"}
+        config = read(tmp_path, raw | {field: "float16"})
+        assert (config.dtype, config.param_dtype) == ("float32", "float32")
+
+
 def test_files_that_are_no_config(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         hub.read_config(tmp_path)
-    for text, message in (("{", "not JSON"), ("[]", "expected a JSON object, found list")):
+    for text, message in (
+        ("{", "not JSON"),
+        ("[]", "expected a JSON object, found list"),
+        ("[" * 200_000, "config.json:1: .*recursion"),
+        ("version https://git-lfs.github.com/spec/v1\n", "config.json: .*git lfs pull"),
+    ):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             hub.read_config(tmp_path)

@@ -141,7 +141,7 @@ def test_a_header_whose_tensors_do_not_follow_each_other(folder, no_reading, cha
         header[name]["data_offsets"] = [begin + shift, stop + shift]
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    wanted = {"no offsets": "unexpected header", "a list": "unexpected header"}
+    wanted = {"no offsets": "unexpected header", "a list": "expected a JSON object"}
     with pytest.raises(ValueError, match=wanted.get(change, "expected its data at byte")):
         hub.load(folder)
 
@@ -155,11 +155,117 @@ def test_an_index_against_the_files(sharded, no_reading):
         hub.load(sharded)
     del index["weight_map"]["model.embed_tokens.weight"]
     (sharded / INDEX).write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=f"in {first}: the index says nothing"):
+    with pytest.raises(ValueError, match=r"embed_tokens.weight: expected .*found -: missing"):
         hub.load(sharded)
-    (sharded / INDEX).write_text("[]")
-    with pytest.raises(ValueError, match=f"{INDEX}: expected JSON with a weight_map"):
-        hub.load(sharded)
+    for content, message in (
+        ("[]", "1: expected a JSON object, found list"),
+        ("{}", " weight_map: expected an object, found None"),
+        ('{"weight_map": [["a", "b"]]}', " weight_map: expected an object"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', ".*a: is there twice"),
+        ('{"a":' * 200_000, ".*recursion"),
+    ):
+        (sharded / INDEX).write_text(content)
+        with pytest.raises(ValueError, match=f"{INDEX}:{message}"):
+            hub.load(sharded)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        reading.absl.logging, "warning", lambda text, *args: said.append(text % args)
+    )
+    return said
+
+
+def test_a_single_file_beside_an_index_is_refused(sharded, tmp_path, no_reading):
+    """Whichever is the older: nothing says which weights are meant."""
+    hub.save(tmp_path / "newer", TINY, params_of(TINY))
+    (tmp_path / "newer" / SINGLE).rename(sharded / SINGLE)
+    for read in (hub.load, hub.count_stored):
+        with pytest.raises(ValueError, match=f"{sharded / SINGLE}: is there beside {INDEX}"):
+            read(sharded)
+
+
+def test_an_index_may_name_the_single_file(folder):
+    stored = tensor_files.read_header(folder / SINGLE)
+    index = {"weight_map": dict.fromkeys(stored, SINGLE)}
+    (folder / INDEX).write_text(json.dumps(index))
+    assert_same(hub.load(folder).params, params_of(TINY))
+
+
+def test_tensors_that_the_index_does_not_name_are_ignored(sharded, warnings):
+    first, *_ = sorted(sharded.glob("model-*"))
+    count = hub.count_stored(sharded)
+
+    def add(arrays):
+        arrays |= {f"model.rotary.{i}": np.zeros(3, np.float32) for i in (2, 1)}
+
+    rewrite(first, add)
+    assert_same(hub.load(sharded).params, params_of(TINY))
+    (line,) = warnings
+    assert line == (
+        f"{sharded / INDEX}: ignored 2 tensors that it does not name, such as model.rotary.1"
+    )
+    assert hub.count_stored(sharded) == count
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_that_are_not_finite_are_counted(folder, warnings, dtype):
+    names = ["model.layers.1.self_attn.q_proj.weight", "model.norm.weight"]
+
+    def change(arrays):
+        for name, array in arrays.items():
+            arrays[name] = array = array.astype(dtype)
+            if name in names:
+                array[..., -1] = np.inf if name == names[1] else np.nan
+
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"torch_dtype": dtype}))
+    rewrite(folder / SINGLE, change)
+    hub.load(folder)
+    count = 33  # a column of the matrix, and one of the norm
+    assert warnings == [
+        f"{folder}: {count} weights of 2 tensors are not finite, the first in {names[0]}"
+    ]
+    warnings.clear()
+    rewrite(folder / SINGLE, lambda arrays: [array.fill(1) for array in arrays.values()])
+    hub.load(folder)
+    assert warnings == []
+
+
+def test_float16_is_read_as_float32(folder, tmp_path):
+    def halve(arrays):
+        arrays |= {name: array.astype(np.float16) for name, array in arrays.items()}
+
+    rewrite(folder / SINGLE, halve)
+    path = folder / "config.json"
+    raw = json.loads(path.read_text()) | {"torch_dtype": "float16"}
+    path.write_text(json.dumps(raw))
+    config, params, _ = hub.load(folder)
+    assert (config.dtype, config.param_dtype) == ("float32", "float32")
+    expected = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), params_of(TINY))
+    assert_same(params, expected)
+    half = hub.load(folder, param_dtype="bfloat16").params
+    assert_same(half, jax.tree.map(lambda x: x.astype(jnp.bfloat16), expected))
+    hub.save(tmp_path / "again", config, params, source=folder)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["torch_dtype"] == "float32"
+    path.write_text(json.dumps(raw | {"torch_dtype": "bfloat16"}))
+    with pytest.raises(ValueError, match="float16 in .*: wider than bfloat16: choose param_dtype"):
+        hub.load(folder)
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    hub.save("~/model", TINY, params_of(TINY))
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    config, params, _ = hub.load("~/model")
+    assert_same(params, params_of(TINY))
+    assert hub.read_config("~/model") == hub.read_config(tmp_path / "model")
+    assert hub.count_stored("~/model") > 0
+    hub.save("~/copy", config, params, source="~/model")
+    assert hub.read_config(tmp_path / "copy") == hub.read_config("~/model")
+    assert (tmp_path / "copy" / "tokenizer.json").exists()
 
 
 def test_missing_files_are_named(sharded, no_reading):
@@ -172,6 +278,10 @@ def test_missing_files_are_named(sharded, no_reading):
         hub.load(sharded)
 
 
+def header(text):
+    return len(text).to_bytes(8, "little") + text
+
+
 def test_damaged_files_are_named(folder, no_reading):
     path = folder / SINGLE
     whole = path.read_bytes()
@@ -180,7 +290,11 @@ def test_damaged_files_are_named(folder, no_reading):
         (whole + b"x", "bytes after the last tensor"),
         (whole[:100], "truncated, or no safetensors file: expected a header"),
         (b"abc", "truncated, or no safetensors file: expected a header"),
-        (whole[:8] + b"?" + whole[9:], "header is not JSON"),
+        (whole[:8] + b"?" + whole[9:], "not JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
+        (header(b'{"a":' * 200_000), "recursion"),
+        (header(b'{"model.norm.weight": {}, "model.norm.weight": {}}'),
+         "model.norm.weight: is there twice"),
         (whole.replace(b'"F32"', b'"F64"', 1), "expected a type among .*, found F64"),
         (whole.replace(b'"F32"', b'"F16"', 1), "expected 4096 bytes for .* float16, found 8192"),
     ):

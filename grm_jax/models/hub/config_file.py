@@ -6,11 +6,11 @@ not follow is refused by name. What only training or the reading library uses pa
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
 
+from grm_jax.files import read_json
 from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig, deepseek
 
 CONFIG = "config.json"
@@ -18,6 +18,9 @@ CAUSAL, REWARD = "ForCausalLM", "ForSequenceClassification"
 FAMILIES = {"Gemma2": "gemma2", "DeepseekV2": "deepseek_v2", "DeepseekV3": "deepseek_v3"}
 ARCHITECTURES = tuple(family + kind for kind in (CAUSAL, REWARD) for family in FAMILIES)
 DTYPES = ("float32", "bfloat16")
+STORED_DTYPES = (*DTYPES, "float16")
+_MOST = 10**7  # of anything that is counted
+_MOST_BLOCKS = 200_000  # layers times experts; DeepSeek-V3 has 15,000
 _YARN_FIELDS = {
     "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale",
     "mscale_all_dim",
@@ -41,13 +44,15 @@ class _Fields:
         value = self._raw.get(field)
         return default if value is None else value
 
-    def number(self, field: str, kind: type = int):
+    def number(self, field: str, kind: type = int, default=None):
         """A number that must be there; an int passes for a float, but no bool for either."""
-        value = self.get(field)
+        value = self.get(field, default)
         kinds = (int, float) if kind is float else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds):
             found = "nothing" if value is None else repr(value)
             raise self.fail(field, f"a number of type {kind.__name__}", found)
+        if not abs(value) < (_MOST if kind is int else math.inf):
+            raise self.fail(field, f"a finite number below {_MOST}", value)
         return kind(value)
 
     def softcap(self, field: str, *, absent: float) -> float | None:
@@ -80,14 +85,7 @@ def read_raw(folder: str | os.PathLike) -> dict:
       FileNotFoundError: without such a file.
       ValueError: for one that is not a JSON object.
     """
-    path = pathlib.Path(folder) / CONFIG
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(raw).__name__}")
-    return raw
+    return read_json(pathlib.Path(folder).expanduser() / CONFIG)
 
 
 def architecture(folder: str | os.PathLike) -> str:
@@ -108,6 +106,7 @@ def architecture(folder: str | os.PathLike) -> str:
 def read_config(folder: str | os.PathLike) -> ModelConfig:
     """The shape of the model of a folder; `dtype` and `param_dtype` are those of its weights.
 
+    In place of float16 they are float32, which holds every value of it.
     Layers that predict further tokens (`num_nextn_predict_layers` of DeepSeek-V3) are no part of
     it.
 
@@ -125,9 +124,15 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
     if name.endswith(REWARD) and len(fields.get("id2label", "two")) != 1:
         raise fields.fail("id2label", "one label", fields.get("id2label", "nothing, so two"))
     dtype = fields.get("dtype", fields.get("torch_dtype", "float32"))
-    if dtype not in DTYPES or fields.get("torch_dtype", dtype) != dtype:
+    if dtype not in STORED_DTYPES or fields.get("torch_dtype", dtype) != dtype:
         found = {key: raw[key] for key in ("dtype", "torch_dtype") if key in raw}
-        raise fields.fail("dtype", " or ".join(DTYPES), found)
+        raise fields.fail("dtype", " or ".join(STORED_DTYPES), found)
+    dtype = "float32" if dtype == "float16" else dtype
+    # Before anything is listed by layer or expert, which would take minutes.
+    layers = sum(fields.number(field, default=0) for field in ("num_hidden_layers", *LATER_LAYERS))
+    if layers * fields.number("n_routed_experts", default=1) > _MOST_BLOCKS:
+        expected = f"at most {_MOST_BLOCKS} layers times experts"
+        raise fields.fail("num_hidden_layers", expected, raw["num_hidden_layers"])
     read = _read_gemma2 if name.startswith("Gemma2") else _read_deepseek
     try:
         return read(fields, name, dtype=dtype, param_dtype=dtype)
@@ -192,7 +197,7 @@ def _read_deepseek(fields: _Fields, name: str, **others) -> ModelConfig:
         num_experts=fields.number("n_routed_experts"),
         experts_per_token=fields.number("num_experts_per_tok"),
         expert_dim=expert_dim,
-        shared_dim=expert_dim * fields.get("n_shared_experts", 0),
+        shared_dim=expert_dim * fields.number("n_shared_experts", default=0),
         first_dense=fields.number("first_k_dense_replace"),
         routed_scale=fields.number("routed_scaling_factor", float),
         **{ours: fields.number(theirs) for ours, theirs in grouped.items()},
@@ -203,7 +208,7 @@ def _read_deepseek(fields: _Fields, name: str, **others) -> ModelConfig:
         nope_dim=fields.number("qk_nope_head_dim"),
         rope_dim=fields.number("qk_rope_head_dim"),
         value_dim=fields.number("v_head_dim"),
-        query_rank=fields.get("q_lora_rank"),
+        query_rank=fields.get("q_lora_rank") and fields.number("q_lora_rank"),
     )
     return deepseek(
         num_layers=fields.number("num_hidden_layers"), num_heads=num_heads, mla=mla, moe=moe,
@@ -229,7 +234,7 @@ def _read_rope(fields: _Fields) -> tuple[float, YarnConfig | None]:
     if not isinstance(raw, dict):
         raise fields.fail(section, "an object", repr(raw))
     rope = _Fields(f"{fields._where}: {section}", raw)
-    theta = float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0)))
+    theta = rope.number("rope_theta", float, fields.number("rope_theta", float, 10_000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise rope.fail("rope_type", "'default' or 'yarn'", repr(kind))

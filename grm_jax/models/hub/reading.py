@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grm_jax.files import read_json
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file, names, tensor_files
 from grm_jax.models.hub.names import EMBEDDING, HEAD, LM_HEAD, SCORE, Leaf, Path, Tensor
@@ -42,7 +42,7 @@ def load(
     """Reads a checkpoint: `model.safetensors`, or several files with an index.
 
     Args:
-      folder: config.json and the files.
+      folder: config.json and the files. Weights that are not finite are counted in a warning.
       shardings: a `Sharding` for each leaf of the parameters; the head goes where the final norm
         does. None puts all on the default device.
       param_dtype: type of the parameters; None for the one that config.json names, to which
@@ -55,7 +55,7 @@ def load(
         type; the message lists all names with what was expected and found. Also for an output
         matrix that differs from the embedding to which config.json ties it.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     config = config_file.read_config(folder)
     reward = config_file.architecture(folder).endswith(config_file.REWARD)
     tensors = names.tensors(config, head=reward)
@@ -78,8 +78,14 @@ def load(
         path: {d: jnp.zeros(_extent(box), dtypes[path], device=d) for d, box in places.items()}
         for path, places in boxes.items()
     }
+    bad = {}
     for tensor in tensors:
-        _assign(tensor, tensor_files.open_tensor(stored[tensor.name]), buffers, boxes)
+        data = tensor_files.open_tensor(stored[tensor.name])
+        if not _assign(tensor, data, buffers, boxes):
+            bad[tensor.name] = np.sum(~np.isfinite(data))
+    if bad:
+        absl.logging.warning("%s: %d weights of %d tensors are not finite, the first in %s",
+                             folder, sum(bad.values()), len(bad), next(iter(bad)))  # fmt: skip
     arrays = {}
     for path in leaves:
         parts = list(buffers.pop(path).values())
@@ -102,7 +108,7 @@ def count_stored(folder: str | os.PathLike) -> int:
     Raises:
       FileNotFoundError, ValueError: as `load`, for missing or damaged files.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     config = config_file.read_config(folder)
     found, _ = _headers(folder)
     _skip_later_layers(found, config.num_layers, folder)
@@ -131,13 +137,14 @@ def check_vocab(
 
 
 def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, str]]:
-    """Where each name is stored, and the names that the index has in another file, or not."""
+    """Where each name is stored, and the names that the index has in another file."""
     index = folder / INDEX
     if index.exists():
-        try:
-            named = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{index}: expected JSON with a weight_map: {error!r}") from error
+        named = read_json(index, object_pairs_hook=tensor_files.once).get("weight_map")
+        if not isinstance(named, dict):
+            raise ValueError(f"{index}: weight_map: expected an object, found {named!r:.80}")
+        if (folder / SINGLE).exists() and SINGLE not in named.values():
+            raise ValueError(f"{folder / SINGLE}: is there beside {INDEX}, which does not name it")
     elif (folder / SINGLE).exists():
         named = dict.fromkeys(tensor_files.read_header(folder / SINGLE), SINGLE)
     else:
@@ -154,10 +161,15 @@ def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, s
             raise FileNotFoundError(f"{index}: names {file}, which is not in the folder")
         for name, stored in tensor_files.read_header(folder / file).items():
             found.setdefault(name, []).append(stored)
+    ignored = sorted(set(found) - set(named))
+    if ignored:
+        absl.logging.warning("%s: ignored %d tensors that it does not name, such as %s",
+                             index, len(ignored), ignored[0])  # fmt: skip
+    found = {name: places for name, places in found.items() if name in named}
     astray = {
-        name: f"the index says {named.get(name, 'nothing')}"
-        for name in {*named, *found}
-        if named.get(name) not in [stored.path.name for stored in found.get(name, ())]
+        name: f"the index says {file}"
+        for name, file in named.items()
+        if file not in [stored.path.name for stored in found.get(name, ())]
     }
     return found, astray
 
@@ -290,8 +302,9 @@ def _update(buffer, piece, start):
     return jax.lax.dynamic_update_slice(buffer, piece, start).view(dtype)
 
 
-def _assign(tensor: Tensor, data: np.ndarray, buffers: dict, boxes: dict) -> None:
-    """Writes a stored tensor into the buffers of all devices that own a part of it."""
+def _assign(tensor: Tensor, data: np.ndarray, buffers: dict, boxes: dict) -> bool:
+    """Writes a tensor into the buffers of all devices that own a part; whether it is finite."""
+    finite = True
     for place in tensor.places:
         view, lead = place.view(data), len(place.index)
         for device, box in boxes[place.path].items():
@@ -307,9 +320,11 @@ def _assign(tensor: Tensor, data: np.ndarray, buffers: dict, boxes: dict) -> Non
             order = np.argsort([-stride for stride in piece.strides], kind="stable")
             axes = tuple(int(axis) for axis in np.argsort(order))
             piece = jax.device_put(np.ascontiguousarray(piece.transpose(order)), device)
+            finite &= bool(jnp.isfinite(piece).all())
             buffer = buffers[place.path][device]
             if axes != tuple(range(piece.ndim)) or piece.dtype != buffer.dtype:
                 piece = _arrange(piece, axes, buffer.dtype)
             start = tuple(np.int32(s) for s in start)
             # Waiting keeps pieces of many tensors from piling up in memory.
             buffers[place.path][device] = jax.block_until_ready(_update(buffer, piece, start))
+    return finite

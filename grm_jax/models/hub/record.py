@@ -30,8 +30,9 @@ def write(
     """Writes model.json, and what belongs to the model in a folder of the hub that it came from."""
     folder = pathlib.Path(folder)
     if source is not None:
+        source = pathlib.Path(source).expanduser()
         copy_small_files(source, folder)
-        shutil.copyfile(pathlib.Path(source) / config_file.CONFIG, folder / config_file.CONFIG)
+        shutil.copyfile(source / config_file.CONFIG, folder / config_file.CONFIG)
     fields = dataclasses.asdict(config)
     del fields["rules"]  # of the mesh it ran on, not of the model
     text = json.dumps({"model": fields, "reward": reward}, indent=2) + "\n"

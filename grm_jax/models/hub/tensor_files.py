@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from grm_jax.files import json_object, read_bytes
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
     "F32": jnp.dtype("float32"),
@@ -49,9 +51,10 @@ def read_header(path: pathlib.Path) -> dict[str, Stored]:
     """The tensors of a file by name; reads the header only.
 
     Raises:
-      ValueError: for a file that is truncated, is no safetensors file, or holds a tensor of a type
-        outside `DTYPES`.
+      ValueError: for a file that is truncated, is no safetensors file, gives a name twice, or holds
+        a tensor of a type outside `DTYPES`.
     """
+    read_bytes(path, most=64)
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -60,14 +63,21 @@ def read_header(path: pathlib.Path) -> dict[str, Stored]:
                 f"{path}: truncated, or no safetensors file: expected a header of {length} bytes, "
                 f"found a file of {size}"
             )
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ValueError(f"{path}: no safetensors file: header is not JSON: {error}") from error
+        header = json_object(file.read(length), path, object_pairs_hook=once)
     try:
         return _tensors(path, header, 8 + length, size)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no safetensors file: unexpected header: {error!r}") from error
+
+
+def once(pairs: list[tuple]) -> dict:
+    """A JSON object, for `json.loads`; raises ValueError for a name that is there twice."""
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name}: is there twice")
+        found[name] = value
+    return found
 
 
 def _tensors(path: pathlib.Path, header: dict, start: int, size: int) -> dict[str, Stored]:

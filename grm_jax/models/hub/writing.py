@@ -100,7 +100,7 @@ def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     Raises:
       FileExistsError: if the wanted folder exists and is not empty.
     """
-    target = pathlib.Path(folder).absolute()
+    target = pathlib.Path(folder).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: expected no such folder or an empty one")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _umask() -> int:
 
 def copy_small_files(source: str | os.PathLike, target: pathlib.Path) -> None:
     """Copies tokenizer, templates and generation_config.json, whichever are there."""
-    source = pathlib.Path(source)
+    source = pathlib.Path(source).expanduser()
     for path in {path for pattern in SMALL_FILES for path in source.glob(pattern)}:
         if path.is_file():
             copy = target / path.relative_to(source)
@@ -184,7 +184,7 @@ def _config_text(config: ModelConfig, dtype: str, reward: bool, source) -> str:
     if source is None:
         config = dataclasses.replace(config, param_dtype=dtype)
         return _dump(config_file.write_config(config, head=reward))
-    path = pathlib.Path(source) / config_file.CONFIG
+    path = pathlib.Path(source).expanduser() / config_file.CONFIG
     how = {field: getattr(config, field) for field in (*config_file.HOW, "rules")}
     theirs = dataclasses.replace(config_file.read_config(source), **how)
     for field in dataclasses.fields(config):

@@ -3,6 +3,7 @@
 import pytest
 
 from grm_jax import files
+from grm_jax.data.comparison import read_objects
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -73,6 +74,15 @@ def test_damaged_json_is_an_error_with_path_and_line(tmp_path, data, problem):
     with pytest.raises(ValueError) as caught:
         files.read_json(path)
     assert str(caught.value).startswith(f"{path}:{problem}")
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "jsonl.gz", "parquet"])
+def test_a_pointer_of_git_lfs_says_what_to_do(tmp_path, ending):
+    path = tmp_path / f"rows.{ending}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for read in (files.read_json, files.read_bytes, lambda path: next(read_objects(path))):
+        with pytest.raises(ValueError, match=f"{path}: .*run git lfs pull"):
+            read(path)
 
 
 @pytest.mark.parametrize("failing", ["write", "fsync"])

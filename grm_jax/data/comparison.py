@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grm_jax.files import visible_files, write_atomically
+from grm_jax.files import read_bytes, visible_files, write_atomically
 from grm_jax.text.prompts import Message
 
 ROLES = ("system", "user", "assistant")
@@ -252,6 +252,7 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    read_bytes(path, most=64)  # refuses a pointer of git-lfs
     if path.suffix == ".json":
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
         if data.lstrip()[:1] == b"{":

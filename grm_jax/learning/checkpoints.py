@@ -37,6 +37,7 @@ from grm_jax.parallel.sharding import fetch
 _NEW, _OLD = ".new", ".old"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
+_PLACE = "checkpoint"  # in the meta data: folder and step, so that it is not taken for another one
 _SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
 _last_digest: tuple[dict[str, weakref.ref], str | None] = ({}, None)  # leaves, digest
 
@@ -168,6 +169,9 @@ class Checkpoints:
         lines = [f"{digest}  {name}\n" for name, digest in _digests(checkpoint).items()]
         (checkpoint / _SUMS).write_text("".join(lines))
 
+    def _place(self, step: int) -> list[str]:
+        return [self.folder.name, str(step)]
+
     def wait(self) -> None:
         """Returns when what was saved is complete on disk.
 
@@ -215,7 +219,8 @@ class Checkpoints:
         require_finite(state, f"{self.folder / str(step)}")
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state),
-            "meta": ocp.args.JsonSave(copy.deepcopy(meta)),  # read later, in another thread
+            # Read later, in another thread.
+            "meta": ocp.args.JsonSave(copy.deepcopy(meta) | {_PLACE: self._place(step)}),
         }
         if data_iterator is not None:
             items["data"] = ocp.args.JsonSave(copy.deepcopy(data_iterator.get_state()))
@@ -307,7 +312,7 @@ class Checkpoints:
         Raises:
           FileNotFoundError: without such a checkpoint.
           ValueError: for a saved state of another structure or shape; if the checkpoint, or for
-            None every one, is damaged.
+            None every one, is damaged; if it was saved as another one.
         """
         if step is None and self.steps():
             step = self._latest_sound()
@@ -324,6 +329,8 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         if data_iterator is not None:
             data_iterator.set_state(restored.data)
+        if (place := restored.meta.pop(_PLACE, self._place(step))) != self._place(step):
+            raise ValueError(f"{self.folder / str(step)}: a checkpoint of {'/'.join(place)}")
         return _uncommit(restored.state, abstract_state), restored.meta
 
     def close(self) -> None:

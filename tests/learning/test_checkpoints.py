@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grm_jax.learning.checkpoints import Checkpoints, load_params, save_params
+from grm_jax.learning.checkpoints import Checkpoints, load_params, params_digest, save_params
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
 
 OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-3, steps=10))
@@ -217,12 +217,17 @@ def flip(path):
 
 def largest(checkpoint):
     """The file that holds the largest array; orbax reads another bit of it without a word."""
-    return max(checkpoint.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+    return max(checkpoint.glob("*/**/d/*"), key=lambda path: path.stat().st_size)
 
 
 def half_copied(checkpoint):
     shutil.rmtree(checkpoint / "state")
     (checkpoint / "SHA256SUMS").unlink()
+
+
+def without_a_sum(checkpoint):
+    path = checkpoint / "SHA256SUMS"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
 
 DAMAGE = {
@@ -231,6 +236,8 @@ DAMAGE = {
     "a file": (lambda c: (c / "meta/metadata").unlink(), "meta/metadata is missing"),
     "half copied": (half_copied, "not complete or not readable"),
     "checksums": (lambda c: (c / "SHA256SUMS").write_bytes(b"\xff\n"), "not complete or not read"),
+    "no checksums": (lambda c: (c / "SHA256SUMS").write_bytes(b""), "is missing in SHA256SUMS"),
+    "a checksum": (without_a_sum, "is missing in SHA256SUMS"),
 }
 
 
@@ -461,3 +468,47 @@ def test_sigkill_leaves_the_previous_one_usable(tmp_path, repo_root):
 def test_absent_parameters_are_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_params(tmp_path / "nowhere", {"a": jnp.ones(1)})
+
+
+@pytest.mark.parametrize("name", ["grpo/4", "rft/5"])
+def test_a_checkpoint_of_another_stage_or_step_is_refused(tmp_path, name):
+    with contextlib.closing(Checkpoints(tmp_path / "grpo")) as checkpoints:
+        checkpoints.save(5, make_state(5), {})
+    shutil.copytree(tmp_path / "grpo/5", tmp_path / name)
+    path = tmp_path / name
+    checkpoints = Checkpoints(path.parent)
+    with pytest.raises(ValueError, match=f"^{path}: a checkpoint of grpo/5$"):
+        checkpoints.restore(jax.eval_shape(make_state), step=int(path.name))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_saved(tmp_path, value):
+    """In parameters, in moments, in any type."""
+    good = make_state()
+    checkpoints = Checkpoints(tmp_path / "grpo")
+    checkpoints.save(1, good, {})
+    scale = good.params["norm"]["scale"].at[1].set(value)
+    wrong = [good.replace(params={**good.params, "norm": {"scale": scale}}),
+             good.replace(opt_state=jax.tree.map(lambda x: x + value, good.opt_state))]  # fmt: skip
+    for state in wrong:
+        with pytest.raises(FloatingPointError, match=f"^{tmp_path}/grpo/2: .* is not finite$"):
+            checkpoints.save(2, state, {})
+    assert checkpoints.steps() == [1]
+    checkpoints.save(2, good, {})
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_damaged_parameters_name_their_folder(tmp_path):
+    params = {"a": jax.random.normal(jax.random.key(0), (10_000,)), "b": jnp.zeros(3)}
+    folder = tmp_path / "params"
+    save_params(folder, params)
+    digest = params_digest(params)
+    assert_equal(load_params(folder, params, digest), params)
+    with pytest.raises(ValueError, match=f"^{folder}: damaged"):
+        load_params(folder, params, "0" * 16)
+    save_params(folder, {**params, "b": jnp.zeros(3).at[0].set(-0.0)})
+    with pytest.raises(ValueError, match=f"^{folder}: damaged"):
+        load_params(folder, params, digest)
+    (folder / "_METADATA").write_bytes((folder / "_METADATA").read_bytes()[:50])
+    with pytest.raises(ValueError, match=f"^{folder}: the parameters could not be read: "):
+        load_params(folder, params)

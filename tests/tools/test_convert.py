@@ -94,3 +94,25 @@ def test_help_is_enough(capsys):
     assert "python -m tools.convert --to=orbax --source=" in printed
     with pytest.raises(SystemExit):
         convert.main(["--to=hf", "--source=a", "--target=b", "--param_dtype=float32"])
+
+
+@pytest.mark.parametrize("damage", ["bit", "digest"])
+def test_damaged_parameters_are_not_exported(tmp_path, damage):
+    checkpoint = hub.Checkpoint(CONFIG, random_params(CONFIG), None)
+    folder = tmp_path / "orbax"
+    convert.write_orbax(folder, checkpoint)
+    convert.read_orbax(folder)
+    done = folder / convert.DONE
+    if damage == "digest":
+        done.write_text(json.dumps({"fingerprint": "0" * 16}))
+    else:
+        file = max(folder.glob("params/**/d/*"), key=lambda path: path.stat().st_size)
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"^{folder}/params: "):
+        convert.main(["--to=hf", f"--source={folder}", f"--target={tmp_path / 'hf'}"])
+    assert not (tmp_path / "hf").exists()
+    if damage == "digest":  # folders of earlier versions have none
+        done.unlink()
+        convert.main(["--to=hf", f"--source={folder}", f"--target={tmp_path / 'hf'}"])

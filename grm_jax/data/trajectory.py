@@ -155,8 +155,7 @@ class Trajectory:
         self._demand(self.finish in FINISHES, "finish", f"{self.finish!r} not in {FINISHES}")
 
     def _where(self) -> str:
-        return (f"stage {self.stage}, step {self.step}: trajectory {self.uid!r} sample "
-                f"{self.sample!r}")  # fmt: skip
+        return f"stage {self.stage}, step {self.step}: {self.uid!r}, sample {self.sample!r}"
 
     def _demand(self, holds: bool, name: str, problem: str) -> None:
         if not holds:

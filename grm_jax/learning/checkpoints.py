@@ -70,18 +70,14 @@ def _failing_as(kind: type[Exception], what: str) -> Iterator[None]:
 
 
 @jax.jit
-def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
     return [jnp.isfinite(x).all() for x in leaves]
 
 
 def require_finite(tree, where: str) -> None:
-    """Raises FloatingPointError, naming the first of its arrays that is not finite, for a tree."""
-    leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(tree)
-              if jnp.issubdtype(x.dtype, jnp.inexact)]  # fmt: skip
-    finite = fetch(_all_finite([x for _, x in leaves]))
-    for (path, _), good in zip(leaves, finite, strict=True):
-        if not good:
-            raise FloatingPointError(f"{where}: {jax.tree_util.keystr(path)} is not finite")
+    """Raises FloatingPointError for arrays with a value that is not finite; waits for them."""
+    if not all(fetch(_finite([x for x in jax.tree.leaves(tree) if not _is_key(x)]))):
+        raise FloatingPointError(f"{where}: not all values are finite")
 
 
 def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
@@ -169,9 +165,6 @@ class Checkpoints:
         lines = [f"{digest}  {name}\n" for name, digest in _digests(checkpoint).items()]
         (checkpoint / _SUMS).write_text("".join(lines))
 
-    def _place(self, step: int) -> list[str]:
-        return [self.folder.name, str(step)]
-
     def wait(self) -> None:
         """Returns when what was saved is complete on disk.
 
@@ -220,7 +213,7 @@ class Checkpoints:
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state),
             # Read later, in another thread.
-            "meta": ocp.args.JsonSave(copy.deepcopy(meta) | {_PLACE: self._place(step)}),
+            "meta": ocp.args.JsonSave(copy.deepcopy(meta) | {_PLACE: f"{self.folder.name}/{step}"}),
         }
         if data_iterator is not None:
             items["data"] = ocp.args.JsonSave(copy.deepcopy(data_iterator.get_state()))
@@ -329,8 +322,9 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         if data_iterator is not None:
             data_iterator.set_state(restored.data)
-        if (place := restored.meta.pop(_PLACE, self._place(step))) != self._place(step):
-            raise ValueError(f"{self.folder / str(step)}: a checkpoint of {'/'.join(place)}")
+        here = f"{self.folder.name}/{step}"
+        if (place := restored.meta.pop(_PLACE, here)) != here:
+            raise ValueError(f"{self.folder / str(step)}: a checkpoint of {place}")
         return _uncommit(restored.state, abstract_state), restored.meta
 
     def close(self) -> None:

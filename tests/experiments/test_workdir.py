@@ -154,7 +154,7 @@ def test_values_that_are_not_finite_end_a_stage(workdir, monkeypatch, stage, sto
     step = runs.Run.stopping.fget
     asked = iter([False, True] if stopped else [])  # of the steps
     monkeypatch.setattr(runs.Run, "stopping", property(lambda run: next(asked, step(run))))
-    named = rf"stage {stage}, step 1: .*(not|be) finite|checkpoints/{stage}/2: .* is not finite"
+    named = rf"stage {stage}, step 1: .*(not|be) finite|checkpoints/{stage}/2: not all .* finite"
     # What cannot be sampled from is a ValueError of its first trajectory.
     with pytest.raises(FloatingPointError if stage != "grpo" else ValueError, match=named):
         runs.carry_out(experiment, too_fast(section), workdir)
@@ -170,7 +170,7 @@ def test_parameters_that_are_not_finite_are_not_saved(workdir):
         leaves[-1] = leaves[-1].at[(0,) * leaves[-1].ndim].set(float("inf"))
         run.save_params("rft", jax.tree.unflatten(structure, leaves))
 
-    with pytest.raises(FloatingPointError, match=r"params/rft: \[.*\] is not finite"):
+    with pytest.raises(FloatingPointError, match="params/rft: not all values are finite"):
         runs.carry_out(save, config(), workdir)
     assert not (workdir / "params/rft").exists()
 

@@ -14,7 +14,6 @@ and needs nothing but DIR/seed_S/results, from whichever machines.
 
 import datetime
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -24,8 +23,10 @@ from absl import flags
 
 from experiments import arms, effects, results, schema, sections, settings, spct
 from experiments import run as runs
+from experiments.config import build, claimed, filled
 from grm_jax.files import read_json, visible_files
 from grm_jax.parallel import processes
+from grm_jax.ranges import split
 
 _SHARD = flags.DEFINE_string(
     "shard", "0/1", "i/n: this process takes every n-th seed from the i-th on, counted from 0."
@@ -39,20 +40,20 @@ def read_config(config: ml_collections.ConfigDict) -> sections.AblateConfig:
     Raises:
       ValueError: naming the section or field, or an arm that does not exist.
     """
-    section = settings.from_section(sections.AblateConfig, config, "ablate", sections=("arms",))
-    for name in ("ablate.arms", "benchmark"):
-        settings.require_section(config, name)
-    for arm in _chosen(config, section):
-        if arm not in config.ablate.arms:
+    typed = build(config)
+    for name in ("ablate", "benchmark"):
+        if getattr(typed, name) is None:
+            raise ValueError(f"config.{name}: section is missing")
+    for arm in _chosen(typed.ablate):
+        if arm not in typed.ablate.arms:
             raise ValueError(
-                f"config.ablate.only: no arm {arm!r}; there are {sorted(config.ablate.arms)}"
+                f"config.ablate.only: no arm {arm!r}; there are {sorted(typed.ablate.arms)}"
             )
-    return section
+    return typed.ablate
 
 
-def _chosen(config, section: sections.AblateConfig) -> list[str]:
-    given = settings.names(section.only, "config.ablate.only")
-    return list(dict.fromkeys(given or config.ablate.arms))
+def _chosen(section: sections.AblateConfig) -> list[str]:
+    return list(dict.fromkeys(split(section.only) or section.arms))
 
 
 def seeds(config: ml_collections.ConfigDict) -> list[int]:
@@ -62,10 +63,10 @@ def seeds(config: ml_collections.ConfigDict) -> list[int]:
       ValueError: there are none.
     """
     section = read_config(config)
-    split = config.benchmark.get("split", "development")
-    found = section.of_split(split)
+    measured = build(config).benchmark.choices.split
+    found = section.of_split(measured)
     if not found:
-        raise ValueError(f"config.ablate: no seeds for config.benchmark.split={split!r}")
+        raise ValueError(f"config.ablate: no seeds for config.benchmark.split={measured!r}")
     return found
 
 
@@ -84,7 +85,7 @@ def of_seed(
     if "small_world" in own:
         own.small_world.world_seed = seed
     with own.benchmark.unlocked():
-        chosen = _chosen(config, read_config(config))
+        chosen = _chosen(read_config(config))
         own.benchmark.arms = ",".join(dict.fromkeys([*chosen, *measured]))
         own.benchmark.count_all = True
     return own
@@ -122,7 +123,8 @@ def check_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> No
     if not path.exists():
         return
     before = read_json(path)
-    different = settings.differing_fields(before.get("config", {}), _decisive(config))
+    both = filled(before.get("config", {})), filled(_decisive(config))
+    different = settings.differing_fields(*both)
     if different:
         raise ValueError(
             f"{folder}: seed {config.seed} was opened on {before.get('date')} with another "
@@ -139,7 +141,7 @@ def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> N
 
 
 def _decisive(config: ml_collections.ConfigDict) -> dict:
-    fields = json.loads(config.to_json())
+    fields = claimed(config)
     for name in set(arms.FREE_SECTIONS) - {"benchmark"}:
         fields.pop(name, None)
     return fields | {"benchmark": arms.measured(fields["benchmark"])}
@@ -150,7 +152,7 @@ def run_seed(run: runs.Run, *, held_out: bool) -> None:
     *training, benchmark = spct.stages(run)
     opening = []
     if held_out and run.writes:
-        config = ml_collections.ConfigDict(run.config)
+        config = ml_collections.ConfigDict(run.fields)
         opening = [("opening", lambda run: record_opening(run.workdir, config))]
     spct.carry_out(run, [*training, *opening, benchmark])
 
@@ -161,14 +163,14 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       ValueError: at the end, naming the seeds that failed, and why; or nothing is to be reported.
     """
-    schema.check(config)
+    typed = schema.check(config)
     every = seeds(config)
     shard = take_shard(every, _SHARD.value)
     if _REPORT.value and not workdir.is_dir():
         raise ValueError(f"--workdir: there is no folder {workdir}")
     own = [] if _REPORT.value else shard
     schema.arm_configs(of_seed(config, every[0]))  # a mistake in an arm is one of every seed
-    held_out = config.benchmark.get("split") == "test"
+    held_out = typed.benchmark.choices.split == "test"
     for seed in own if held_out else ():
         check_opening(workdir / f"seed_{seed}", of_seed(config, seed))
     failed = []

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import ml_collections
 
 from experiments import settings
+from experiments.config import claimed, complete, filled
 from grm_jax.files import read_json
 
 MAIN = ""  # the run itself, as an arm
@@ -62,10 +63,11 @@ def changed(config: ml_collections.ConfigDict, arm: str) -> ml_collections.Froze
         )
     if not isinstance(known[arm], str):
         raise ValueError(f"{where}: expected 'field=value; ...', got {known[arm]!r}")
-    new = ml_collections.ConfigDict(config).copy_and_resolve_references()
+    new = complete(config)
+    before = new.to_dict()
     for change in filter(None, (part.strip() for part in known[arm].split(";"))):
         _apply(new, change, where)
-    if new.to_dict() == ml_collections.ConfigDict(config).to_dict():
+    if new.to_dict() == before:
         raise ValueError(f"{where}: {known[arm]!r} changes nothing")
     return ml_collections.FrozenConfigDict(new)
 
@@ -85,7 +87,6 @@ def _apply(config: ml_collections.ConfigDict, change: str, where: str) -> None:
     if isinstance(section.get(field), ml_collections.ConfigDict):
         raise ValueError(f"{where}: config.{dotted} is a section, not a field")
     with section.unlocked(), section.ignore_type():
-        # A field at its default is not written in the config; whether it exists, the schema knows.
         section[field] = _value(text, section.get(field))
 
 
@@ -108,7 +109,7 @@ def deciding(config: ml_collections.ConfigDict, stage: str) -> str:
     skipped = {*_FROM, *FREE_SECTIONS} - {*needed}
     if stage == "base":
         skipped.add("template")  # general data have none
-    sections = json.loads(config.to_json())
+    sections = claimed(config)
     return json.dumps({k: v for k, v in sections.items() if k not in skipped}, sort_keys=True)
 
 
@@ -144,10 +145,10 @@ def stage_name(
         for name, path in zip(names, paths, strict=True) if path.exists()
     }  # fmt: skip
     for name, before in begun.items():
-        if before == json.loads(own):
+        if claimed(before) == json.loads(own):
             return name
     if names[0] in begun:
-        different = settings.differing_fields(begun[names[0]], json.loads(own))
+        different = settings.differing_fields(filled(begun[names[0]]), filled(json.loads(own)))
         raise ValueError(
             f"{folder.parent}: stage {names[0]!r} was made with another config; give the arm "
             f"another name, or the run another --workdir: {'; '.join(different)}"
@@ -157,8 +158,8 @@ def stage_name(
 
 def comparable(config: Mapping) -> str:
     """Digest of what must be equal for runs of different seeds to be averaged."""
-    sections = json.loads(ml_collections.FrozenConfigDict(config).to_json())
-    sections.pop("seed")
+    sections = claimed(config)
+    sections.pop("seed", None)
     sections.get("small_world", {}).pop("world_seed", None)
     for name in set(FREE_SECTIONS) - {"benchmark"}:
         sections.pop(name, None)

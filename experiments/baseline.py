@@ -9,20 +9,19 @@ config.benchmark measures are finished, its whole report is written with every b
 workdir in it, and before that the tables and results of the baselines alone.
 """
 
-import json
 
 from experiments import (
     benchmark,
     cloud,
     judge,
     scalar_baselines,
-    schema,
     sections,
     settings,
     sft,
     stored_lines,
 )
 from experiments import run as runs
+from experiments.config import claimed, filled
 from grm_jax.files import read_json
 
 # Each has train(run, config) and measure(run, config, suites, rules) -> lines by suite.
@@ -36,18 +35,19 @@ def read_config(run: runs.Run) -> sections.BaselineConfig:
     Raises:
       ValueError: if it is missing, or asks for what the benchmark cannot count.
     """
-    config = settings.from_section(
-        sections.BaselineConfig, run.config, "baseline", sections=schema.INNER_NAMES
-    )
+    for name in ("baseline", "benchmark"):
+        if getattr(run.config, name) is None:
+            raise ValueError(f"config.{name}: section is missing")
+    config = run.config.baseline.choices
     most = run.config.benchmark.draw.k
     if config.k > most:
         raise ValueError(
             f"config.baseline.k: {config.k} exceeds config.benchmark.draw.k = {most}"
         )
-    if schema.engine_config(run.config, "benchmark").server() is not None:
+    if run.config.benchmark.engine.server() is not None:
         raise ValueError("config.benchmark.engine: baselines are measured by the jitted engine")
     for field in ("principles", "reference"):
-        if run.config.benchmark.get(field):
+        if getattr(run.config.benchmark.choices, field):
             raise ValueError(f"config.benchmark.{field}: baselines are shown none")
     return config
 
@@ -61,10 +61,11 @@ def claim(run: runs.Run, kind: str) -> None:
       ValueError: naming the fields that differ.
     """
     path = run.path("baselines", kind, "config.json")
-    section = json.loads(run.config.baseline.to_json())
+    section = claimed(run.fields)["baseline"]
     now = {"baseline": {name: value for name, value in section.items() if name != "k"}}
     if path.exists():
-        different = settings.differing_fields(read_json(path), now)
+        before = {"baseline": dict(read_json(path)["baseline"], k=None)}
+        different = settings.differing_fields(filled(before), filled(now))
         if different:
             raise ValueError(
                 f"{path.parent} belongs to another config; give another --workdir, or undo: "

@@ -29,7 +29,6 @@ from experiments import (
     results,
     rft,
     scalar,
-    schema,
     sections,
     settings,
     stored_lines,
@@ -51,9 +50,9 @@ SPREAD = ("balanced", "both")  # order policies whose samples are spread evenly 
 
 def read_config(run: runs.Run) -> sections.BenchmarkConfig:
     """Section `benchmark`."""
-    return settings.from_section(
-        sections.BenchmarkConfig, run.config, "benchmark", sections=schema.INNER_NAMES
-    )
+    if run.config.benchmark is None:
+        raise ValueError("config.benchmark: section is missing")
+    return run.config.benchmark.choices
 
 
 def arm_names(config: sections.BenchmarkConfig) -> list[str]:
@@ -63,7 +62,7 @@ def arm_names(config: sections.BenchmarkConfig) -> list[str]:
 
 def counting_rules(run: runs.Run, config: sections.BenchmarkConfig) -> CountingRules:
     """How votes are counted, by the config."""
-    draw = run.draw_config("benchmark")
+    draw = run.config.benchmark.draw
     ks = settings.numbers(config.ks, "config.benchmark.ks")
     k_metas = settings.numbers(config.k_meta, "config.benchmark.k_meta") or voting.half
     by_k = {1: 1} | dict(zip(ks, voting.resolve_k_meta(ks, k_metas), strict=True))
@@ -109,7 +108,7 @@ def load_comparisons(run: runs.Run, config: sections.BenchmarkConfig) -> Loaded:
 
 
 def _draw_config(run: runs.Run) -> DrawConfig:
-    config = run.draw_config("benchmark")
+    config = run.draw_config(run.config.benchmark.draw)
     # Where rows may be shortened, those that cannot be are dropped, and have no verdict.
     return config if config.max_truncated else dataclasses.replace(config, max_dropped=0.0)
 
@@ -127,7 +126,8 @@ class Measurement:
     def __init__(self, run: runs.Run, comparisons: dict[str, list[Comparison]]):
         self.run, self.comparisons = run, comparisons
         self.draw_config = _draw_config(run)
-        self.engine = run.engine("benchmark")
+        own = run.config.benchmark
+        self.engine = run.engine("benchmark", own.buckets, server=own.engine.server())
         self._params: tuple[str, dict | None, str] | None = None  # stage, parameters, digest
 
     def draw(self, run: runs.Run, stage: str, *, k: int | None) -> dict[str, Drawn]:
@@ -233,10 +233,10 @@ def meta_scores(
     groups: Sequence[Sequence[Trajectory]],
 ) -> list[list[float]]:
     """The logit of each trajectory; units that meta_scores/ holds already are not run again."""
-    loop = settings.from_section(sections.ScalarLoop, run.config, "meta_rm.loop")
+    loop = run.config.meta_rm.loop
     pairs = [(c, t) for c, own in zip(comparisons, groups, strict=True) for t in own]
     rows = [judge.input_ids(run.config.template.form, *pair) for pair in pairs]
-    length = scalar.scoring_length(run, "meta_rm", rows)
+    length = scalar.scoring_length(run, "meta_rm", loop.row_length, rows)
     scorer = scalar.Scorer(run, judge.model, judge.tokenizer.pad_id, length, loop.batch_size)
     size = scorer.batch_size * META_BATCHES_PER_UNIT
     _, first = pairs[0]
@@ -366,7 +366,7 @@ def write_report(
 ) -> report.LinesOf:
     """Tables, figures, samples, and what the terminal shows; returns the lines."""
     lines = count(suites, rules)
-    notes = report.notes(suites, rules, run.draw_config("benchmark"))
+    notes = report.notes(suites, rules, run.config.benchmark.draw)
     report.scaling_figure(
         run, suites, rules, lines, f"bands: 95 % over comparisons; ties: {rules.tie_policy}"
     )
@@ -404,7 +404,7 @@ def write_lines(
 
     `more` lines are in the results only, and `tables` are shown before those of the lines.
     """
-    notes = report.notes(suites, rules, run.draw_config("benchmark"))
+    notes = report.notes(suites, rules, run.config.benchmark.draw)
     all_lines = {name: [*own, *(more or {}).get(name, ())] for name, own in lines.items()}
     results.write_results(run, suites, all_lines, dataclasses.asdict(rules))
     tables = dict(tables or {})

@@ -10,7 +10,7 @@ with the section of RFT; the loss is Bradley-Terry on the rows with their critiq
 import dataclasses
 from collections.abc import Sequence
 
-from experiments import benchmark, rft, scalar_baselines, sections, settings
+from experiments import benchmark, rft, scalar_baselines, sections
 from experiments import run as runs
 from experiments.counting import GREEDY, SAMPLED, CountingRules, Line, Suite
 from experiments.scalar_baselines import Pair
@@ -46,13 +46,15 @@ def train(run: runs.Run, config: sections.BaselineConfig) -> None:
     stage = run.stage(KIND)
     if run.has_params(stage):
         return
-    loop = settings.from_section(sections.ScalarLoop, run.config, "baseline.loop")
+    own, loop = run.config.rft, run.config.baseline.loop
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
     params = run.load_start("cold_start")
     drawn = rft.draw_stage(
         run, stage, params, [one for c in comparisons for one in singles(c)],
-        run.draw_config("rft", k=1), run.engine("rft"), digest=runs.params_digest(params),
+        run.draw_config(own.draw, k=1),
+        run.engine("rft", own.buckets, server=own.engine.server()),
+        digest=runs.params_digest(params),
     )  # fmt: skip
     scalar_baselines.train_on(run, config, training_pairs(run, comparisons, drawn))
 
@@ -87,7 +89,7 @@ def measure(
     measurement.draw_config = dataclasses.replace(
         measurement.draw_config, k=config.k, binary_singles=True, order_policy="identity"
     )
-    writer = "cold_start" if "cold_start" in run.config else "released"
+    writer = "released" if run.config.cold_start is None else "cold_start"
     found: dict[str, list[Line]] = {suite.name: [] for suite in suites}
     for section, k in ((GREEDY, None), (SAMPLED, config.k)):
         drawn = measurement.draw(run, writer, k=k)

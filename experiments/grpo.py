@@ -14,14 +14,14 @@ from collections.abc import Iterator
 
 import jax
 
-from experiments import rft, schema, sections, settings, sft
+from experiments import rft, sections, sft
 from experiments import run as runs
 from grm_jax.data import pipeline
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
 from grm_jax.learning import grpo, rejection
 from grm_jax.learning.checkpoints import Checkpoints
-from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
+from grm_jax.learning.state import make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.parallel.sharding import put, reshard
 from grm_jax.sampling import draw
@@ -75,14 +75,11 @@ def run_stage(run: runs.Run) -> None:
     if run.has_params(stage):
         return
     run.begin("grpo")
-    config = settings.from_section(
-        grpo.GRPOConfig, run.config, "grpo", sections=schema.INNER_NAMES
-    )
-    loop = settings.from_section(sections.GRPOLoop, run.config, "grpo.loop")
-    optimizer_config = settings.from_section(OptimizerConfig, run.config, "grpo.optimizer")
-    draw_config = run.draw_config("grpo", k=config.group_size, order_policy="group")
+    own = run.config.grpo
+    config, loop, optimizer_config = own.objective, own.loop, own.optimizer
+    draw_config = run.draw_config(own.draw)
     model = run.trained_model("grpo")
-    engine = run.engine("grpo", model.lora)
+    engine = run.engine("grpo", own.buckets, adapters=model.lora)
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     if loop.easy_for:
         comparisons = without_easy(run, comparisons, loop)

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import benchmark, counting, rft, schema, sections, settings, sft
+from experiments import benchmark, counting, rft, sections, sft
 from experiments import run as runs
 from experiments.counting import GREEDY, SAMPLED, CountingRules, Drawn, Line, Suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
 from grm_jax.evaluation import token_prob
 from grm_jax.learning import meta_rm
-from grm_jax.learning.rejection import RejectionRules, reject
+from grm_jax.learning.rejection import reject
 from grm_jax.parallel.sharding import fetch, put
 from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, judge_prompt
@@ -33,19 +33,18 @@ def train(run: runs.Run, _: sections.BaselineConfig) -> None:
     stage = run.stage(STAGE)
     if run.has_params(stage):
         return
-    data = settings.from_section(sections.RFTData, run.config, "rft.data")
-    rules = settings.from_section(
-        RejectionRules, run.config, "rft", sections=schema.INNER_NAMES
-    )
+    own = run.config.rft
+    data, rules = own.data, own.rules
     comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
     params = run.load_start("cold_start")
     if run.world is not None:
         examples = right_demonstrations(run, comparisons, rules.num_samples)
     else:
-        config = run.draw_config("rft", k=rules.num_samples, answer="best")
+        config = run.draw_config(own.draw, answer="best")
         trajectories = rft.draw_stage(
-            run, stage, params, comparisons, config, run.engine("rft"),
+            run, stage, params, comparisons, config,
+            run.engine("rft", own.buckets, server=own.engine.server()),
             digest=runs.params_digest(params),
         )
         rejection = reject(trajectories, rules)
@@ -54,7 +53,7 @@ def train(run: runs.Run, _: sections.BaselineConfig) -> None:
     run.say(f"{stage}: {len(examples)} right answers kept")
     rft.require_kept(stage, len(examples), data)
     examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)
-    sft.train(run, stage, "rft", params, examples, data)
+    sft.train(run, stage, "rft", own, params, examples)
 
 
 def right_demonstrations(
@@ -172,7 +171,7 @@ def index_scores(
     index_fn = token_prob.make_index_fn(run.model)
     params = run.load_params(run.stage(STAGE))
     length = -(-max(map(len, rows)) // 64) * 64
-    size = settings.from_section(sections.ScalarLoop, run.config, "baseline.loop").batch_size
+    size = run.config.baseline.loop.batch_size
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
         batch = meta_rm.make_batch(

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from experiments import grpo as grpo_experiment
-from experiments import rft, scalar, schema, sections, settings
+from experiments import rft, scalar
 from experiments import run as runs
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore
@@ -69,7 +69,7 @@ class Judge(NamedTuple):
 
 def is_released(run: runs.Run) -> bool:
     """Whether the meta RM is one of `config.released`."""
-    return "released" in run.config and bool(run.config.released.get("meta_rm"))
+    return run.config.released is not None and bool(run.config.released.meta_rm)
 
 
 def load(run: runs.Run) -> Judge:
@@ -121,19 +121,18 @@ def _rows(
     return scalar.fitting(run, "meta_rm", rows, lambda row: len(row.token_ids), row_length)
 
 
-def _data(
-    run: runs.Run, config: meta_rm.MetaRMConfig, loop: sections.ScalarLoop
-) -> tuple[list[Row], list[Row]]:
+def _data(run: runs.Run) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out."""
-    stage, seed = run.stage("meta_rm"), run.config.seed
+    stage, seed, own = run.stage("meta_rm"), run.config.seed, run.config.meta_rm
+    loop, choices = own.loop, own.choices
     comparisons = run.comparisons("train", loop.comparisons, seed=seed + 3)
     params = run.load_params(run.stage("grpo"))
     trajectories = rft.draw_stage(
-        run, stage, params, comparisons, run.draw_config("meta_rm"), run.engine("meta_rm"),
-        digest=runs.params_digest(params),
+        run, stage, params, comparisons, run.draw_config(own.draw),
+        run.engine("meta_rm", own.buckets), digest=runs.params_digest(params),
     )
     of_rft = run.stage("rft")
-    data = settings.from_section(sections.RFTData, run.config, "rft.data")
+    data = run.config.rft.data
     comparisons += run.comparisons("train", data.comparisons, seed=seed + 1)
     with TrajectoryStore(
         run.path("trajectories", f"{of_rft}.jsonl"), read_only=True
@@ -143,7 +142,7 @@ def _data(
     by_uid = {comparison.uid: comparison for comparison in comparisons}
     chosen = meta_rm.select(
         (t for t in trajectories if not scalar.held_out(t.uid)),
-        only_mixed=config.only_mixed, balance=config.balance,
+        only_mixed=choices.only_mixed, balance=choices.balance,
     )  # fmt: skip
     # Only mixed comparisons can be counted in the AUC; samples of the GRM with scores vote.
     voting = (t for t in trajectories if t.stage == stage and t.scores is not None)
@@ -167,11 +166,9 @@ def run_stage(run: runs.Run) -> None:
     if run.has_params(stage):
         return
     run.begin("meta_rm")
-    config = settings.from_section(
-        meta_rm.MetaRMConfig, run.config, "meta_rm", sections=schema.INNER_NAMES
-    )
-    loop = settings.from_section(sections.ScalarLoop, run.config, "meta_rm.loop")
-    rows, development = _data(run, config, loop)
+    own = run.config.meta_rm
+    loop = own.loop
+    rows, development = _data(run)
     scorer = scalar.Scorer(
         run, run.trained_model("meta_rm"), run.tokenizer.pad_id, loop.row_length, loop.batch_size
     )
@@ -190,10 +187,10 @@ def run_stage(run: runs.Run) -> None:
         )  # fmt: skip
 
     def make_step(model: ModelConfig, optimizer: optax.GradientTransformation):
-        return meta_rm.make_train_step(model, config, optimizer)
+        return meta_rm.make_train_step(model, own.choices, optimizer)
 
     run.say(f"{stage}: {len(development)} rows held out")
-    scalar.train(run, "meta_rm", "meta_rm", rows, make_step, to_batch, evaluate)
+    scalar.train(run, "meta_rm", "meta_rm", own, rows, make_step, to_batch, evaluate)
 
 
 def main(run: runs.Run) -> None:

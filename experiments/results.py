@@ -75,8 +75,8 @@ def write_results(
             "parameters": next(
                 (cost.num_params(d.model) for d in suite.drawn if d.model is not None), None
             ),
-            "config": arms.comparable(run.config),
-            "arms": arms.definitions(run.config),
+            "config": arms.comparable(run.fields),
+            "arms": arms.definitions(run.fields),
             "rules": rule,
             "uids": [c.uid for c in suite.comparisons],
             "clusters": rules.of_rows([c.messages for c in suite.comparisons])[1].tolist(),

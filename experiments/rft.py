@@ -4,12 +4,12 @@
 """
 
 from experiments import run as runs
-from experiments import schema, sections, settings, sft
+from experiments import sections, sft
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore
 from grm_jax.files import write_atomically
-from grm_jax.learning.rejection import Rejection, RejectionRules, reject
+from grm_jax.learning.rejection import Rejection, reject
 from grm_jax.sampling import draw
 from grm_jax.sampling.engine import Engine
 from grm_jax.sampling.remote import RemoteEngine
@@ -89,22 +89,20 @@ def run_stage(run: runs.Run) -> None:
     if run.has_params(stage):
         return
     run.begin("rft")
-    data = settings.from_section(sections.RFTData, run.config, "rft.data")
-    rules = settings.from_section(
-        RejectionRules, run.config, "rft", sections=schema.INNER_NAMES
-    )
+    own = run.config.rft
+    data, rules = own.data, own.rules
     comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
     by_uid = {comparison.uid: comparison for comparison in comparisons}
     # First, for drawing is what costs.
     general = sft.general_examples(run, data.general, seed=run.config.seed + 1)
     params = run.load_start("cold_start")
     digest = runs.params_digest(params)
-    engine = run.engine("rft")
+    engine = run.engine("rft", own.buckets, server=own.engine.server())
 
-    config = run.draw_config("rft", k=rules.num_samples)
+    config = run.draw_config(own.draw)
     trajectories = draw_stage(run, stage, params, comparisons, config, engine, digest=digest)
     if rules.use_hinted:
-        hinted = run.draw_config("rft", k=rules.num_hinted)
+        hinted = run.draw_config(own.draw, k=rules.num_hinted)
         trajectories += draw_stage(
             run, stage, params, comparisons, hinted, engine, digest=digest, hinted=True
         )
@@ -120,7 +118,7 @@ def run_stage(run: runs.Run) -> None:
     require_kept(stage, len(rejection.kept), data)
 
     examples = kept_examples(run, rejection, by_uid, config)
-    sft.train(run, stage, "rft", params, examples + general, data)
+    sft.train(run, stage, "rft", own, params, examples + general)
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ import ml_collections
 import numpy as np
 import rich.console
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from experiments import arms, launch, progress, schema, settings
+from experiments import arms, command_line, launch, progress, schema, settings
+from experiments.config import build, claimed, complete, filled
 from experiments.metrics import Metrics
 from experiments.training_data import TrainingData
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
+from grm_jax.data.small_world import SmallWorld
 from grm_jax.files import read_json, write_atomically
 from grm_jax.learning import checkpoints
 from grm_jax.learning.checkpoints import params_digest
@@ -52,13 +52,13 @@ from grm_jax.parallel.mesh import MeshConfig, Rules, make_mesh
 from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
-from grm_jax.sampling.remote import RemoteEngine
+from grm_jax.sampling.remote import RemoteEngine, Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
+_CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 
 # What one process of several writes. Everything else is read, or written in parts, by all.
@@ -81,14 +81,14 @@ class Run:
         Raises:
           ValueError: for a bad config, or a workdir of another config or in use.
         """
-        self.config = ml_collections.FrozenConfigDict(config)
+        self.fields = ml_collections.FrozenConfigDict(complete(config))
         self.workdir = pathlib.Path(workdir)
         self.arm_name = arms.MAIN
         self.engines: list[JittedEngine] = []
         self.console = rich.console.Console()
         self._stop_asked = threading.Event()  # an arm shares it
-        schema.check(self.config)
-        self._arms = schema.arm_configs(self.config)
+        self.config = schema.check(self.fields)
+        self._arms = schema.arm_configs(self.fields)
         self.writes = processes.index() == 0
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.writes:
@@ -96,11 +96,11 @@ class Run:
         self._check_config()
         self.console.quiet = not self.writes
         self.data = None
-        if "data" in self.config:
-            self.data = TrainingData(self.config, self.workdir, self.say)
+        if self.config.data is not None:
+            self.data = TrainingData(self.config.data, self.config.seed, self.workdir, self.say)
             if self.writes and self.data.fresh:
                 write_json(self.workdir / "data.json", self.data.report)
-        self.mesh = _set_up_devices(settings.from_section(MeshConfig, self.config, "mesh"))
+        self.mesh = _set_up_devices(self.config.mesh)
         self._logs = launch.own_logs(self.workdir, _LOGS)
         # Made here and not on first use, which may be inside a trace.
         with jax.set_mesh(self.mesh):
@@ -111,11 +111,11 @@ class Run:
 
     def _check_config(self) -> None:
         path = self.workdir / "config.json"
-        now = json.loads(self.config.to_json())
+        now = claimed(self.fields)
         if path.exists():
-            before = read_json(path)
             fixed = [
-                {k: v for k, v in c.items() if k not in arms.FREE_SECTIONS} for c in (before, now)
+                {k: v for k, v in filled(c).items() if k not in arms.FREE_SECTIONS}
+                for c in (read_json(path), now)
             ]
             different = settings.differing_fields(*fixed)
             if different:
@@ -161,13 +161,13 @@ class Run:
         Raises:
           ValueError: the workdir has a stage of this name that was made in another way.
         """
-        return arms.stage_name(self.workdir / "stages", self.config, self._arms, name)
+        return arms.stage_name(self.workdir / "stages", self.fields, self._arms, name)
 
     def begin(self, name: str) -> None:
         """Keeps what decides a stage, before anything of it is written."""
         path = self.workdir / "stages" / f"{self.stage(name)}.json"
         if self.writes and not path.exists():
-            write_json(path, json.loads(arms.deciding(self.config, name)))
+            write_json(path, json.loads(arms.deciding(self.fields, name)))
 
     def arm(self, name: str) -> "Run":
         """The same run with the changes of an arm; shares workdir, devices and metrics.
@@ -176,10 +176,11 @@ class Run:
           ValueError: there is no such arm.
         """
         if name not in self._arms:
-            arms.changed(self.config, name)  # raises
+            arms.changed(self.fields, name)  # raises
         other = object.__new__(Run)
         # What is cached already follows from sections that no arm may change.
-        other.__dict__ = dict(self.__dict__, config=self._arms[name], arm_name=name)
+        own = {"fields": self._arms[name], "config": build(self._arms[name]), "arm_name": name}
+        other.__dict__ = {**self.__dict__, **own}
         return other
 
     def path(self, *parts: str) -> pathlib.Path:
@@ -191,9 +192,7 @@ class Run:
     @functools.cached_property
     def world(self) -> SmallWorld | None:
         """The small world, if the config trains on one."""
-        if "small_world" not in self.config:
-            return None
-        return SmallWorld(settings.from_section(SmallWorldConfig, self.config, "small_world"))
+        return SmallWorld(self.config.small_world) if self.config.small_world is not None else None
 
     def comparisons(self, split: str, count: int, *, seed: int = 0) -> list[Comparison]:
         """Comparisons of a split: of the small world, or from `data.<split>`, in one order for all.
@@ -216,7 +215,7 @@ class Run:
         A folder brings its own chat template, a file is a SentencePiece model with Gemma's.
         """
         path = self.config.tokenizer.path
-        if not path and "released" in self.config:
+        if not path and self.config.released is not None:
             path = self.config.released.model
         if path:
             path = os.path.expanduser(path)
@@ -243,13 +242,12 @@ class Run:
 
     def trained_model(self, name: str) -> ModelConfig:
         """The decoder as stage `name` trains it: with adapters where `config.lora` says so."""
-        return dataclasses.replace(self.model, lora=schema.adapters(self.config, name))
+        return dataclasses.replace(self.model, lora=self.config.adapters(name))
 
     @functools.cached_property
     def rollout_model(self) -> ModelConfig:
         """The same with the rules by which parameters are split while they are sampled from."""
-        mesh = settings.from_section(MeshConfig, self.config, "mesh")
-        return dataclasses.replace(self.model, rules=mesh.table(rollout=True))
+        return dataclasses.replace(self.model, rules=self.config.mesh.table(rollout=True))
 
     @property
     def split_over_devices(self) -> jax.NamedSharding:
@@ -276,10 +274,15 @@ class Run:
         shardings = transformer.param_shardings(model, self.mesh)
         return sharding.reshard(params, shardings, transformer.frozen_dtypes(model))
 
-    def engine(self, name: str, adapters: LoRAConfig | None = None) -> JittedEngine | RemoteEngine:
-        """The engine that section `name` chooses, with the buckets of `<name>.buckets`."""
-        buckets = settings.from_section(Buckets, self.config, f"{name}.buckets")
-        server = schema.engine_config(self.config, name).server()
+    def engine(
+        self,
+        name: str,
+        buckets: Buckets,
+        *,
+        server: Server | None = None,
+        adapters: LoRAConfig | None = None,
+    ) -> JittedEngine | RemoteEngine:
+        """The engine of a section: on the devices of the mesh, or on a server if one is given."""
         if server is not None:
             return RemoteEngine(buckets, server, self.path("partial", f"{name}.jsonl"))
         engine = JittedEngine(
@@ -293,13 +296,12 @@ class Run:
         self.engines.append(engine)
         return engine
 
-    def draw_config(self, name: str, **fields) -> DrawConfig:
-        """Section `<name>.draw` with the template of this run."""
-        return settings.from_section(
-            DrawConfig, self.config, f"{name}.draw",
-            form=self.config.template.form, principles=self.principles,
-            **{"answer": "scores", "reference": False, **fields},
-        )  # fmt: skip
+    def draw_config(self, draw: DrawConfig, **fields) -> DrawConfig:
+        """A section `draw` with the template of this run, and other fields that are changed."""
+        template = self.config.template
+        return dataclasses.replace(
+            draw, **{"form": template.form, "principles": template.principles, **fields}
+        )
 
     # Parameters.
 
@@ -320,7 +322,7 @@ class Run:
         checkpoints.save_params(self.path("params", stage, record.PARAMS), params)
         done = {"stage": stage, "fingerprint": params_digest(params), "tokenizer": self._pieces}
         if self.writes:
-            source = self.config.released.model if "released" in self.config else None
+            source = self.config.released.model if self.config.released is not None else None
             record.write(self.path("params", stage), self.model, reward=reward, source=source)
             write_json(self.path("params", stage, "DONE"), done)
         processes.wait(f"parameters of {stage}")
@@ -363,13 +365,13 @@ class Run:
         is a cold start as it is; nothing is written for either.
         """
         for stage in ("cold_start", "base")[("cold_start", "base").index(name) :]:
-            if stage in self.config:
+            if getattr(self.config, stage) is not None:
                 return self.load_params(self.stage(stage))
         return self.init_params()
 
     def init_params(self) -> dict:
         """What a run starts from, split over the mesh: released weights, or random parameters."""
-        if "released" in self.config:
+        if self.config.released is not None:
             return self.load_released(self.config.released.model, self.model.param_dtype).params
         key = jax.random.fold_in(self.base_key, 0)
         init = jax.jit(
@@ -560,6 +562,11 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
         sys.stdout.reconfigure(errors="replace")  # no table is lost on a terminal of ASCII
+        try:
+            if command_line.show_config():
+                return
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         workdir = pathlib.Path(_WORKDIR.value).expanduser()
         try:
             launch.start(workdir)
@@ -585,5 +592,5 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
             reason = " ".join(str(cause.args[0]).split())
             sys.exit(f"error: --config or a flag of it: no field {reason}")
 
-    flags.mark_flags_as_required(["config", "workdir"])
+    command_line.require("workdir")
     app.run(with_flags, flags_parser=parse)

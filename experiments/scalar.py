@@ -14,10 +14,10 @@ import jax
 import optax
 
 from experiments import run as runs
-from experiments import sections, settings
+from experiments.config import Baseline, MetaRM
 from grm_jax.data import pipeline
 from grm_jax.learning import meta_rm
-from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
+from grm_jax.learning.state import make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel.sharding import fetch, put
@@ -75,9 +75,10 @@ class Scorer:
         return logits
 
 
-def scoring_length(run: runs.Run, section: str, rows: Sequence[Sequence[int]]) -> int:
+def scoring_length(
+    run: runs.Run, section: str, length: int, rows: Sequence[Sequence[int]]
+) -> int:
     """Tokens of a row that is only scored: those of the config, or more where a row needs more."""
-    length = settings.from_section(sections.ScalarLoop, run.config, f"{section}.loop").row_length
     longest = max(map(len, rows))
     if longest <= length:
         return length
@@ -106,6 +107,7 @@ def train(
     run: runs.Run,
     name: str,
     section: str,
+    own: MetaRM | Baseline,
     rows: Sequence[Row],
     make_step: Callable[[ModelConfig, optax.GradientTransformation], Callable],
     to_batch: Callable[[Sequence[Row]], meta_rm.MetaBatch],
@@ -116,7 +118,8 @@ def train(
     Args:
       run: the arm.
       name: the stage.
-      section: of its optimizer and loop.
+      section: what it is called in the config.
+      own: what stands there.
       rows: what batches are drawn from; at least one batch.
       make_step: (model, optimizer) -> jitted step, see `meta_rm.make_train_step`.
       to_batch: host arrays of `batch_size` rows.
@@ -124,8 +127,7 @@ def train(
         better, and the best checkpoint is what the stage becomes. Without a metric, the last one.
     """
     stage = run.stage(name)
-    loop = settings.from_section(sections.ScalarLoop, run.config, f"{section}.loop")
-    optimizer_config = settings.from_section(OptimizerConfig, run.config, f"{section}.optimizer")
+    loop, optimizer_config = own.loop, own.optimizer
     batches = pipeline.shuffled_batches(rows, loop.batch_size, seed=run.config.seed)
     optimizer = make_optimizer(optimizer_config)
     model = run.trained_model(section)

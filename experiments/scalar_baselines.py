@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import counting, scalar, sections, settings
+from experiments import counting, scalar, sections
 from experiments import run as runs
 from experiments.counting import CountingRules, Line, Suite
 from grm_jax.data.comparison import Comparison
@@ -55,7 +55,7 @@ def train(run: runs.Run, config: sections.BaselineConfig) -> None:
     kind = config.kind
     if run.has_params(run.stage(kind)):
         return
-    loop = settings.from_section(sections.ScalarLoop, run.config, f"{SECTION}.loop")
+    loop = run.config.baseline.loop
     # The seed of GRPO: equal numbers of comparisons are the same ones.
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     train_on(run, config, training_pairs(run, kind, comparisons))
@@ -67,7 +67,7 @@ def train_on(run: runs.Run, config: sections.BaselineConfig, every: Sequence[Pai
     Raises:
       ValueError: naming the field, for too few pairs or too many that are too long.
     """
-    loop = settings.from_section(sections.ScalarLoop, run.config, f"{SECTION}.loop")
+    loop = run.config.baseline.loop
     every = scalar.fitting(
         run, SECTION, every, lambda pair: max(len(pair.better), len(pair.worse)), loop.row_length
     )
@@ -114,7 +114,7 @@ def train_on(run: runs.Run, config: sections.BaselineConfig, every: Sequence[Pai
         (pairrm_step, pairrm_batch) if kind == "pairrm"
         else (bradley_terry_step, bradley_terry_batch)
     )  # fmt: skip
-    scalar.train(run, kind, SECTION, own, make_step, to_batch, evaluate)
+    scalar.train(run, kind, SECTION, run.config.baseline, own, make_step, to_batch, evaluate)
 
 
 def measure(
@@ -154,8 +154,8 @@ def score(run: runs.Run, kind: str, rows: Sequence[Sequence[int]]) -> list[float
     """The logit of each row by the finished stage; [] for no rows."""
     if not rows:
         return []
-    loop = settings.from_section(sections.ScalarLoop, run.config, f"{SECTION}.loop")
-    length = scalar.scoring_length(run, SECTION, rows)
+    loop = run.config.baseline.loop
+    length = scalar.scoring_length(run, SECTION, loop.row_length, rows)
     scorer = scalar.Scorer(run, run.model, run.tokenizer.pad_id, length, loop.batch_size)
     return scorer(scalar.load(run, kind), rows)
 

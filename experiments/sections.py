@@ -5,6 +5,7 @@ belong to others.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated
 
 from experiments import settings
@@ -152,8 +153,9 @@ class EngineConfig(Checked):
 
     Attributes:
       engine: "jitted", on the devices of the mesh, or "openai", an OpenAI-compatible server.
-      engine_url, engine_model, ...: of the server, all but the prefix; see
-        `sampling.remote.Server`. Its key is in the environment (OPENAI_API_KEY).
+
+    The other fields are those of `sampling.remote.Server`, with a prefix. The key of the server is
+    in the environment (OPENAI_API_KEY).
     """
 
     engine: Annotated[str, one_of(("jitted", "openai"))] = "jitted"
@@ -343,12 +345,14 @@ class AblateConfig(Checked):
       development_seeds: for the split "development", on which everything is chosen.
       opened: seeds that earlier configs were measured on: no longer held out.
       only: comma-separated arms that are run; "" for all.
+      arms: what each arm changes, by its name.
     """
 
     seeds: str
     development_seeds: str
     opened: str = ""
     only: str = ""
+    arms: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         super().__post_init__()

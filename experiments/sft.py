@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from experiments import run as runs
-from experiments import sections, settings
+from experiments.config import RFT, Supervised
 from grm_jax.data import pipeline
 from grm_jax.learning import sft
-from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
+from grm_jax.learning.state import make_optimizer, start_state
 from grm_jax.models import lora
 from grm_jax.parallel.sharding import put
 from grm_jax.text.prompts import Message, grm_prompt
@@ -74,16 +74,16 @@ def train(
     run: runs.Run,
     stage: str,
     section: str,
+    own: Supervised | RFT,
     params: dict,
     examples: list[pipeline.Example],
-    data: sections.SFTData | sections.RFTData,
 ) -> None:
     """Trains one stage to its end, from its latest checkpoint if there is one.
 
-    With adapters, `params` stay frozen and what is saved at the end has them merged.
+    `section` is what the stage is called in the config, `own` what stands there. With adapters,
+    `params` stay frozen and what is saved at the end has them merged.
     """
-    packing = settings.from_section(pipeline.PackingConfig, run.config, f"{section}.packing")
-    config = settings.from_section(OptimizerConfig, run.config, f"{section}.optimizer")
+    data, packing, config = own.data, own.packing, own.optimizer
     examples, too_long = pipeline.split_too_long(examples, packing.row_length)
     if len(too_long) > 0.05 * (len(examples) + len(too_long)):
         raise ValueError(
@@ -136,11 +136,11 @@ def _log(run, stage, step, metrics, began, tokens) -> str:
 def run_stage(run: runs.Run, name: str) -> None:
     """Runs "base" or "cold_start", unless it is finished or the config has no section for it."""
     stage = run.stage(name)
-    if name not in run.config or run.has_params(stage):
+    own = run.config.stages().get(name)
+    if own is None or run.has_params(stage):
         return
     run.begin(name)
-    data = settings.from_section(sections.SFTData, run.config, f"{name}.data")
-    seed = run.config.seed
+    data, seed = own.data, run.config.seed
     examples = general_examples(run, data.general, seed=seed)
     if name == "base":
         params = run.init_params()
@@ -149,7 +149,7 @@ def run_stage(run: runs.Run, name: str) -> None:
             run, data.demonstrations, seed=seed, verdicts=data.verdicts
         )
         params = run.load_start("base")
-    train(run, stage, name, params, examples, data)
+    train(run, stage, name, own, params, examples)
 
 
 def main(run: runs.Run) -> None:

@@ -27,7 +27,7 @@ def stages(run: runs.Run) -> list[tuple[str, Stage]]:
     """
     config = benchmark.read_config(run)
     for section in ("rft", "grpo", *(["meta_rm"] if config.meta_rm else [])):
-        if section not in run.config:
+        if section not in run.config.stages():
             raise ValueError(
                 f"config.{section}: section is missing; run the stages that the config has by "
                 "their own experiments"

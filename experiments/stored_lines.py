@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import run as runs
 from experiments import sections
+from experiments.config import claimed
 from experiments.counting import CountingRules, Line
 from grm_jax.data.comparison import Comparison
 from grm_jax.files import read_json, write_atomically
@@ -28,7 +29,7 @@ def write(
     record = {
         "uids": [c.uid for c in comparisons],
         "rules": _rules(rules),
-        "draw": json.loads(run.config.benchmark.draw.to_json()),
+        "draw": claimed(run.fields)["benchmark"]["draw"],
         "lines": [
             {"section": line.section, "label": line.label,
              "unparsed": line.unparsed, "cut": line.cut,
@@ -56,8 +57,9 @@ def read(
             path = run.path("baselines", kind, f"{name}.json")
             record = read_json(path) if path.exists() else {}
             now = {"uids": [c.uid for c in rows], "rules": _rules(rules),
-                   "draw": json.loads(run.config.benchmark.draw.to_json())}  # fmt: skip
-            if now == {field: record.get(field) for field in now}:
+                   "draw": claimed(run.fields)["benchmark"]["draw"]}  # fmt: skip
+            draw = claimed({"benchmark": {"draw": record.get("draw", {})}})["benchmark"]["draw"]
+            if now == {**{field: record.get(field) for field in now}, "draw": draw}:
                 own[name] = tuple(map(_line, record["lines"]))
         if len(own) == len(comparisons):
             found = {name: (*lines, *own[name]) for name, lines in found.items()}

@@ -13,8 +13,6 @@ import pathlib
 from collections import Counter
 from collections.abc import Callable
 
-import ml_collections
-
 from experiments import sections, settings
 from grm_jax.data import mixture
 from grm_jax.data.benchmarks import SUITES, load_suite
@@ -38,14 +36,16 @@ class TrainingData:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        config: sections.DataConfig,
+        seed: int,
         workdir: pathlib.Path,
         say: Callable[[str], None] = lambda text: None,
     ):
         """Checks the data, or finds that it has been checked.
 
         Args:
-          config: the whole config.
+          config: section `data`.
+          seed: of the order of the rows.
           workdir: where data.json is, if a check has been made.
           say: what shows a line to people.
 
@@ -53,8 +53,7 @@ class TrainingData:
           ValueError: naming file, line and field of a bad row; or place and benchmark row of a row
             that is in a benchmark.
         """
-        self._config = settings.from_section(sections.DataConfig, config, "data")
-        self._seed = config.seed
+        self._config, self._seed = config, seed
         path = workdir / "data.json"
         key = self._key()
         known = read_json(path) if path.exists() else {}

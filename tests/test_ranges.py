@@ -6,10 +6,10 @@ import dataclasses
 import math
 import typing
 
-import ml_collections
 import pytest
 
-from experiments import schema, sections, settings
+from configs import small_world
+from experiments import config, sections
 from grm_jax.data.small_world import SmallWorldConfig
 from grm_jax.learning.state import OptimizerConfig
 from grm_jax.models.config import LoRAConfig, MLAConfig, ModelConfig, MoEConfig, YarnConfig
@@ -17,23 +17,29 @@ from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.ranges import Checked, between, names_of, ranges
 from grm_jax.sampling.remote import Server
 
+# Dataclasses that only hold others.
+SECTIONS = (config.Supervised, config.RFT, config.GRPO, config.MetaRM, config.Baseline,
+            config.Benchmark)  # fmt: skip
 CONFIGS = {
     cls
     for cls in (
         *(c for c in vars(sections).values() if isinstance(c, type) and issubclass(c, Checked)),
-        *(c for part in schema._SECTIONS.values() for c in part.values()),
-        *(c for c, _ in schema._INNER.values()),
+        *(one.hint for section in SECTIONS for one in config.fields(section)), config.Config,
         ModelConfig, MoEConfig, MLAConfig, YarnConfig, LoRAConfig, MeshConfig, SmallWorldConfig,
         Server,
     )
-    if dataclasses.is_dataclass(cls)
+    if dataclasses.is_dataclass(cls) and cls not in SECTIONS
 }  # fmt: skip
 # Text that is no name out of a list: paths, addresses, lists that are checked by what they name.
 FREE_TEXT = {
     "TokenizerConfig.path", "Released.model", "Released.meta_rm", "DataConfig.train",
     "DataConfig.development", "DataConfig.test", "DataConfig.general", "DataConfig.benchmark_dir",
     "EngineConfig.engine_url", "EngineConfig.engine_model", "GRPOLoop.easy_for", "Server.url",
-    "Server.model", "BenchmarkConfig.data_dir", "BenchmarkConfig.ks", "BenchmarkConfig.k_meta",
+    "Server.model", "Server.max_tokens_field", "Server.stop_reasons", "Server.length_reasons",
+    *(f"EngineConfig.engine_{name}" for name in (
+        "max_tokens_field", "extra", "stop_reasons", "length_reasons"
+    )),
+    "BenchmarkConfig.data_dir", "BenchmarkConfig.ks", "BenchmarkConfig.k_meta",
     "BenchmarkConfig.arms", "AblateConfig.seeds", "AblateConfig.development_seeds",
     "AblateConfig.opened", "AblateConfig.only", "MeshConfig.rules", "MeshConfig.rollout_rules",
 }  # fmt: skip
@@ -89,11 +95,10 @@ def test_a_warm_up_longer_than_the_stage_is_refused():
 
 
 def test_a_section_says_where_its_field_stands():
-    config = ml_collections.ConfigDict(
-        {"grpo": {"optimizer": {"learning_rate": 1.0, "steps": 1, "b2": 1.0}}}
-    )
+    fields = small_world.get_config("ci")
+    fields.grpo.optimizer.b2 = 1.0
     with pytest.raises(ValueError, match=r"^config\.grpo\.optimizer\.b2: must be at least 0 and"):
-        settings.from_section(OptimizerConfig, config, "grpo.optimizer")
+        config.build(fields)
 
 
 def test_ends_and_lists():

@@ -107,9 +107,10 @@ def main() -> None:
 
     loaded = benchmark.load_comparisons(run, config)
     lap("read suites")
+    how = run.draw_config(run.config.benchmark.draw)
     lengths = {
         suite: [
-            len(draw.prompt_ids(c, range(c.n), run.draw_config("benchmark"), run.tokenizer))
+            len(draw.prompt_ids(c, range(c.n), how, run.tokenizer))
             for c in comparisons
         ]
         for suite, comparisons in loaded.comparisons.items()

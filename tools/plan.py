@@ -32,13 +32,13 @@ import jax
 import rich.console
 import rich.table
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from experiments import schema, settings
+from experiments import command_line, schema, settings
+from experiments.config import claimed
 from grm_jax.evaluation import plots
 from grm_jax.files import read_json, write_atomically
 from grm_jax.models import cost
-from grm_jax.parallel.mesh import MeshConfig
 from tools import errors_in_one_line
 from tools.planning import gpus, hlo, programs, topologies
 from tools.planning.topologies import GIB
@@ -110,7 +110,8 @@ def key(config: ConfigDict, topology: topologies.Topology, platform: str, *rest:
         versions.append(importlib.metadata.version("libtpu"))
     if platform == "cuda":
         versions.append(gpus.plugin())
-    parts = [config.to_json(sort_keys=True), repr(topology), platform, *versions, *map(repr, rest)]
+    claims = json.dumps(claimed(config), sort_keys=True)
+    parts = [claims, repr(topology), platform, *versions, *map(repr, rest)]
     digest.update("\x1f".join(parts).encode())
     return digest.hexdigest()[:16]
 
@@ -208,7 +209,7 @@ def draw(records: dict[str, dict], topology: topologies.Topology, title: str, pa
 
 def define_flags() -> None:
     """Flags of the command line; the experiments have one called "config" too."""
-    config_flags.DEFINE_config_file("config", None, "configs/<file>.py[:variant]")
+    command_line.define_config()
     flags.DEFINE_string("topology", None, "KIND:AxBxC, such as v5p:4x4x4.")
     flags.DEFINE_integer("slices", 1, "Equal slices, over config.mesh.data.")
     flags.DEFINE_string("stages", "", f"Some of {programs.STAGES}; all if empty.")
@@ -222,28 +223,30 @@ def define_flags() -> None:
         "xla", "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
         "NAME=VALUE of options of the TPU compiler; give them to the run by LIBTPU_INIT_ARGS.",
     )  # fmt: skip
-    flags.mark_flags_as_required(["config", "topology"])
+    command_line.require("topology")
 
 
 def main(argv) -> None:
     """Plans and prints."""
     del argv
     given = flags.FLAGS
+    if command_line.show_config():
+        return
     topology = topologies.parse(given.topology, given.slices)
     wanted = settings.names(given.stages, "--stages")
     unknown = set(wanted) - set(programs.STAGES)
     if unknown:
         raise ValueError(f"--stages: {sorted(unknown)[0]!r} is none of {programs.STAGES}")
-    config = planned(given.config)
-    schema.check(config)
+    fields = planned(given.config)
+    config = schema.check(fields)
     platform = topologies.compiler(topology)
     topologies.prepare()
     jax.config.update("jax_exec_time_optimization_effort", given.effort)
     options = gpus.OPTIONS if platform == "cuda" else {}
     if platform == "tpu":
         options = dict(part.split("=", 1) for part in settings.names(given.xla, "--xla"))
-    mesh = topologies.mesh(topology, settings.from_section(MeshConfig, config, "mesh"), platform)
-    model = schema.model_config(config, vocab_size=config.tokenizer.get("vocab_size", 1))
+    mesh = topologies.mesh(topology, config.mesh, platform)
+    model = schema.model_config(config, vocab_size=config.tokenizer.vocab_size or 1)
 
     console = rich.console.Console(width=None if sys.stdout.isatty() else 140)
     folder = pathlib.Path(given.cache)
@@ -252,7 +255,7 @@ def main(argv) -> None:
     for program in programs.programs(config, model, mesh):
         if wanted and program.name not in wanted:
             continue
-        name = key(config, topology, platform, program.name, given.effort, options)
+        name = key(fields, topology, platform, program.name, given.effort, options)
         path = folder / f"{name}.json"
         if not path.exists():
             console.print(f"{program.name}: compiling {program.shape}")

@@ -75,7 +75,7 @@ class GRPOConfig(Checked):
 
     Attributes:
       group_size: G, trajectories of one prompt, at least 2.
-      kl_coef: beta.
+      kl_coef: beta, the weight of the KL penalty that keeps the policy near its reference.
       clip_epsilon: eps below 1; above 1 too unless `clip_high` is given.
       clip_high: eps above 1, or None.
       advantage: "grpo" (r - mean) / std; "dr_grpo" r - mean (arXiv 2503.20783); "rloo" r - mean

@@ -2,12 +2,12 @@
 
 import pathlib
 
-import ml_collections
 import pytest
 
 from configs import small_world
-from experiments import ablate, arms, baseline, benchmark, results, stored_lines
+from experiments import ablate, arms, baseline, benchmark, results, sections, stored_lines
 from experiments import run as runs
+from experiments.config import build, complete
 from experiments.training_data import TrainingData
 from grm_jax.models.hub import record
 
@@ -16,9 +16,9 @@ from grm_jax.models.hub import record
 def run(tmp_path):
     """A run without devices on an empty workdir."""
     found = object.__new__(runs.Run)
-    config = ml_collections.FrozenConfigDict(small_world.get_config("ci"))
-    found.__dict__.update(config=config, workdir=tmp_path, _logs=tmp_path, writes=True)
-    found._arms = {arms.MAIN: config}
+    fields = complete(small_world.get_config("ci"))
+    found.__dict__.update(fields=fields, config=build(fields), workdir=tmp_path)
+    found.__dict__.update(_logs=tmp_path, writes=True, _arms={arms.MAIN: fields})
     return found
 
 
@@ -30,7 +30,7 @@ READERS = {
     "baselines/pairrm/small_world.json": lambda run: stored_lines.read(
         run, {"small_world": []}, benchmark.counting_rules(run, benchmark.read_config(run))
     ),
-    "opened.json": lambda run: ablate.check_opening(run.workdir, run.config),
+    "opened.json": lambda run: ablate.check_opening(run.workdir, run.fields),
     "params/base/DONE": lambda run: run.load_params("base"),
     "model.json": lambda run: record.read(run.workdir),
 }  # fmt: skip
@@ -50,8 +50,6 @@ def test_the_file_is_named(run, name, data, line):
 def test_the_report_on_training_data_is_named(tmp_path):
     (tmp_path / "train.jsonl").write_text("")
     (tmp_path / "data.json").write_text("")
-    config = ml_collections.ConfigDict(
-        {"seed": 0, "data": {"train": f"comparisons:{tmp_path}/train.jsonl", "overlap": "allow"}}
-    )
+    section = sections.DataConfig(train=f"comparisons:{tmp_path}/train.jsonl", overlap="allow")
     with pytest.raises(ValueError, match=r"data\.json:1: damaged"):
-        TrainingData(config, tmp_path)
+        TrainingData(section, 0, tmp_path)

@@ -3,11 +3,10 @@
 import contextlib
 import types
 
-import ml_collections
-
-from experiments import meta_rm, sections
+from configs import small_world
+from experiments import meta_rm
+from experiments.config import build
 from grm_jax.data.trajectory import Trajectory
-from grm_jax.learning.meta_rm import MetaRMConfig
 
 
 def trajectory(uid, sample, stage, *, scores=(1, 2)):
@@ -35,15 +34,16 @@ def test_the_checkpoint_is_chosen_on_what_is_voted_on(monkeypatch):
     monkeypatch.setattr(meta_rm.rft, "draw_stage", lambda *_, **__: list(of_grpo))
     monkeypatch.setattr(meta_rm.runs, "params_digest", lambda params: "")
     monkeypatch.setattr(meta_rm, "_rows", lambda run, examples, by_uid, row_length: [*examples])
+    fields = small_world.get_config("ci")
+    fields.meta_rm.loop.batch_size, fields.meta_rm.only_mixed = 1, True
+    config = build(fields)
     run = types.SimpleNamespace(
         stage=lambda name: f"{name}_arm", path=lambda *parts: None, say=lambda text: None,
-        load_params=lambda stage: {}, draw_config=lambda name: None, engine=lambda name: None,
-        config=ml_collections.ConfigDict({"seed": 0, "rft": {"data": {
-            "comparisons": 1, "general": 0, "checkpoint_every": 1}}}),
+        load_params=lambda stage: {}, draw_config=lambda draw: None,
+        engine=lambda name, buckets: None, config=config,
         comparisons=lambda *_, **__: [types.SimpleNamespace(uid=uid) for uid in uids],
     )  # fmt: skip
-    loop = sections.ScalarLoop(comparisons=1, batch_size=1, row_length=8, checkpoint_every=1)
-    rows, development = meta_rm._data(run, MetaRMConfig(), loop)
+    rows, development = meta_rm._data(run)
     held_out = {uid for uid in uids if meta_rm.scalar.held_out(uid)}
     assert 0 < len(held_out) < len(uids)
     assert {row.trajectory.uid for row in development} == held_out

@@ -1,5 +1,6 @@
 """Released weights: from folders in hub format to a table, and folders that do not fit."""
 
+import dataclasses
 import types
 
 import jax
@@ -8,9 +9,10 @@ import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 from tiny_release import COMPARISONS, write_release
 
-from configs import deepseek_grm_16b, deepseek_grm_27b
+from configs import deepseek_grm_16b, deepseek_grm_27b, small_world
 from experiments import benchmark, schema, spct
 from experiments import run as runs
+from experiments.config import build
 from grm_jax.data.comparison import write_jsonl
 
 
@@ -68,10 +70,14 @@ def test_what_is_released_is_neither_trained_nor_waited_for(folders, tmp_path):
     run = runs.Run(config, tmp_path / "w")
     assert benchmark.measured_stages(run, benchmark.read_config(run)) == []
     # A config that trains the rest leaves the released meta RM as it is.
-    config.rft = config.grpo = ConfigDict()
+    trained = build(small_world.get_config("ci"))
     config.benchmark.arms = ""
-    names = [name for name, _ in spct.stages(types.SimpleNamespace(config=config))]
+    whole = dataclasses.replace(build(config), rft=trained.rft, grpo=trained.grpo)
+    names = [name for name, _ in spct.stages(types.SimpleNamespace(config=whole))]
     assert names == ["base and cold start", "RFT", "GRPO", "benchmark"]
+
+
+OPTIMIZER = {"learning_rate": 1.0, "steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -81,9 +87,12 @@ def test_what_is_released_is_neither_trained_nor_waited_for(folders, tmp_path):
         ({"released.meta_rm": "nowhere"}, "config.released.meta_rm: .*nowhere"),
         ({"benchmark.greedy_stages": "random_weights"}, "greedy_stages: 'random_weights'"),
         ({"model.attn_softcap": 1.0}, "config.model.attn_softcap: belongs to the weights"),
-        ({"meta_rm.optimizer": ConfigDict()}, "config.meta_rm.optimizer: .* is not trained"),
+        ({"meta_rm.optimizer": ConfigDict(OPTIMIZER)}, "config.meta_rm.optimizer: .* not trained"),
         (
-            {"model.param_dtype": "bfloat16", "base": ConfigDict({"optimizer": ConfigDict()})},
+            {"model.param_dtype": "bfloat16", "base": ConfigDict(
+                {"optimizer": OPTIMIZER, "packing": {"row_length": 8, "batch_size": 1},
+                 "data": {"demonstrations": 0, "general": 0}}
+            )},
             "config.model.param_dtype: bfloat16 would round away the updates of config.base",
         ),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import types
@@ -13,7 +12,8 @@ import pytest
 
 from configs import small_world
 from experiments import run as runs
-from experiments import schema, sections, settings
+from experiments import schema, settings
+from experiments.config import build
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.text import prompts
 
@@ -111,11 +111,10 @@ def test_every_variant_is_valid(variant):
         ({"ablate__arms": {"long": "grpo.draw.max_new_tokens=97"}, "benchmark__arms": ""},
          "config.ablate.arms.long: config.grpo.draw.max_new_tokens: 97 exceeds"),
         # Seeds have 32 bits.
-        ({"seed": -1}, "config.seed: must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": -1}, "config.seed: must be from 0 to 4294967295, got -1"),
         ({"seed": 2**32}, "config.seed: must be"),
-        ({"seed": "7"}, "config.seed: must be an integer"),
-        ({"seed": True}, "config.seed: must be an integer"),
-        ({"seed": None}, "config.seed: must be an integer"),
+        ({"seed": "7"}, "config.seed: expected int"),
+        ({"seed": True}, "config.seed: expected int"),
         ({"small_world__world_seed": -1}, "config.small_world.world_seed: must be"),
         ({"small_world__world_seed": 2**32}, "config.small_world.world_seed: must be"),
         ({"ablate__seeds": "3,-1"}, "config.ablate.seeds: must be an integer from 0"),
@@ -134,7 +133,7 @@ def test_a_bad_field_is_named(tmp_path, changes, named):
 @pytest.mark.parametrize(
     "name",
     ["grpo.loop.comparisons", "benchmark.ks", "rft.data", "rft.packing", "benchmark.draw",
-     "grpo.buckets", "template"],
+     "grpo.buckets", "template", "model.num_heads"],
 )  # fmt: skip
 def test_a_missing_field_is_named(name):
     config = _config()
@@ -144,12 +143,8 @@ def test_a_missing_field_is_named(name):
         section = section[parent]
     with section.unlocked():
         del section[field]
-    cls = {"grpo": sections.GRPOLoop, "rft": sections.RFTData}.get(name.split(".")[0])
     with pytest.raises(ValueError, match=rf"config\.{name}: (field|section) is missing"):
-        if cls is None:
-            schema.check(config)
-        else:
-            settings.from_section(cls, config, ".".join(name.split(".")[:2]))
+        schema.check(config)
 
 
 def test_the_workdir_of_another_config_is_refused(tmp_path):
@@ -189,16 +184,10 @@ def test_trajectories_of_former_balanced_orders_are_not_taken_for_balanced_ones(
 
 
 def test_ints_become_floats_and_lists_are_split():
-    @dataclasses.dataclass(frozen=True)
-    class Section:
-        rate: float
-        ks: tuple[int, ...]
-        name: str | None = None
-
-    config = ml_collections.ConfigDict({"part": {"rate": 1, "ks": "1, 2,4"}})
-    built = settings.from_section(Section, config, "part")
-    assert built == Section(1.0, (1, 2, 4), None)
-    assert isinstance(built.rate, float)
+    config = build(_config(grpo__kl_coef=1, rft__buckets__samples="1, 2,4"))
+    assert config.grpo.objective.kl_coef == 1.0
+    assert isinstance(config.grpo.objective.kl_coef, float)
+    assert config.rft.buckets.samples == (1, 2, 4)
 
 
 def test_differing_fields_name_both_values():

@@ -6,9 +6,9 @@ import pytest
 
 from configs import small_world
 from experiments import run as runs
-from experiments import settings, spct
+from experiments import spct
+from experiments.config import build
 from grm_jax.sampling.engine import declared_programs
-from grm_jax.sampling.scheduler import Buckets
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,10 @@ def config():
 def test_the_whole_loop(config, tmp_path, compilation_counter):
     # Known before the run. No trajectory outlives `sampling.chunk`, so no straggler moves.
     declared = set()
-    for name in ("rft", "grpo", "meta_rm", "benchmark"):
-        assert config[name].draw.max_new_tokens <= config.sampling.chunk
-        buckets = settings.from_section(Buckets, config, f"{name}.buckets")
-        declared |= declared_programs(buckets, moves=False)
+    typed = build(config)
+    for section in (typed.rft, typed.grpo, typed.meta_rm, typed.benchmark):
+        assert section.draw.max_new_tokens <= typed.sampling.chunk
+        declared |= declared_programs(section.buckets, moves=False)
 
     with compilation_counter() as counter:
         run = runs.Run(config, tmp_path)

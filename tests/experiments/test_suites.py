@@ -266,7 +266,9 @@ def test_advice_on_lengths_stands_where_length_is_the_problem(monkeypatch):
 
 def test_shortening_lets_a_benchmark_drop_what_it_cannot_shorten():
     for most, allowed in ((0.0, 0.0), (0.5, 0.05)):
-        run = types.SimpleNamespace(draw_config=lambda _, m=most: DrawConfig(k=1, max_truncated=m))
+        draw = DrawConfig(k=1, max_truncated=most)
+        section = types.SimpleNamespace(benchmark=types.SimpleNamespace(draw=draw))
+        run = types.SimpleNamespace(config=section, draw_config=lambda draw: draw)
         assert benchmark._draw_config(run).max_dropped == allowed
 
 

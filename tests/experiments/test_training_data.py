@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import small_world
 from experiments import benchmark, grpo, rft, schema, sections, sft
 from experiments import run as runs
+from experiments.config import build
 from experiments.training_data import TrainingData
 from grm_jax.data.benchmarks import judgebench
 from grm_jax.data.trajectory import TrajectoryStore
@@ -76,8 +77,8 @@ def data(folder, **changes):
 
 
 def checked(folder, workdir, said=None, **changes):
-    c = ConfigDict({"seed": 0, "data": data(folder, **changes)})
-    return TrainingData(c, workdir, ([] if said is None else said).append)
+    section = sections.DataConfig(**data(folder, **changes))
+    return TrainingData(section, 0, workdir, ([] if said is None else said).append)
 
 
 def test_the_check_counts_and_is_not_repeated(files, tmp_path, monkeypatch):
@@ -163,7 +164,7 @@ def test_rft_writes_its_general_data_before_it_draws(monkeypatch):
         raise ValueError("general data")
 
     monkeypatch.setattr(rft.sft, "general_examples", fail)
-    c = small_world.get_config("ci")
+    c = build(small_world.get_config("ci"))
     run = types.SimpleNamespace(
         config=c, stage=str, has_params=lambda _: False, begin=lambda _: None,
         comparisons=lambda *_, **__: [], load_start=None,
@@ -267,7 +268,7 @@ def test_bad_sections(files, changes, problem):
         ({"rft.engine_url": "localhost"}, r"config\.rft\.engine_url: must start"),
         ({"benchmark.engine": "openai"}, r"config\.benchmark\.greedy_stages: .*'remote'"),
         ({"benchmark.greedy_stages": "remote"}, r"config\.benchmark\.greedy_stages"),
-        ({"grpo.engine": "openai"}, r"config\.grpo\.engine: engines are chosen in"),
+        ({"grpo.engine": "openai"}, r"config\.grpo\.engine: unknown field"),
         ({"grpo.loop.prompts_per_step": 17}, r"config\.grpo\.loop\.prompts_per_step: 17 different"),
         ({"grpo.loop.easy_samples": 0}, r"config\.grpo\.loop\.easy_samples: must be"),
     ],

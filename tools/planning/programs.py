@@ -7,16 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from experiments import schema, sections, settings
-from grm_jax.data.pipeline import PackingConfig
+from experiments.config import RFT, Config, Supervised
 from grm_jax.learning import grpo, meta_rm, sft
-from grm_jax.learning.rejection import RejectionRules
 from grm_jax.learning.rollouts import RolloutBatch
 from grm_jax.learning.state import (
-    OptimizerConfig,
     create_state,
     make_optimizer,
     state_shardings,
@@ -24,9 +20,8 @@ from grm_jax.learning.state import (
 from grm_jax.models import cost, lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel import sharding
-from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.sampling import sampler
-from grm_jax.sampling.scheduler import Bucket, Buckets
+from grm_jax.sampling.scheduler import Bucket
 
 SFT_STAGES = ("base", "cold_start", "rft")
 STAGES = (*SFT_STAGES, "prefill", "decode", "grpo_update", "meta_rm")
@@ -52,7 +47,7 @@ class Program(NamedTuple):
 
 
 def programs(
-    config: ml_collections.ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh
+    config: Config, model: ModelConfig, mesh: jax.sharding.Mesh
 ) -> Iterator[Program]:
     """Every program of the stages that a config trains, and of its rollouts.
 
@@ -62,16 +57,15 @@ def programs(
       mesh: where.
     """
     build = _Builder(config, model, mesh)
-    for name in SFT_STAGES:
-        if "optimizer" in config.get(name, {}):
-            yield build.sft(name)
-    drawn = next((name for name in ("grpo", "rft") if name in config), None)
-    if drawn:
-        yield from build.rollout(drawn)
-    if "grpo" in config:
-        yield build.grpo()
-    if "optimizer" in config.get("meta_rm", {}):
-        yield build.meta_rm()
+    for name, stage in config.stages().items():
+        if isinstance(stage, Supervised | RFT):
+            yield build.sft(name, stage)
+    if config.grpo is not None or config.rft is not None:
+        yield from build.rollout()
+    if config.grpo is not None:
+        yield build.grpo(config.grpo)
+    if config.meta_rm is not None and config.meta_rm.optimizer is not None:
+        yield build.meta_rm(config.meta_rm)
 
 
 class _Builder:
@@ -107,9 +101,8 @@ class _Builder:
         made = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), max(1, np.prod(shape))))
         return self.array(shape, made.dtype, place or self.whole)
 
-    def state(self, trained, section):
+    def state(self, trained, config):
         """A train state of some parameters, and the optimizer's own configuration."""
-        config = settings.from_section(OptimizerConfig, self.config, f"{section}.optimizer")
         optimizer = make_optimizer(config)
         shapes = jax.eval_shape(
             functools.partial(create_state, optimizer=optimizer), trained, key=self.key()
@@ -118,17 +111,15 @@ class _Builder:
         return self.placed(shapes, places), optimizer, config.steps
 
     def trained_model(self, section):
-        return dataclasses.replace(self.model, lora=schema.adapters(self.config, section))
+        return dataclasses.replace(self.model, lora=self.config.adapters(section))
 
     # Programs.
 
-    def sft(self, name):
-        packing = settings.from_section(PackingConfig, self.config, f"{name}.packing")
-        data = sections.RFTData if name == "rft" else sections.SFTData
-        pieces = settings.from_section(data, self.config, f"{name}.data").micro_batches
+    def sft(self, name, stage):
+        packing, pieces = stage.packing, stage.data.micro_batches
         model = self.trained_model(name)
         base, trained = self.params(model)
-        state, optimizer, steps = self.state(trained, name)
+        state, optimizer, steps = self.state(trained, stage.optimizer)
         shape = (packing.batch_size, packing.row_length)
         batch = {
             field: self.array(shape, dtype)
@@ -146,18 +137,14 @@ class _Builder:
             cost.train_bytes(model, sum(lengths), pieces, frozen=frozen),
         )  # fmt: skip
 
-    def grpo(self):
-        config = settings.from_section(
-            grpo.GRPOConfig, self.config, "grpo", sections=schema.INNER_NAMES
-        )
-        loop = settings.from_section(sections.GRPOLoop, self.config, "grpo.loop")
-        buckets = settings.from_section(Buckets, self.config, "grpo.buckets")
+    def grpo(self, stage):
+        config, loop, buckets = stage.objective, stage.loop, stage.buckets
         rows, U = loop.prompts_per_step * config.group_size, buckets.output_lengths[-1]
         T = buckets.prompt_lengths[-1] + U
         model = self.trained_model("grpo")
         base, trained = self.params(model)
         reference = base or self.frozen(model)
-        state, optimizer, steps = self.state(trained, "grpo")
+        state, optimizer, steps = self.state(trained, stage.optimizer)
         by_letters = {"BT": (rows, T), "BU": (rows, U), "B": (rows,)}
         integers = ("tokens", "positions", "segment", "prompt", "completion_BU")
         batch = RolloutBatch(*(
@@ -179,18 +166,15 @@ class _Builder:
             + pieces * cost.weight_bytes(_read(model), sum(lengths) // pieces),
         )  # fmt: skip
 
-    def meta_rm(self):
-        config = settings.from_section(
-            meta_rm.MetaRMConfig, self.config, "meta_rm", sections=schema.INNER_NAMES
-        )
-        loop = settings.from_section(sections.ScalarLoop, self.config, "meta_rm.loop")
+    def meta_rm(self, stage):
+        config, loop = stage.choices, stage.loop
         model = self.trained_model("meta_rm")
         base, decoder = self.params(model)
         trained = {
             "decoder": decoder,
             "head": {"kernel": self.array((model.embed_dim,), jnp.float32, self.whole)},
         }
-        state, optimizer, steps = self.state(trained, "meta_rm")
+        state, optimizer, steps = self.state(trained, stage.optimizer)
         rows, T = loop.batch_size, loop.row_length
         batch = meta_rm.MetaBatch(*(
             self.array((rows, T) if field.endswith("BT") else (rows,),
@@ -206,28 +190,22 @@ class _Builder:
             cost.train_bytes(model, sum(lengths), pieces, frozen=frozen),
         )  # fmt: skip
 
-    def rollout(self, section):
-        """Prefill and decode of the largest shape of a section's buckets."""
-        buckets = settings.from_section(Buckets, self.config, f"{section}.buckets")
-        shape = buckets.shapes()[-1]
-        rules = settings.from_section(MeshConfig, self.config, "mesh").table(rollout=True)
-        adapters = schema.adapters(self.config, section) if section == "grpo" else None
+    def rollout(self):
+        """Prefill and decode of the largest shape of the buckets of GRPO, or of RFT without it."""
+        grpo, rft = self.config.grpo, self.config.rft
+        shape = (grpo or rft).buckets.shapes()[-1]
+        rules = self.config.mesh.table(rollout=True)
+        adapters = self.config.adapters("grpo") if grpo is not None else None
         model = dataclasses.replace(self.model, rules=rules, lora=adapters)
         params = self.frozen(model)
         axes = sharding.mesh_axes(self.mesh.shape, rules, "batch")
         self.prompts = jax.NamedSharding(self.mesh, jax.P(axes))
-        if section == "grpo":
-            loop = settings.from_section(sections.GRPOLoop, self.config, "grpo.loop")
-            steps = settings.from_section(OptimizerConfig, self.config, "grpo.optimizer").steps
-            epochs = self.config.grpo.get("inner_epochs", 1)
-            units = steps // epochs * -(-loop.prompts_per_step // shape.P)
+        if grpo is not None:
+            iterations = grpo.optimizer.steps // grpo.objective.inner_epochs
+            units = iterations * -(-grpo.loop.prompts_per_step // shape.P)
         else:
-            wanted = settings.from_section(sections.RFTData, self.config, "rft.data").comparisons
-            rules = settings.from_section(
-                RejectionRules, self.config, "rft", sections=schema.INNER_NAMES
-            )
-            samples = rules.num_samples + rules.use_hinted * rules.num_hinted
-            units = -(-wanted * samples // (shape.P * shape.S))
+            samples = rft.rules.num_samples + rft.rules.use_hinted * rft.rules.num_hinted
+            units = -(-rft.data.comparisons * samples // (shape.P * shape.S))
         yield self._prefill(model, params, shape, units)
         yield self._decode(model, params, shape, units)
 

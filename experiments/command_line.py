@@ -1,0 +1,83 @@
+"""The flags of a program that takes a config: `--config`, its fields, and `--show_config`.
+
+    --config=configs/small_world.py:demo --config.grpo.advantage=dr_grpo
+    --show_config            every field with its value, origin and meaning, and nothing else
+    --show_config=grpo       those of one section
+"""
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments.config import complete, shown
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Lays every default under the values of a file, before flags for single fields are parsed."""
+
+    def __init__(self, of_file: flags.ArgumentParser):
+        self.of_file = of_file
+
+    def parse(self, path: str) -> ConfigDict:
+        """The locked config of "file.py:variant"; what stands for one, if there is no such file."""
+        loaded = self.of_file.parse(path)
+        return complete(loaded).lock() if isinstance(loaded, ConfigDict) else loaded
+
+    def flag_type(self) -> str:
+        """For the help."""
+        return self.of_file.flag_type()
+
+
+class _OptionalValue(flags.Flag):
+    """A flag that may stand without a value, which is "true" then."""
+
+    def __init__(self, name: str, help_string: str):
+        parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
+        super().__init__(parser, serializer, name, None, help_string, boolean=True)
+
+
+def define_config(values: flags.FlagValues = flags.FLAGS, **options) -> flags.FlagHolder:
+    """Defines `--config` and `--show_config`; `options` as of `DEFINE_config_file`."""
+    show = _OptionalValue("show_config", "Print the config, or a section of it, and end.")
+    flags.DEFINE_flag(show, values)
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "configs/<file>.py[:variant]", values, **options
+    )
+    values["config"].parser = _ConfigFile(values["config"].parser)
+    return holder
+
+
+def require(*names: str) -> None:
+    """The flags that a program cannot do without; none of them but the config to show it."""
+    flags.mark_flag_as_required("config")
+    for name in names:
+        flags.register_multi_flags_validator(
+            [name, "show_config"],
+            lambda values, name=name: values[name] is not None or bool(values["show_config"]),
+            message=f"Flag --{name} must have a value other than None.",
+        )
+
+
+def show_config() -> bool:
+    """Prints the config if `--show_config` asks for it, and whether it did.
+
+    Raises:
+      ValueError: the section is none of the config.
+    """
+    wanted = flags.FLAGS.show_config
+    if not wanted or wanted == "false":
+        return False
+    flag = flags.FLAGS["config"]
+    path = config_flags.get_config_filename(flag)
+    file = flag.parser.of_file.parse(path)
+    try:
+        plain = flag.parser.of_file.parse(path.partition(":")[0])
+    except (TypeError, ValueError):  # a file whose variants are all named
+        plain = file
+    lines = shown(flag.value, file, plain, config_flags.get_override_values(flag))
+    if wanted != "true":
+        lines = [line for line in lines if f"{line.name}.".startswith(f"{wanted}.")]
+    if not lines:
+        raise ValueError(f"--show_config={wanted}: no such section; there are {[*flag.value]}")
+    for line in lines:
+        print(f"config.{line.name} = {line.value!r}    ({line.origin})\n        {line.doc}")
+    return True

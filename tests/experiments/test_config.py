@@ -1,0 +1,194 @@
+"""The typed config: every field a flag, defaults that are the same spelled out, `--show_config`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from configs import deepseek_grm_27b, gemma2_27b, small_world
+from experiments import command_line, schema
+from experiments.config import build, claimed, complete, docs, shown
+
+# ml_collections loads config files in the old way of Python.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+CI = "configs/small_world.py:ci"
+PINNED = pathlib.Path(__file__).with_name("defaults.txt")
+
+# Values that are possible beside the rest of the config, where another one than the usual is not.
+VALUES = {
+    "mesh.rules": "embed=", "mesh.rollout_rules": "embed=", "model.variant": "tiny",
+    "model.head_dim": 10, "model.num_layers": 4, "model.num_kv_heads": 1, "model.num_heads": 8,
+    "small_world.num_audiences": 3, "lora.stages": "rft", "grpo.group_size": 3,
+    "grpo.inner_epochs": 3, "rft.engine_url": "http://x", "benchmark.engine_url": "http://x",
+    "rft.engine_extra": '{"seed": null}', "benchmark.engine_extra": '{"seed": null}',
+    "grpo.clip_epsilon": 0.5, "benchmark.suites": "data", "benchmark.ks": "1,2",
+    "benchmark.k_meta": "1,1,1,1", "benchmark.arms": "kl_0", "ablate.only": "kl_0",
+    "ablate.seeds": "21", "ablate.development_seeds": "22", "ablate.opened": "23",
+    "benchmark.greedy_stages": "rft", "benchmark.sampled_stages": "rft",
+}  # fmt: skip
+# Combinations that are refused, with what the message says.
+REFUSED = {
+    "grpo.length_norm=constant": "length_constant: must be given exactly when",
+    "grpo.length_constant=1": "length_constant: must be given exactly when",
+    "model.param_dtype=bfloat16": "would round away the updates",
+    "grpo.draw.top_p=0.25": "config.grpo.draw.top_p: must be 1",
+    "rft.engine=openai": "engine_url: must start with http",
+    "benchmark.engine=openai": "engine_url: must start with http",
+}
+
+
+def parsed(*argv: str, path: str = CI):
+    """The config flag after a command line."""
+    values = flags.FlagValues()
+    argv = ["program", f"--config={path}", *argv]
+    holder = command_line.define_config(values, sys_argv=argv)
+    values(argv)
+    return holder.value
+
+
+def other_value(line) -> object:
+    """A value of a field that is not the one it has."""
+    if line.name in VALUES:
+        return VALUES[line.name]
+    if line.field.choices and "comma-separated" not in line.doc:
+        return next(one for one in line.field.choices if one != line.value)
+    if line.field.hint is bool:
+        return not line.value
+    if line.field.hint is float:
+        return 0.25 if line.value != 0.25 else 0.75
+    if line.field.hint is int:
+        return (line.value or 0) + 1 or 1
+    if line.name.endswith(".output_lengths"):
+        return "96,128"
+    return "7" if line.value != "7" else "8"
+
+
+def fields():
+    config = small_world.get_config("ci")
+    return [line for line in shown(config, config, config, ()) if line.name != "ablate.arms"]
+
+
+@pytest.mark.parametrize("section", sorted({line.name.split(".")[0] for line in fields()}))
+def test_every_field_is_a_flag(section):
+    for line in fields():
+        if line.name.split(".")[0] != section:
+            continue
+        value = other_value(line)
+        changed = parsed(f"--config.{line.name}={value}")
+        now = next(x.value for x in shown(changed, changed, changed, ()) if x.name == line.name)
+        assert now == value, line
+        try:
+            schema.check(changed)
+            said = None
+        except ValueError as error:
+            said = str(error)
+        refused = REFUSED.get(f"{line.name}={value}")
+        assert (said is None) == (refused is None), (line.name, value, said)
+        assert said is None or refused in said
+
+
+@pytest.mark.parametrize("change", ["kl_estimator=k2", "clip_high=0.3", "inner_epochs=3"])
+def test_fields_that_no_file_spells_are_flags(change):
+    objective = build(parsed("--config.grpo.advantage=dr_grpo", f"--config.grpo.{change}"))
+    assert objective.grpo.objective.advantage == "dr_grpo"
+    field, value = change.split("=")
+    assert str(getattr(objective.grpo.objective, field)) == value
+
+
+def test_a_flag_of_an_unknown_field_names_the_nearest():
+    with pytest.raises(AttributeError, match="advantage"):
+        parsed("--config.grpo.advantag=dr_grpo")
+    config = small_world.get_config("ci")
+    with config.grpo.unlocked():
+        config.grpo.advantag = "dr_grpo"
+    with pytest.raises(ValueError, match="grpo.advantag: unknown field; did you mean 'advantage'"):
+        build(config)
+
+
+def defaults():
+    """Every default of every section, a line each."""
+    config = small_world.get_config("ci")
+    config.released = ConfigDict({"model": "x"})
+    config.data = ConfigDict({"overlap": "allow"})
+    with_weights = shown(config, {}, {}, ())
+    del config.released
+    found = {line.name: line.field.default for line in (*with_weights, *shown(config, {}, {}, ()))}
+    return sorted(
+        f"{name} = {default!r}"
+        for name, default in found.items() if default is not dataclasses.MISSING
+    )  # fmt: skip
+
+
+def test_defaults_are_pinned():
+    """A default is part of what a config means: workdirs keep only what differs from it.
+
+    To change one is to change what older configs say: give the field another name, or write the
+    old default into every config that relied on it, and say so in BUILD_NOTES.md.
+    """
+    assert defaults() == PINNED.read_text().splitlines()
+
+
+CONFIGS = [(small_world, variant) for variant in small_world.VARIANTS] + [
+    (gemma2_27b, ""), (gemma2_27b, "runlocal"), (deepseek_grm_27b, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "variant"), CONFIGS)
+def test_a_default_that_is_spelled_out_is_the_same_config(module, variant):
+    config = module.get_config(variant)
+    whole = complete(config)
+    assert complete(whole).to_dict() == whole.to_dict()
+    assert complete(FrozenConfigDict(whole)).to_dict() == whole.to_dict()
+    assert claimed(whole) == claimed(config)
+    assert claimed(claimed(config)) == claimed(config)  # as a workdir keeps it
+    assert claimed(json.loads(FrozenConfigDict(whole).to_json())) == claimed(config)
+    assert build(whole) == build(config)
+    assert set(claimed(config)) == set(config) - ({"seed"} if not config.seed else set())
+
+
+def test_what_differs_is_claimed():
+    assert claimed({"grpo": {"kl_coef": 0.08, "group_size": 8, "draw": {"top_p": 1}}}) == {
+        "grpo": {"group_size": 8, "draw": {}}
+    }
+    # Of a published size nothing is a default but what is not said.
+    shape = {"model": {"variant": "gemma2_2b", "dtype": "float32"}}
+    assert claimed(shape)["model"] == shape["model"]
+    assert claimed({"model": {"dtype": "float32", "embed_dim": 8}})["model"] == {"embed_dim": 8}
+
+
+def test_every_field_has_a_line_of_documentation():
+    for line in fields():
+        assert line.doc and len(line.doc) > 5, line.name
+    assert docs(type(build(small_world.get_config("ci")).mesh))["fsdp"].startswith("parts of")
+
+
+def test_show_config_names_value_and_origin():
+    def show(*argv):
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.grpo", f"--config={CI}", *argv],
+            capture_output=True, text=True, timeout=120, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = show("--config.grpo.advantage=dr_grpo", "--show_config=grpo")
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if line.startswith("config.")]
+    assert all(line.startswith("config.grpo.") for line in lines)
+    for line in (
+        "config.grpo.advantage = 'dr_grpo'    (flag)",
+        "config.grpo.kl_estimator = 'k3'    (default)",
+        "config.grpo.group_size = 4    (file)", "config.grpo.optimizer.steps = 3    (variant)",
+    ):  # fmt: skip
+        assert line in lines
+    assert "Known: grpo, dr_grpo, rloo." in out
+    code, _, err = show("--show_config=grop")
+    assert code == 1 and "error: --show_config=grop: no such section" in err

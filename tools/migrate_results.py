@@ -1,0 +1,55 @@
+"""Results of workdirs from before the typed config, so that later seeds can stand beside them.
+
+    python -m tools.migrate_results --workdirs=runs/ablation/seed_11,runs/ablation/seed_12
+
+`results/<suite>.json` names the config that it was measured with by a digest. Until version 0.1 the
+digest was of the fields that a config file spelled out, today it is of those that differ from their
+defaults. The config is in `config.json` of the workdir, or in `opened.json` of a held-out seed.
+Nothing else of a result changes; a file whose digest is right already stays as it is.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from experiments import arms
+from grm_jax.files import read_json, write_atomically
+from grm_jax.ranges import split
+from tools import errors_in_one_line, user_path
+
+
+def migrate(workdir: pathlib.Path) -> int:
+    """Writes today's digest into the results of one workdir; how many files changed.
+
+    Raises:
+      ValueError: there is no config, or a file does not read.
+    """
+    sources = [workdir / name for name in ("config.json", "opened.json")]
+    found = next((read_json(path) for path in sources if path.exists()), None)
+    if found is None:
+        raise ValueError(f"{workdir}: neither config.json nor opened.json says how it was measured")
+    digest = arms.comparable(found.get("config", found))
+    changed = 0
+    for path in sorted((workdir / "results").glob("*.json")):
+        record = read_json(path)
+        if record.get("config") != digest:
+            text = json.dumps({**record, "config": digest}, separators=(",", ":"), allow_nan=False)
+            write_atomically(path, f"{text}\n".encode())
+            changed += 1
+    return changed
+
+
+def main(argv: Sequence[str]) -> None:
+    """Migrates and counts."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workdirs", required=True, help="comma-separated, each with results/")
+    args = parser.parse_args(argv)
+    with errors_in_one_line():
+        for workdir in map(user_path, split(args.workdirs)):
+            print(f"{workdir}: {migrate(workdir)} files of results changed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

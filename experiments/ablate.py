@@ -186,7 +186,8 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if processes.index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         comparable = arms.comparable(of_seed(config, every[0]))
-        reported = effects.write_report(workdir, every, comparable)
+        listed = [name.strip() for name in read_config(config).listed.split(";") if name.strip()]
+        reported = effects.write_report(workdir, every, comparable, listed)
         if _REPORT.value and not reported:
             raise ValueError(f"{workdir}: no seed of {every} was measured with this config")
     if failed:

@@ -4,6 +4,7 @@ Everything is read from DIR/seed_S/results, so a report is made again in seconds
 """
 
 import fcntl
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,17 +15,21 @@ from experiments import counting, report
 from experiments.counting import Line
 from experiments.results import Result, read_results
 from grm_jax.evaluation import paper, plots, statistics
-from grm_jax.evaluation.statistics import Difference, Resampled
+from grm_jax.evaluation.statistics import Difference, OverSeeds, Resampled
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 from grm_jax.files import visible_files
 
-SEVERAL = (
-    "95 % intervals: seeds are resampled, and then comparisons, those with one query together; "
-    "wider by Student's t for few seeds. seeds > 0: on how many the difference is positive"
+SEVERAL = "95 % intervals and two-sided p: Student's t over seeds, paired; the seed is the unit"
+OWN = ", and its comparisons are its own"
+SHARED = "; all have the same comparisons, whose variance is added, those with one query as one"
+ONE = "95 % intervals and two-sided p: bootstrap over comparisons; one seed says nothing of others"
+HOLM = (
+    "p, Holm: corrected for the number of differences that config.ablate.listed named in advance, "
+    "{}; one holds where a > b and it is below 0.05, any falsely with a chance of at most 5 %. "
+    "Intervals, and p of all others, are not corrected"
 )
-ONE = "95 % bootstrap intervals over comparisons; one seed, so nothing is said of others"
-PAPER = "paper: overall accuracy of the 27B model, Tables 2 to 4"
-HOLDS = "a difference holds where the lower end of its interval, beside it, is above 0"
+UNLISTED = "config.ablate.listed named no difference in advance: no p is corrected for their number"
+PAPER = "paper: overall accuracy of the 27B model, Tables 2 to 4; seeds > 0: on how many a > b"
 
 
 class Lines(NamedTuple):
@@ -33,12 +38,12 @@ class Lines(NamedTuple):
     Attributes:
       at: place of a line by (section, label).
       credits_R: of each seed float64 [L, I], items that have right and wrong responses.
-      means: over seeds, of all lines on the same resamples.
+      means: over seeds, of all lines; of a single seed, resampled.
     """
 
     at: dict[tuple[str, str], int]
     credits_R: list[np.ndarray]
-    means: Resampled
+    means: OverSeeds | Resampled
 
     def difference(self, a: tuple[str, str], b: tuple[str, str]) -> Difference:
         """Line a minus line b."""
@@ -67,9 +72,13 @@ def over_seeds(results: Sequence[Result]) -> Lines:
         kept_C = np.isfinite(all_LC).all(axis=0)
         credits.append(all_LC[:, kept_C])
         clusters.append(np.asarray(one.clusters)[kept_C])
-    same_items = all(one.uids == first.uids for one in results)
+    same_items = _same_items(results)
     means = statistics.over_seeds(credits, clusters=clusters, same_items=same_items)
     return Lines({key: i for i, key in enumerate(keys)}, credits, means)
+
+
+def _same_items(results: Sequence[Result]) -> bool:
+    return all(one.uids == results[0].uids for one in results)
 
 
 def _shared(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -123,34 +132,50 @@ def _pairs(result: Result, lines: Lines) -> list[tuple[str, str, Line, Line]]:
 
 
 def ablation_table(
-    suite: str, results: Sequence[Result], notes: Sequence[str]
+    suite: str, results: Sequence[Result], notes: Sequence[str], listed: Sequence[str] = ()
 ) -> tuple[Table, list]:
-    """Paired differences beside those of the paper; also what the figure shows of them."""
+    """Paired differences beside those of the paper; also what the figure shows of them.
+
+    Args:
+      suite: for the title.
+      results: of each seed.
+      notes: what stands below the table first.
+      listed: see `AblateConfig`.
+    """
     lines = over_seeds(results)
     full = counting.with_stages(lines.at)
+    pairs = [
+        (section, label, ((a.section, a.label), (b.section, b.label)),
+         label if section == "steps" else f"{section}: {label}")
+        for section, label, a, b in _pairs(results[0], lines)
+    ]  # fmt: skip
+    differences = {name: lines.difference(*keys) for *_, keys, name in pairs}
+    p_values = [differences[name].p_value if name in differences else math.nan for name in listed]
+    corrected = dict(zip(listed, statistics.holm(p_values), strict=True))
     rows, effects = [], []
     stages = [counting.greedy(stage) for stage in counting.STAGE_NAMES]
     last = [label for section, label in lines.at if label in stages][-1:]
-    for section, label, a, b in _pairs(results[0], lines):
-        keys = (a.section, a.label), (b.section, b.label)
-        difference = lines.difference(*keys)
+    for section, label, keys, name in pairs:
+        difference = differences[name]
+        p_value = None if math.isnan(difference.p_value) else difference.p_value
         values = [lines.means.interval(lines.at[key]).value for key in keys]
         theirs = [paper.overall(full[key]) for key in keys]
         gap = None if None in theirs else round(theirs[0] - theirs[1], 1) / 100
         cells = (
             *map(Cell, values),
             Cell(difference.value, difference.low, difference.high), Cell(difference.low),
-            Cell(lines.seeds_above(*keys)),
+            Cell(p_value), Cell(corrected.get(name)), Cell(lines.seeds_above(*keys)),
             *(Cell(None if value is None else value / 100) for value in theirs), Cell(gap),
         )  # fmt: skip
         rows.append(Row(label, cells, section))
         if section == "steps":
             effects.append(plots.Effect(label, difference, gap))
         elif label in last or label.startswith("Voting@"):
-            effects.append(plots.Effect(f"{section}: {label}", difference, gap))
+            effects.append(plots.Effect(name, difference, gap))
     columns = [
         Column("a"), Column("b"), Column("a − b", signed=True),
-        Column("lower end", signed=True), Column("seeds > 0", "count"),
+        Column("lower end", signed=True), Column("p", "p_value", 3),
+        Column("p, Holm", "p_value", 3), Column("seeds > 0", "count"),
         Column("a", group="paper"), Column("b", group="paper"),
         Column("a − b", signed=True, group="paper"),
     ]  # fmt: skip
@@ -159,7 +184,10 @@ def ablation_table(
     changes = [
         f"{name}: {results[0].arms[name]}" for name in sections if name in results[0].arms
     ]
-    return Table(title, columns, rows, [*notes, HOLDS, PAPER, *changes], "a − b"), effects
+    found = [*notes, HOLM.format(len(listed)) if listed else UNLISTED]
+    if lacking := [name for name in listed if name not in differences]:
+        found.append(f"listed and not measured, with p counted as 1: {'; '.join(lacking)}")
+    return Table(title, columns, rows, [*found, PAPER, *changes], "a − b"), effects
 
 
 def seeds_table(
@@ -176,7 +204,9 @@ def seeds_table(
     return Table(f"Accuracy (%) by seed: {suite}", columns, rows, notes, "method")
 
 
-def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> list[int]:
+def write_report(
+    workdir: pathlib.Path, every: Sequence[int], config: str, listed: Sequence[str] = ()
+) -> list[int]:
     """Writes and prints the tables and the figure over the seeds that are finished.
 
     Other processes may do the same: they take turns.
@@ -185,6 +215,7 @@ def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> li
       workdir: the folder of the ablation.
       every: its seeds.
       config: `arms.comparable` of the run; what was measured with another one is left out.
+      listed: see `AblateConfig`.
 
     Returns:
       The seeds that are in the report.
@@ -200,14 +231,16 @@ def write_report(workdir: pathlib.Path, every: Sequence[int], config: str) -> li
         reported = set()
         for suite in suites:
             by_seed = {seed: own[suite] for seed, own in of_seed.items() if suite in own}
-            reported |= _write_suite(workdir, suite, by_seed, every, config, len(suites) > 1)
+            reported |= _write_suite(
+                workdir, suite, by_seed, every, config, listed, len(suites) > 1
+            )
     print(f"{len(reported)} of {len(every)} seeds are finished: {workdir}")
     return sorted(reported)
 
 
 def _write_suite(
     workdir: pathlib.Path, suite: str, by_seed: dict[int, Result], every: Sequence[int],
-    config: str, several: bool,
+    config: str, listed: Sequence[str], several: bool,
 ) -> set[int]:  # fmt: skip
     """Returns the seeds that were measured with the config."""
     other = [seed for seed, one in by_seed.items() if one.config != config]
@@ -225,13 +258,13 @@ def _write_suite(
     notes = [
         f"seeds {', '.join(map(str, seeds))} ({len(seeds)} of {len(every)}); comparisons with "
         f"n >= 2: {', '.join(map(str, sizes))}",
-        SEVERAL if len(seeds) > 1 else ONE,
+        SEVERAL + (SHARED if _same_items(results) else OWN) if len(seeds) > 1 else ONE,
     ]
     if other:
         notes.append(f"left out, measured with another config: seeds {', '.join(map(str, other))}")
     if parts := missing(by_seed):
         notes.append(f"left out, not on every seed: {'; '.join(parts)}")
-    table, effects = ablation_table(suite, results, notes)
+    table, effects = ablation_table(suite, results, notes, listed)
     suffix = f"_{suite}" if several else ""
     for one, name in (
         (seeds_table(suite, results, seeds, notes), "seeds"), (table, "ablation")
@@ -241,6 +274,7 @@ def _write_suite(
     if effects:
         plots.effects(
             workdir / "figures" / f"ablation{suffix}.png", effects,
-            note=f"bars: 95 % over {len(seeds)} seeds and their comparisons; {suite}",
+            note=f"bars: 95 % over {len(seeds)} seeds by Student's t; {suite}" if len(seeds) > 1
+            else f"bars: 95 % over the comparisons of one seed; {suite}",
         )  # fmt: skip
     return set(seeds)

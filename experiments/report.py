@@ -19,7 +19,10 @@ HEALTH = (
     "loss", "entropy", "grad_norm", "reward_mean", "zero_signal_share", "kl", "logprob_gap_max",
     "parse_failure_share", "accuracy", "development_auc",
 )  # fmt: skip
-PAIRED = "difference: 95 % bootstrap interval over comparisons; two-sided p-value of the bootstrap"
+PAIRED = (
+    "difference: 95 % bootstrap interval over comparisons; two-sided p-value of the bootstrap; "
+    "neither is corrected for the number of differences"
+)
 LinesOf = dict[str, list[Line]]
 # Lines of the trained baselines that the last stage is compared with.
 BASELINES = ("LLM-as-a-Judge, greedy", "Bradley-Terry RM", "PairRM", "CLoud, greedy")

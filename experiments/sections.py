@@ -345,6 +345,9 @@ class AblateConfig(Checked):
       development_seeds: for the split "development", on which everything is chosen.
       opened: seeds that earlier configs were measured on: no longer held out.
       only: comma-separated arms that are run; "" for all.
+      listed: differences that were named before any of the seeds was run, as tables/ablation has
+        them ("Voting@8 − GRPO, greedy", "full − without principles: Voting@8"), with ";" between
+        them. Their p-values are corrected for their number.
       arms: what each arm changes, by its name.
     """
 
@@ -352,6 +355,7 @@ class AblateConfig(Checked):
     development_seeds: str
     opened: str = ""
     only: str = ""
+    listed: str = ""
     arms: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

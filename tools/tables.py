@@ -246,7 +246,7 @@ def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
         notes = [
             "95 % interval and p: paired bootstrap over comparisons, those with one query "
             "together; McNemar: exact, where every credit is 0 or 1 (no shared ties, one sample "
-            "or all)"
+            "or all). No p-value is corrected for their number"
         ]
         notes += [f"rules differ: {text}" for text in _differing(one.rules, other.rules)]
         coverage = f", {one.coverage}" if one.coverage else ""

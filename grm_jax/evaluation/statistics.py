@@ -1,8 +1,9 @@
 """Confidence intervals, tests and ranking measures. Numpy and scipy, float64, seeded.
 
-The item of every interval is the comparison: random subsets of samples, or the samples of one
-comparison, are never resampled as if they were new evidence. Shape letters: R training seeds,
-I items, C comparisons, S samples, M subsets, B resamples, L lines of a table, G clusters.
+The item of every interval of one run is the comparison: random subsets of samples, or the samples
+of one comparison, are never resampled as if they were new evidence. Over training seeds the unit is
+the seed. Shape letters: R training seeds, I items, C comparisons, S samples, M subsets,
+B resamples, L lines of a table, G clusters.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.optimize
 import scipy.stats
 from numpy.typing import ArrayLike
 
 # Resampling works on [chunk, I] count matrices of about this many entries at a time.
 CHUNK_ENTRIES = 4_000_000
+MIN_P = 1e-12  # smaller p-values are not told apart
 
 
 class Interval(NamedTuple):
@@ -147,57 +150,101 @@ def resample(
     return Resampled(values_LI.mean(axis=1), np.concatenate(list(draws)))
 
 
-def over_seeds(
-    values: Sequence[ArrayLike],
-    *,
-    clusters: Sequence[Sequence],
-    same_items: bool,
-    num_resamples: int = 10_000,
-    rng_seed: int = 0,
-) -> Resampled:
-    """Means over R training seeds.
+class OverSeeds(NamedTuple):
+    """L lines on R > 1 training seeds: 95 % intervals and tests by Student's t over seeds.
 
-    A resample draws R seeds with replacement and then items (clusters) of each; the mean is over
-    seeds. Few seeds resampled vary less than few seeds drawn anew: resamples are stretched about
-    the mean by sqrt(R / (R - 1)) and by the quantile of Student's t with R - 1 degrees of freedom
-    over that of the normal, which makes the 95 % interval that of the t-test where seeds decide it,
-    and too wide where items do. A single seed is not resampled, only its items.
+    The seed is the unit: if its comparisons are its own, they vary with it. Comparisons that all
+    seeds share have a variance that seeds do not show. It is estimated from the two-way table of
+    seeds and comparisons, and its part of the squared half width is added, which covers 95 % where
+    either part decides and rather more between (about 96 % for 5 seeds, 98 % for 2).
+
+    Attributes:
+        values_R: of each seed float64 [L, I].
+        clusters: [I] names of items that all seeds share; None where each seed has its own.
+    """
+
+    values_R: list[np.ndarray]
+    clusters: Sequence | None
+
+    def interval(self, line: int) -> Interval:
+        """Interval of one line."""
+        value, half_width = self._student([own[line] for own in self.values_R])
+        return Interval(value, value - half_width(0.05), value + half_width(0.05))
+
+    def difference(self, a: int, b: int) -> Difference:
+        """Line a minus line b; no p-value (NaN) where it is not 0 and the same on all seeds."""
+        value, half_width = self._student([own[a] - own[b] for own in self.values_R])
+        half, size = half_width(0.05), abs(value)
+        # Differences such as 0.1 + 0.2 - 0.3 must not turn an exact tie into a sign.
+        if size < 1e-12 or half < 1e-12:
+            p_value = 1.0 if size < 1e-12 else math.nan
+        elif half_width(MIN_P) <= size:
+            p_value = MIN_P
+        else:
+            p_value = scipy.optimize.brentq(lambda p: half_width(p) - size, MIN_P, 1.0)
+        return Difference(value, value - half, value + half, p_value)
+
+    def _student(self, values_R: Sequence[np.ndarray]) -> tuple[float, Callable[[float], float]]:
+        """The mean, and the half width of its interval for a two-sided p-value."""
+        means_R = np.array([own.mean() for own in values_R])
+        value, R = float(means_R.mean()), len(means_R)
+        variances, freedom = [means_R.var(ddof=1) / R], [R - 1]
+        if self.clusters is not None:
+            _, group_I, sizes_G = np.unique(
+                np.asarray(self.clusters), return_inverse=True, return_counts=True
+            )
+            G = len(sizes_G)
+            # Means of clusters, if these are equal; in any case a row has the mean of its seed.
+            sums_RG = np.stack([np.bincount(group_I, weights=own) for own in values_R])
+            table_RG = value + (sums_RG - value * sizes_G) * G / len(group_I)
+            means_G = table_RG.mean(axis=0)
+            noise_RG = table_RG - means_R[:, None] - means_G + value
+            noise = (noise_RG**2).sum() / max(1, (R - 1) * (G - 1)) / R
+            variances.append(max(0.0, means_G.var(ddof=min(1, G - 1)) - noise) / G)
+            freedom.append(max(1, G - 1))
+
+        def half_width(p_value: float) -> float:
+            return math.sqrt(scipy.stats.t.isf(p_value / 2, freedom) ** 2 @ variances)
+
+        return value, half_width
+
+
+def over_seeds(
+    values: Sequence[ArrayLike], *, clusters: Sequence[Sequence], same_items: bool
+) -> OverSeeds | Resampled:
+    """Means over R training seeds; a single seed is one of which items are resampled.
 
     Args:
         values: of each seed [L, I].
         clusters: of each seed [I] names.
-        same_items: the items of all seeds are the same ones, in the same order, and are resampled
-            together; otherwise each seed has its own, and their number may differ.
+        same_items: the items of all seeds are the same ones, in the same order; otherwise each seed
+            has its own, and their number may differ.
 
     Raises:
         ValueError: as `bootstrap_mean`, no seed, seeds of unequal L, or, for `same_items`, of
             unequal items.
     """
-    values = [_finite("values", one, dims=(2,)) for one in values]
-    if not values or len({len(one) for one in values}) > 1:
+    values_R = [_finite("values", one, dims=(2,)) for one in values]
+    if not values_R or len({len(one) for one in values_R}) > 1:
         raise ValueError("values: needs as many lines of each seed, and at least one seed")
-    R, L = len(values), len(values[0])
-    rng = np.random.default_rng(rng_seed)
-    times_BR = rng.multinomial(R, np.full(R, 1 / R), size=num_resamples)
-    draws_BL = np.zeros((num_resamples, L))
-    if same_items:
-        if len({one.shape for one in values}) > 1:
-            raise ValueError("values: seeds with the same items have as many of them")
-        stacked = np.concatenate(values)
-        means = np.concatenate(list(_resampled_means(stacked, clusters[0], num_resamples, rng)))
-        draws_BL = np.einsum("brl,br->bl", means.reshape(num_resamples, R, L), times_BR)
-    else:
-        for r, (own_LI, names) in enumerate(zip(values, clusters, strict=True)):
-            # A seed that was drawn twice has its items resampled twice.
-            where = np.repeat(np.arange(num_resamples), times_BR[:, r])
-            means = np.concatenate(list(_resampled_means(own_LI, names, len(where), rng)))
-            np.add.at(draws_BL, where, means)
-    values_L = np.mean([one.mean(axis=1) for one in values], axis=0)
-    stretch = 1.0
-    if R > 1:
-        student, normal = scipy.stats.t.ppf(0.975, R - 1), scipy.stats.norm.ppf(0.975)
-        stretch = math.sqrt(R / (R - 1)) * student / normal
-    return Resampled(values_L, values_L + stretch * (draws_BL / R - values_L))
+    if len(values_R) == 1:
+        return resample(values_R[0], clusters=clusters[0])
+    if same_items and len({one.shape for one in values_R}) > 1:
+        raise ValueError("values: seeds with the same items have as many of them")
+    return OverSeeds(values_R, clusters[0] if same_items else None)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Holm's adjusted p-values of claims listed in advance (Scand. J. Statist. 6:65, 1979).
+
+    Where each is compared with 0.05, the chance of any false claim is at most 0.05. NaN, a claim
+    that has no p-value, counts as 1.
+    """
+    p_values = np.nan_to_num(np.asarray(p_values, np.float64), nan=1.0)
+    order, adjusted = np.argsort(p_values), np.empty_like(p_values)
+    steps = np.arange(p_values.size, 0, -1) * p_values[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
 
 
 def weighted_mean(strata: Sequence[Resampled], weights: Sequence[float]) -> Resampled:

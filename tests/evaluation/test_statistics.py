@@ -173,32 +173,20 @@ def test_unpaired_inputs_are_an_error():
         st.mcnemar([1, 0], [1])
 
 
-def test_over_seeds_resamples_seeds_and_then_their_own_items(rng):
-    """Against a loop; seeds have different numbers of items, and clusters stay whole."""
+def test_over_seeds_is_the_t_test_where_seeds_have_their_own_items(rng):
+    """Seeds have different numbers of items, and their clusters change nothing."""
     values = [rng.random((2, 30)), 0.3 + rng.random((2, 20)), 0.1 * rng.random((2, 40))]
     clusters = [np.arange(30) // 3, np.arange(20), np.arange(40)]
-    got = st.over_seeds(values, clusters=clusters, same_items=False, num_resamples=4000)
-    means = np.mean([one.mean(axis=1) for one in values], axis=0)
-    np.testing.assert_allclose(got.values_L, means)
-    loop = []
-    for _ in range(4000):
-        drawn = []
-        for r in rng.integers(3, size=3):
-            names = np.unique(clusters[r])
-            picked = rng.choice(names, size=len(names))
-            items = np.concatenate([np.flatnonzero(clusters[r] == name) for name in picked])
-            drawn.append(values[r][:, items].mean(axis=1))
-        loop.append(np.mean(drawn, axis=0))
-    stretched = means + math.sqrt(3 / 2) * 4.302653 / 1.959964 * (np.array(loop) - means)
-    for level in (2.5, 25, 50, 75, 97.5):
-        np.testing.assert_allclose(
-            np.percentile(got.draws_BL, level, axis=0), np.percentile(stretched, level, axis=0),
-            atol=0.05,
-        )  # fmt: skip
-    # Lines share their resamples: a constant shift is certain.
-    shifted = [np.concatenate([one, one[:1] - 0.25]) for one in values]
-    difference = st.over_seeds(shifted, clusters=clusters, same_items=False).difference(0, 2)
-    assert difference.low == pytest.approx(0.25) and difference.high == pytest.approx(0.25)
+    got = st.over_seeds(values, clusters=clusters, same_items=False)
+    means_R = [one.mean(axis=1) for one in values]
+    for found, own in (
+        (got.interval(1), [mean[1] for mean in means_R]),
+        (got.difference(0, 1), [mean[0] - mean[1] for mean in means_R]),
+    ):
+        test = scipy.stats.ttest_1samp(own, 0.0)
+        assert found.value == pytest.approx(np.mean(own))
+        assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+        assert getattr(found, "p_value", test.pvalue) == pytest.approx(test.pvalue)
     with pytest.raises(ValueError, match="as many lines of each seed"):
         st.over_seeds([values[0], values[1][:1]], clusters=clusters[:2], same_items=False)
     with pytest.raises(ValueError, match="at least one seed"):
@@ -207,40 +195,85 @@ def test_over_seeds_resamples_seeds_and_then_their_own_items(rng):
         st.over_seeds(values, clusters=clusters, same_items=True)
 
 
-def test_over_seeds_a_cluster_is_one_piece_of_evidence(rng):
-    """An item that is there four times, as one cluster, counts once."""
-    values = [rng.permutation(np.linspace(0, 1, 50))[None] for _ in range(3)]
-    names = np.repeat(np.arange(50), 4)
-    four = [np.repeat(one, 4, axis=1) for one in values]
+def test_differences_that_all_seeds_share_have_no_p_value(rng):
+    values = [rng.random((1, 20)) for _ in range(3)]
+    shifted = [np.concatenate([one, one, one - 0.25, one - rng.random()]) for one in values]
+    got = st.over_seeds(shifted, clusters=[np.arange(20)] * 3, same_items=False)
+    equal, constant = got.difference(0, 1), got.difference(0, 2)
+    assert equal == (0.0, 0.0, 0.0, 1.0)
+    assert constant[:3] == pytest.approx((0.25, 0.25, 0.25)) and math.isnan(constant.p_value)
+    # A p-value as good as zero is a number too.
+    certain = [np.full((1, 4), 1 + 1e-9 * i) for i in range(5)]
+    certain = [np.concatenate([one, 0 * one]) for one in certain]
+    got = st.over_seeds(certain, clusters=[np.arange(4)] * 5, same_items=False).difference(0, 1)
+    assert got.p_value == st.MIN_P
 
-    def width(own, names):
-        got = st.over_seeds(own, clusters=[names] * 3, same_items=False)
-        return got.interval(0).half_width
 
-    once = width(values, np.arange(50))
-    assert width(four, names) == pytest.approx(once, rel=0.05)
-    assert width(four, np.arange(200)) == pytest.approx(once / 2, rel=0.05)
+def test_a_single_seed_is_resampled(rng):
+    values, clusters = rng.random((2, 60)), np.arange(60) // 2
+    got = st.over_seeds([values], clusters=[clusters], same_items=True)
+    want = st.paired_difference(values[0], values[1], clusters=clusters)
+    assert got.difference(0, 1) == pytest.approx(want)
 
 
 def test_the_same_items_are_no_new_evidence_for_every_seed(rng):
     values = rng.random((1, 400))
-    one = st.over_seeds([values], clusters=[np.arange(400)], same_items=True)
-    alone = st.bootstrap_mean(values[0])
-    assert one.interval(0).half_width == pytest.approx(alone.half_width, rel=0.05)
-    four = st.over_seeds([values] * 4, clusters=[np.arange(400)] * 4, same_items=True)
-    assert four.interval(0).half_width >= one.interval(0).half_width
-    apart = st.over_seeds([values] * 4, clusters=[np.arange(400)] * 4, same_items=False)
-    assert apart.interval(0).half_width < four.interval(0).half_width
+    alone = st.bootstrap_mean(values[0]).half_width
+
+    def width(values, names, *, same_items=True):
+        clusters = [names] * len(values)
+        return st.over_seeds(values, clusters=clusters, same_items=same_items).interval(0)[2]
+
+    mean, names = values.mean(), np.arange(400)
+    assert width([values] * 4, names) - mean == pytest.approx(alone, rel=0.05)
+    assert width([values] * 4, names, same_items=False) == pytest.approx(mean)
+    # An item that is there four times, as one cluster, counts once; cluster sizes may differ.
+    four = [np.repeat(values, 4, axis=1)] * 3
+    once = width([values] * 3, names) - mean
+    assert width(four, np.repeat(names, 4)) - mean == pytest.approx(once, rel=1e-6)
+    assert width(four, np.arange(1600)) - mean == pytest.approx(once / 2, rel=0.01)
+    uneven = np.sort(rng.integers(100, size=400))
+    clustered = st.bootstrap_mean(values[0], clusters=uneven).half_width
+    assert width([values] * 3, uneven) - mean == pytest.approx(clustered, rel=0.1)
+    assert math.isfinite(width([values] * 3, np.zeros(400)))
 
 
-def test_intervals_over_few_seeds_cover(rng):
-    """Where seeds decide, 95 % intervals of five seeds hold the truth in about 95 % of trials."""
+@pytest.mark.parametrize("same_items", [False, True])
+@pytest.mark.parametrize("spread", [0, 1, 4])
+def test_intervals_over_seeds_cover_what_they_claim(rng, same_items, spread):
+    """4,000 trials of 5 seeds; their standard deviation is `spread` standard errors of items."""
+    trials, R, I = 4000, 5, 100  # noqa: E741
+    items = rng.normal(0, 1, (trials, 1 if same_items else R, I))
+    seeds = rng.normal(0, spread / math.sqrt(I), (trials, R, 1))
+    values = items + seeds + same_items * rng.normal(0, 0.5, (trials, R, I))
     held = 0
-    for trial in range(300):
-        values = [np.full((1, 4), x) for x in rng.standard_normal(5)]
-        interval = st.over_seeds(
-            values, clusters=[np.arange(4)] * 5, same_items=False, num_resamples=400,
-            rng_seed=trial,
-        ).interval(0)  # fmt: skip
-        held += interval.low <= 0 <= interval.high
-    assert 0.90 <= held / 300 <= 0.99
+    for own in values:
+        low, high = st.over_seeds(
+            list(own[:, None]), clusters=[np.arange(I)] * R, same_items=same_items
+        ).interval(0)[1:]
+        held += low <= 0 <= high
+    assert 0.93 <= held / trials <= 0.97
+
+
+def test_p_values_and_intervals_over_seeds_agree(rng):
+    for same_items in (False, True):
+        values = [rng.normal(0, 1, (1, 50)) for _ in range(5)]
+        values = [np.concatenate([one + 0.3, 0 * one]) for one in values]
+        got = st.over_seeds(values, clusters=[np.arange(50)] * 5, same_items=same_items)
+        found = got.difference(0, 1)
+        # Moved until the interval ends at zero, the p-value is 0.05.
+        moved = [one - [[found.low], [0.0]] for one in values]
+        got = st.over_seeds(moved, clusters=[np.arange(50)] * 5, same_items=same_items)
+        assert got.difference(0, 1).p_value == pytest.approx(0.05, abs=1e-6)
+
+
+def test_holm():
+    # By hand, and a claim without a p-value counts among them.
+    np.testing.assert_allclose(st.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(st.holm([0.02, math.nan, 0.4]), [0.06, 1.0, 0.8])
+    assert st.holm([]).shape == (0,)
+    # With all claims false, at most 5 % of the families have one that holds.
+    rng = np.random.default_rng(0)
+    p_values = rng.random((4000, 4))
+    assert 0.03 < np.mean([st.holm(own).min() < 0.05 for own in p_values]) < 0.06
+    assert np.mean(p_values.min(axis=1) < 0.05) > 0.15

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+import scipy.stats
 from ml_collections import ConfigDict
 
 from configs import deepseek_v2_lite_16b, gemma2_27b, small_world
@@ -241,13 +242,29 @@ def test_effects_are_paired_by_seed_and_comparison():
     assert difference.value == pytest.approx((1 / 3 - 1 / 2) / 2)
     assert difference.low < difference.value < difference.high
     assert lines.seeds_above(*pair) == 1
-    table, shown = effects.ablation_table("small_world", [first, second], ["note"])
+    listed = ["Voting@2 − GRPO, greedy", "full − kl 0: Voting@2", "never measured"]
+    table, shown = effects.ablation_table("small_world", [first, second], ["note"], listed)
     at = {(row.section, row.label): row.cells for row in table.rows}
     assert at["steps", "Voting@2 − GRPO, greedy"][2].value == pytest.approx(-1 / 12)
     full = at["full − kl 0", "GRPO, greedy"]
     assert [full[i].value for i in (0, 1, 2)] == pytest.approx([2 / 3, 1 / 4, 5 / 12])
     assert full[3].value == full[2].low
-    assert full[4].value == 2 and full[5].value == pytest.approx(0.699)
+    assert full[6].value == 2 and full[7].value == pytest.approx(0.699)
+    # Both p-values of what was listed; three were, so they are tripled or doubled.
+    p_values = {key: (cells[4].value, cells[5].value) for key, cells in at.items()}
+    small, large = sorted(
+        p_values[key] for key in (("steps", "Voting@2 − GRPO, greedy"), ("full − kl 0", "Voting@2"))
+    )
+    assert small[1] == pytest.approx(min(1.0, 3 * small[0]))
+    assert large[1] == pytest.approx(min(1.0, max(small[1], 2 * large[0])))
+    assert p_values["full − kl 0", "GRPO, greedy"][1] is None
+    test = scipy.stats.ttest_1samp([1 / 3, 1 / 2], 0.0)
+    assert p_values["full − kl 0", "GRPO, greedy"][0] == pytest.approx(test.pvalue)
+    notes = " ".join(table.notes)
+    assert "config.ablate.listed named in advance, 3;" in notes
+    assert "with p counted as 1: never measured" in notes
+    plain, _ = effects.ablation_table("small_world", [first, second], [])
+    assert any("no p is corrected" in note for note in plain.notes)
     assert at["full − kl 0", "Voting@2"][2].value == pytest.approx((-1 / 3 - 1 / 2) / 2)
     assert len(shown) == len(table.rows) == 4
 
@@ -260,7 +277,8 @@ def test_effects_are_paired_by_seed_and_comparison():
             values, clusters=[[0, 1]] * 2, same_items=uids == second.uids
         )  # fmt: skip
         got = effects.over_seeds([one, one._replace(uids=uids)])
-        np.testing.assert_array_equal(got.means.draws_BL, want.draws_BL)
+        assert got.means.interval(0) == want.interval(0)
+        assert (want.interval(0).half_width > 0) == (uids == second.uids)
 
     other = second._replace(config="d")
     with pytest.raises(ValueError, match="measured with other configs"):

@@ -68,7 +68,7 @@ def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
     c.benchmark = ConfigDict(
         {
             "suites": "judgebench,llmbar,rmb_bon",
-            "data_dir": "../shared/data",
+            "data_dir": "data",
             "limit": 100_000,
             "greedy_stages": "released",
             "sampled_stages": "released",

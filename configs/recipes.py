@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs.deepseek_grm_27b import released_benchmark
 
-# Sizes are in BUILD_NOTES.md; weights by size, no share is published. choice
+# Weights by size, no share is published. choice
 TRAIN = (
     "ultrafeedback:data/ultrafeedback,offsetbias:data/offsetbias,skywork:data/skywork,"
     "helpsteer2:data/helpsteer2,helpsteer3:data/helpsteer3,math:data/math"
@@ -29,7 +29,7 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     """
     c = released_benchmark(model, meta_rm="")
     c.released.variant = variant
-    # By tools.plan on 64 v5p chips: half of the traffic of 16 x 4, see BUILD_NOTES.md. A rollout
+    # By tools.plan on 64 v5p chips: half of the traffic of 16 x 4 (docs/lab/2026-11.md). A rollout
     # keeps parameters whole along their width, which an update would have to gather at each token.
     c.mesh.fsdp, c.mesh.tensor, c.mesh.rollout_rules = 32, 2, "embed="
     c.lora = ConfigDict({"stages": "", "rank": 64, "alpha": 128.0})

@@ -7,7 +7,7 @@ far behind. The numbers of one seed are directions, not evidence; those of the d
     python -m experiments.spct --config=configs/small_world.py:demo --workdir=runs/demo
 
 Variants:
-    (none)         the full run: 1,000 held-out comparisons, k = 32; see BUILD_NOTES.md for its time
+    (none)         the full run: 1,000 held-out comparisons, k = 32; time: docs/results.md
     demo           the same loop in 10 to 25 minutes on 2 CPU cores
     ci             the same loop in a minute; its numbers mean nothing
     runlocal       the same as ci
@@ -318,11 +318,11 @@ def _gemma_tokens(c: ConfigDict) -> ConfigDict:
         del c[name]
     c.mesh.data = 1
     c.template.form = "full"
-    c.tokenizer.path = "../shared/data/tokenizers/gemma2/tokenizer.model"
+    c.tokenizer.path = "data/tokenizers/gemma2/tokenizer.model"
     c.model.sliding_window = 512
     c.sampling.chunk = 16
     c.benchmark.suites = "judgebench,llmbar,rmb_bon"
-    c.benchmark.data_dir = "../shared/data"
+    c.benchmark.data_dir = "data"
     c.benchmark.limit = 50
     c.benchmark.greedy_stages = "random_weights"
     c.benchmark.sampled_stages = "random_weights"

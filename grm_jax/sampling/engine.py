@@ -196,40 +196,34 @@ class JittedEngine:
             raise ValueError(f"max_new_tokens must be 1 to {U}, got {max_new_tokens}")
         tokens_PT = np.full((P, T), self._pad_id, np.int32)
         lengths_P = np.ones(P, np.int32)
-        indices_PS = np.zeros((P, S), np.int32)
         active_PS = np.zeros((P, S), bool)
         for p, request in enumerate(unit.requests):
             lengths_P[p] = len(request.prompt_ids)
             tokens_PT[p, : lengths_P[p]] = request.prompt_ids
-            indices_PS[p, : len(request.samples)] = request.samples
             active_PS[p, : len(request.samples)] = True
-        uids = [request.uid for request in unit.requests]
-        keys_PS = keys.sample_keys(stage_key, uids + [""] * (P - len(uids)), indices_PS)
-        seeds_PS2 = fetch(jax.random.key_data(keys_PS))
+        keys_PS, wanted = keys.unit_keys(stage_key, unit)
         results = self._decode(
             params, unit.bucket, tokens_PT, lengths_P, keys_PS, active_PS,
             temperature, top_p, max_new_tokens,
         )  # fmt: skip
         completions = []
-        for p, request in enumerate(unit.requests):
-            for s, sample in enumerate(request.samples):
-                length = int(results.lengths_PS[p, s])
-                completions.append(
-                    Completion(
-                        uid=request.uid,
-                        order=request.order,
-                        prompt_ids=request.prompt_ids,
-                        truncated=request.truncated,
-                        sample=sample,
-                        seed=tuple(int(word) for word in seeds_PS2[p, s]),
-                        token_ids=tuple(results.tokens_PSU[p, s, :length].tolist()),
-                        logprobs=tuple(results.logprobs_PSU[p, s, :length].tolist()),
-                        sampling_logprobs=tuple(
-                            results.sampling_logprobs_PSU[p, s, :length].tolist()
-                        ),
-                        stopped=bool(results.stopped_PS[p, s]),
-                    )
+        for place, (request, sample, seed) in zip(np.argwhere(active_PS), wanted, strict=True):
+            place = tuple(place)
+            drawn = np.s_[*place, : results.lengths_PS[place]]
+            completions.append(
+                Completion(
+                    uid=request.uid,
+                    order=request.order,
+                    prompt_ids=request.prompt_ids,
+                    truncated=request.truncated,
+                    sample=sample,
+                    seed=seed,
+                    token_ids=tuple(results.tokens_PSU[drawn].tolist()),
+                    logprobs=tuple(results.logprobs_PSU[drawn].tolist()),
+                    sampling_logprobs=tuple(results.sampling_logprobs_PSU[drawn].tolist()),
+                    stopped=bool(results.stopped_PS[place]),
                 )
+            )
         return completions
 
     def _put(self, x):

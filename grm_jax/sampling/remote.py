@@ -14,8 +14,9 @@ providers that do not know `n` serve too. What becomes of a call:
 - A refusal of every request (a wrong key, no such model, an unknown parameter) ends the run. Where
   its words do not tell it from that of one request, something else is asked after it.
 
-The next run asks for what is missing: the answers of the unit that failed, or in which the process
-was killed, are kept. Of several processes the first one asks, and the others get what it got.
+A unit is written when it is whole, and a server may charge for each of its samples. So answers are
+kept in a file from when they come until their unit is in the store, and the next run asks for what
+is missing. Of several processes the first one asks, and the others get what it got.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 import random
 import re
 import ssl
@@ -31,15 +33,14 @@ import time
 from typing import Annotated, NamedTuple
 
 import jax
-import numpy as np
+from absl import logging
 
+from grm_jax.files import append, write_atomically
 from grm_jax.parallel import processes
-from grm_jax.parallel.sharding import fetch
 from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, split
 from grm_jax.sampling import keys
 from grm_jax.sampling.engine import Completion
-from grm_jax.sampling.partial import Answer, PartialUnit
-from grm_jax.sampling.scheduler import Buckets, WorkUnit
+from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _URL = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:(\d{1,5}))?(/[^\s@?#]*)?", re.ASCII | re.I)
@@ -66,6 +67,55 @@ class RemoteError(OSError):
 
 class _Failed(Exception):
     """A call that may be made again: the problem, and after how many seconds at least."""
+
+
+class Answer(NamedTuple):
+    """A text, whether it ended by itself, and why it is no answer and never will be, or ""."""
+
+    text: str
+    stopped: bool
+    refusal: str = ""
+
+
+class PartialUnit:
+    """The file of the answers to a part of a unit: lines of [name of the request, *Answer]."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Touches nothing yet."""
+        self._path = pathlib.Path(path)
+
+    def read(self) -> dict[str, Answer]:
+        """What is kept, by name. A line that does not read is dropped, so it is asked for again."""
+        kept = {}
+        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                name, *fields = json.loads(line)
+                answer = Answer(*fields)
+                (answer.text + answer.refusal).encode()
+                kept[name] = answer
+            except (ValueError, TypeError, RecursionError) as error:
+                logging.warning("%s:%d: is asked for again: %s", self._path, number, error)
+        if lines:
+            write_atomically(self._path, b"".join(_line(*item) for item in kept.items()))
+        return kept
+
+    def add(self, name: str, answer: Answer) -> None:
+        """Keeps an answer: a whole line, or OSError and nothing."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self._path, "ab") as file:
+                append(file.fileno(), _line(name, answer))
+        except OSError as error:
+            raise OSError(f"{self._path}: {error}") from error
+
+    def clear(self) -> None:
+        """Forgets them: the unit is in the store."""
+        self._path.unlink(missing_ok=True)
+
+
+def _line(name: str, answer: Answer) -> bytes:
+    return json.dumps([name, *answer]).encode() + b"\n"
 
 
 class _Asked(NamedTuple):
@@ -123,7 +173,7 @@ class Server(Checked):
     """
 
     url: str
-    model: str
+    model: Annotated[str, Range("named", bool)]
     parallel: Count = 16
     rate: NonNegative = 0.0
     timeout: Positive = 600.0
@@ -139,8 +189,6 @@ class Server(Checked):
         super().__post_init__()
         check_url(self.url)
         api_key()
-        if not self.model:
-            raise ValueError("model: must be named")
 
 
 class RemoteEngine:
@@ -162,10 +210,9 @@ class RemoteEngine:
         """
         self.buckets = buckets
         self._partial = PartialUnit(partial)
+        self._server, self._key = server, api_key()
         model = "\x1f".join(filter(None, (server.url, server.model, server.extra)))
         self.digest = hashlib.sha256(model.encode()).hexdigest()[:16]
-        self._server = server
-        self._key = api_key()
         self._next_start = 0.0
         self._answered: dict = {}  # the last request that was
         self._silent = 0  # requests since then that got none
@@ -190,25 +237,12 @@ class RemoteEngine:
           RemoteError: the server refuses every request, or failed one as often as is allowed.
         """
         del params
-        indices_PS = np.zeros((len(unit.requests), unit.bucket.S), np.int32)
-        for p, request in enumerate(unit.requests):
-            indices_PS[p, : len(request.samples)] = request.samples
-        uids = [request.uid for request in unit.requests]
-        seeds_PS2 = fetch(jax.random.key_data(keys.sample_keys(stage_key, uids, indices_PS)))
-        wanted = [
-            (request, sample, tuple(int(word) for word in seeds_PS2[p, s]))
-            for p, request in enumerate(unit.requests)
-            for s, sample in enumerate(request.samples)
-        ]
+        wanted = keys.unit_keys(stage_key, unit)[1]
         answers = b""
         if processes.index() == 0:
             settings = {"temperature": temperature, "top_p": top_p,
                         self._server.max_tokens_field: max_new_tokens}  # fmt: skip
-            asked = [
-                self._asked(f"comparison {request.uid!r} sample {sample}", request.text,
-                            {**settings, "seed": seed[1] & 0x7FFFFFFF})
-                for request, sample, seed in wanted
-            ]  # fmt: skip
+            asked = [self._asked(*one, settings) for one in wanted]
             answers = json.dumps(asyncio.run(self._ask_all(asked))).encode()
         answers = json.loads(processes.bytes_from_first(answers))
         return [
@@ -225,14 +259,16 @@ class RemoteEngine:
         if processes.index() == 0:
             self._partial.clear()
 
-    def _asked(self, where: str, text: str, settings: dict) -> _Asked:
-        message = {"role": "user", "content": text}
-        body = {"model": self._server.model, "messages": [message], **settings}
+    def _asked(self, request: Request, sample: int, seed: tuple, settings: dict) -> _Asked:
+        seed = seed[1] & 0x7FFFFFFF
+        message = {"role": "user", "content": request.text}
+        body = {"model": self._server.model, "messages": [message], **settings, "seed": seed}
         body |= json.loads(self._server.extra or "{}")
         body = {name: value for name, value in body.items() if name and value is not None}
         # The seed tells samples apart, also where a server is not told it.
-        named = {"url": self._server.url, **body, "seed": settings["seed"]}
-        return _Asked(where, self._partial.key(named), body)
+        sent = json.dumps({"url": self._server.url, **body, "seed": seed}, sort_keys=True)
+        name = hashlib.sha256(sent.encode()).hexdigest()
+        return _Asked(f"comparison {request.uid!r} sample {sample}", name, body)
 
     async def _ask_all(self, unit: list[_Asked]) -> list[Answer]:
         import httpx

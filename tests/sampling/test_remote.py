@@ -23,8 +23,7 @@ from grm_jax.data.trajectory import TrajectoryStore
 from grm_jax.learning.rejection import RejectionRules, reject
 from grm_jax.sampling import draw, remote
 from grm_jax.sampling.draw import DrawConfig
-from grm_jax.sampling.partial import Answer, PartialUnit
-from grm_jax.sampling.remote import RemoteEngine, RemoteError, Server
+from grm_jax.sampling.remote import Answer, PartialUnit, RemoteEngine, RemoteError, Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.tokenizers import train_sentencepiece
@@ -602,7 +601,7 @@ def test_a_line_that_does_not_fit_on_the_disk_is_not_there(tmp_path, monkeypatch
     before = path.read_bytes()
     script = f"""if True:
         import resource, signal
-        from grm_jax.sampling.partial import Answer, PartialUnit
+        from grm_jax.sampling.remote import Answer, PartialUnit
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 100}, {len(before) + 100}))
         PartialUnit({str(path)!r}).add("b", Answer("y" * 1000, True))

@@ -7,12 +7,13 @@
         schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"
 
 A config whose field is outside its range cannot be made. What two fields must be together stands
-in a `__post_init__` of the dataclass, which calls that of `Checked` first.
+in a `__post_init__` of the dataclass, which calls that of `Checked` first, and `demand`.
 """
 
 import dataclasses
 import functools
 import math
+import operator
 import typing
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -92,8 +93,13 @@ class Checked:
         """Raises ValueError: "<field>: must be <range>, got <value>"."""
         for name, allowed in ranges(type(self)).items():
             value = getattr(self, name)
-            if value is not None and not allowed.holds(value):
-                raise ValueError(f"{name}: must be {allowed.text}, got {value!r}")
+            self.demand(name, value is None or allowed.holds(value), allowed.text)
+
+    def demand(self, field: str, holds: bool, text: str) -> None:
+        """Raises ValueError: "<field>: must be <text>, got <value>", unless it holds."""
+        if not holds:
+            value = operator.attrgetter(field)(self)
+            raise ValueError(f"{field}: must be {text}, got {value!r}")
 
 
 @functools.cache

@@ -90,7 +90,7 @@ def test_a_value_outside_its_range_names_field_and_range(cls, field, value, text
 
 def test_a_warm_up_longer_than_the_stage_is_refused():
     assert OptimizerConfig(1.0, steps=5, warmup_steps=5).warmup_steps == 5
-    with pytest.raises(ValueError, match="^warmup_steps: 6 never reach the peak in steps = 5"):
+    with pytest.raises(ValueError, match="^warmup_steps: must be at most steps = 5, to .*, got 6"):
         OptimizerConfig(1.0, steps=5, warmup_steps=6)
 
 

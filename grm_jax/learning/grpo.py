@@ -118,16 +118,11 @@ class GRPOConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if (self.length_norm == "constant") != (self.length_constant is not None):
-            raise ValueError(
-                "length_constant: must be given exactly when length_norm is 'constant', "
-                f"got {self.length_constant} with {self.length_norm!r}"
-            )
-        if self.old_logprobs == "trainer" and self.inner_epochs > 1:
-            raise ValueError(
-                "old_logprobs: 'trainer' takes the policy before the update as the old one, "
-                f"so inner_epochs must be 1, got {self.inner_epochs}; use 'sampler'"
-            )
+        given = (self.length_norm == "constant") == (self.length_constant is not None)
+        self.demand("length_constant", given, "given exactly when length_norm is 'constant'")
+        # "trainer" takes the policy before the update as the old one.
+        once = self.old_logprobs == "sampler" or self.inner_epochs == 1
+        self.demand("old_logprobs", once, f"'sampler' with inner_epochs = {self.inner_epochs}")
 
 
 def advantages(rewards_PG: jax.Array, config: GRPOConfig) -> jax.Array:

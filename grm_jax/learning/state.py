@@ -43,10 +43,8 @@ class OptimizerConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps: {self.warmup_steps} never reach the peak in steps = {self.steps}"
-            )
+        reached = self.warmup_steps <= self.steps
+        self.demand("warmup_steps", reached, f"at most steps = {self.steps}, to reach the peak")
 
 
 class ScheduleState(NamedTuple):

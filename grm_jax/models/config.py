@@ -94,20 +94,12 @@ class MoEConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_experts % self.num_groups:
-            raise ValueError(
-                f"num_experts: {self.num_experts} must be a multiple of num_groups = "
-                f"{self.num_groups}"
-            )
-        if not 1 <= self.top_groups <= self.num_groups:
-            raise ValueError(
-                f"top_groups: must be 1 to num_groups = {self.num_groups}, got {self.top_groups}"
-            )
-        reachable = self.num_experts // self.num_groups * self.top_groups
-        if not 1 <= self.experts_per_token <= reachable:
-            raise ValueError(
-                f"experts_per_token: must be 1 to {reachable}, got {self.experts_per_token}"
-            )
+        groups = self.num_groups
+        several = self.num_experts % groups == 0
+        self.demand("num_experts", several, f"a multiple of num_groups = {groups}")
+        self.demand("top_groups", self.top_groups <= groups, f"at most num_groups = {groups}")
+        most = self.num_experts // groups * self.top_groups
+        self.demand("experts_per_token", self.experts_per_token <= most, f"at most {most}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,39 +209,21 @@ class ModelConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.sliding_window is not None and self.num_layers % 2:
-            raise ValueError(
-                f"num_layers: must be even, because layers are scanned in (local, global) pairs, "
-                f"got {self.num_layers}"
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads: {self.num_heads} must be a multiple of num_kv_heads = "
-                f"{self.num_kv_heads}"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim: must be even for RoPE, got {self.head_dim}")
-        if self.mla is not None:
-            self._check_mla(self.mla)
-        if self.moe is not None:
-            if self.sliding_window is not None:
-                raise ValueError("sliding_window: must be None where moe is given")
-            if not 0 <= self.moe.first_dense < self.num_layers:
-                raise ValueError(
-                    f"moe.first_dense: must be 0 to {self.num_layers - 1}, "
-                    f"got {self.moe.first_dense}"
-                )
-
-    def _check_mla(self, mla: MLAConfig) -> None:
-        if self.num_kv_heads != 1:
-            raise ValueError(
-                f"num_kv_heads: must be 1 with latent attention, got {self.num_kv_heads}"
-            )
-        if self.head_dim != mla.nope_dim + mla.rope_dim or mla.rope_dim % 2:
-            raise ValueError(
-                f"head_dim: {self.head_dim} must be mla.nope_dim = {mla.nope_dim} + mla.rope_dim "
-                f"= {mla.rope_dim}, the latter even"
-            )
+        mla, moe, alternating = self.mla, self.moe, self.sliding_window is not None
+        pairs = "even, because layers are scanned in (local, global) pairs"
+        self.demand("num_layers", not alternating or self.num_layers % 2 == 0, pairs)
+        shared = self.num_heads % self.num_kv_heads == 0
+        self.demand("num_heads", shared, f"a multiple of num_kv_heads = {self.num_kv_heads}")
+        self.demand("head_dim", self.head_dim % 2 == 0, "even for RoPE")
+        if mla is not None:
+            self.demand("num_kv_heads", self.num_kv_heads == 1, "1 with latent attention")
+            self.demand("mla.rope_dim", mla.rope_dim % 2 == 0, "even for RoPE")
+            whole = mla.nope_dim + mla.rope_dim
+            self.demand("head_dim", self.head_dim == whole, f"mla.nope_dim + rope_dim = {whole}")
+        if moe is not None:
+            self.demand("sliding_window", not alternating, "None where moe is given")
+            most = self.num_layers - 1
+            self.demand("moe.first_dense", moe.first_dense <= most, f"at most {most}")
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -316,82 +290,52 @@ def deepseek(
 
 _RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "full"}
 
-def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, query_scalar):
+
+def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, query_scalar,
+            *, vocab_size=256_000, sliding_window=4096, **fields):  # fmt: skip
     return ModelConfig(
-        vocab_size=256_000,
+        vocab_size=vocab_size,
         num_layers=num_layers,
         embed_dim=embed_dim,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         ffn_dim=ffn_dim,
-        sliding_window=4096,
+        sliding_window=sliding_window,
         query_scale=query_scalar**-0.5,
-        **_RELEASED,
+        **fields,
     )
 
 
 VARIANTS: dict[str, ModelConfig] = {
     # A few thousand parameters, for tests.
-    "tiny": ModelConfig(
-        vocab_size=64,
-        num_layers=2,
-        embed_dim=32,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        ffn_dim=64,
-        sliding_window=8,
-        query_scale=8**-0.5,
-    ),
+    "tiny": _gemma2(2, 32, 4, 2, 8, 64, 8, vocab_size=64, sliding_window=8),
     # 48M parameters: the shape on which sampling speed is measured.
-    "gemma2_48m": ModelConfig(
-        vocab_size=8192,
-        num_layers=8,
-        embed_dim=512,
-        num_heads=8,
-        num_kv_heads=4,
-        head_dim=64,
-        ffn_dim=3072,
-        sliding_window=4096,
-        query_scale=64**-0.5,
-    ),
-    "gemma2_2b": _gemma2(26, 2304, 8, 4, 256, 9216, 256),
-    "gemma2_9b": _gemma2(42, 3584, 16, 8, 256, 14_336, 256),
+    "gemma2_48m": _gemma2(8, 512, 8, 4, 64, 3072, 64, vocab_size=8192),
+    "gemma2_2b": _gemma2(26, 2304, 8, 4, 256, 9216, 256, **_RELEASED),
+    "gemma2_9b": _gemma2(42, 3584, 16, 8, 256, 14_336, 256, **_RELEASED),
     # Queries are scaled by embed_dim / num_heads = 144 here, not by head_dim.
-    "gemma2_27b": _gemma2(46, 4608, 32, 16, 128, 36_864, 144),
+    "gemma2_27b": _gemma2(46, 4608, 32, 16, 128, 36_864, 144, **_RELEASED),
     # A few thousand parameters of the other architecture, for tests.
     "tiny_deepseek": deepseek(
-        vocab_size=64,
-        num_layers=3,
-        embed_dim=32,
-        num_heads=4,
-        ffn_dim=64,
+        vocab_size=64, num_layers=3, embed_dim=32, num_heads=4, ffn_dim=64,
         mla=MLAConfig(kv_rank=12, nope_dim=8, rope_dim=4, value_dim=6),
         moe=MoEConfig(
             num_experts=8, experts_per_token=3, expert_dim=16, shared_dim=32, first_dense=1
         ),
         yarn=YarnConfig(4.0, 16, mscale=0.707, mscale_all_dim=0.707),
-    ),
+    ),  # fmt: skip
     "deepseek_v2_lite_16b": deepseek(
-        vocab_size=102_400,
-        num_layers=27,
-        embed_dim=2048,
-        num_heads=16,
-        ffn_dim=10_944,
+        vocab_size=102_400, num_layers=27, embed_dim=2048, num_heads=16, ffn_dim=10_944,
         mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128),
         moe=MoEConfig(
             num_experts=64, experts_per_token=6, expert_dim=1408, shared_dim=2816, first_dense=1
         ),
         yarn=YarnConfig(40.0, 4096, mscale=0.707, mscale_all_dim=0.707),
         **_RELEASED,
-    ),
+    ),  # fmt: skip
     "deepseek_v2_236b": deepseek(
-        vocab_size=102_400,
-        num_layers=60,
-        embed_dim=5120,
-        num_heads=128,
-        ffn_dim=12_288,
+        vocab_size=102_400, num_layers=60, embed_dim=5120, num_heads=128, ffn_dim=12_288,
         mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536),
         moe=MoEConfig(
             num_experts=160, experts_per_token=6, expert_dim=1536, shared_dim=3072, first_dense=1,
@@ -399,13 +343,9 @@ VARIANTS: dict[str, ModelConfig] = {
         ),
         yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
         **_RELEASED,
-    ),
+    ),  # fmt: skip
     "deepseek_v3_671b": deepseek(
-        vocab_size=129_280,
-        num_layers=61,
-        embed_dim=7168,
-        num_heads=128,
-        ffn_dim=18_432,
+        vocab_size=129_280, num_layers=61, embed_dim=7168, num_heads=128, ffn_dim=18_432,
         mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536),
         moe=MoEConfig(
             num_experts=256, experts_per_token=8, expert_dim=2048, shared_dim=2048, first_dense=3,
@@ -414,7 +354,7 @@ VARIANTS: dict[str, ModelConfig] = {
         ),
         yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
         **_RELEASED,
-    ),
+    ),  # fmt: skip
 }
 
 # Parameters of the published models, by variant. Of DeepSeek-V3 the main model; the layer that

@@ -151,8 +151,8 @@ def test_the_scale_of_queries_follows_yarn():
     ("change", "message"),
     [
         ({"num_kv_heads": 4}, "num_kv_heads: must be 1 with latent attention, got 4"),
-        ({"head_dim": 14}, "head_dim: 14 must be"),
-        ({"mla": MLAConfig(12, 7, 5, 6)}, "the latter even"),
+        ({"head_dim": 14}, r"head_dim: must be mla\.nope_dim \+ rope_dim = 12, got 14"),
+        ({"mla": MLAConfig(12, 7, 5, 6)}, r"mla\.rope_dim: must be even for RoPE, got 5"),
         ({"moe": dataclasses.replace(TINY.moe, first_dense=3)}, r"moe\.first_dense: must be"),
         ({"sliding_window": 4, "num_layers": 4}, "sliding_window: must be None"),
         ({"activation": "relu"}, r"activation: must be one of .*'relu'"),

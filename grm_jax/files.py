@@ -34,8 +34,13 @@ def json_object(text: str | bytes, path: str | os.PathLike, line: int = 1, **opt
         line += getattr(error, "lineno", 1) - 1
         raise ValueError(f"{path}:{line}: damaged, not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}:{line}: expected a JSON object, found {type(value).__name__}")
+        raise mismatch(f"{path}:{line}", "a JSON object", type(value).__name__)
     return value
+
+
+def mismatch(place: str, expected: object, found: object) -> ValueError:
+    """The error of a place that holds something else than it must."""
+    return ValueError(f"{place}: expected {expected}, found {found}")
 
 
 def append(handle: int, data: bytes) -> None:

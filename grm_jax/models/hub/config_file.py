@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 
-from grm_jax.files import read_json
+from grm_jax.files import mismatch, read_json
 from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig, deepseek
 
 CONFIG = "config.json"
@@ -38,7 +38,7 @@ class _Fields:
         self._where, self._raw = where, raw
 
     def fail(self, field: str, expected: str, found) -> ValueError:
-        return ValueError(f"{self._where}: {field}: expected {expected}, found {found}")
+        return mismatch(f"{self._where}: {field}", expected, found)
 
     def get(self, field: str, default=None):
         value = self._raw.get(field)
@@ -96,10 +96,8 @@ def architecture(folder: str | os.PathLike) -> str:
     """
     found = read_raw(folder).get("architectures")
     if not isinstance(found, list) or len(found) != 1 or found[0] not in ARCHITECTURES:
-        raise ValueError(
-            f"{pathlib.Path(folder) / CONFIG}: architectures: expected one of "
-            f"{', '.join(ARCHITECTURES)}, found {found}"
-        )
+        place = f"{pathlib.Path(folder) / CONFIG}: architectures"
+        raise mismatch(place, f"one of {', '.join(ARCHITECTURES)}", found)
     return found[0]
 
 
@@ -309,21 +307,19 @@ def _expect(config: object, where: str, **fields) -> None:
     for field, expected in fields.items():
         found = getattr(config, field)
         if found != expected:
-            raise ValueError(f"{where}.{field}: expected {expected}, found {found}")
+            raise mismatch(f"{where}.{field}", expected, found)
 
 
 def _write_gemma2(config: ModelConfig) -> tuple[str, dict]:
     _expect(config, "model", moe=None, yarn=None, unit_offset_norms=True, post_norms=True,
             scale_embeddings=True, activation="gelu_tanh")  # fmt: skip
     if config.sliding_window is None:
-        raise ValueError("model.sliding_window: expected a number of tokens, found None")
+        raise mismatch("model.sliding_window", "a number of tokens", None)
     # Whole in every published config, and transformers takes nothing else.
     scalar = round(config.query_scale**-2)
     if not math.isclose(scalar**-0.5, config.query_scale, rel_tol=1e-15):
-        raise ValueError(
-            f"model.query_scale: expected n ** -0.5 of a whole number n, "
-            f"found {config.query_scale}"
-        )
+        expected = "n ** -0.5 of a whole number n"
+        raise mismatch("model.query_scale", expected, config.query_scale)
     return "Gemma2", {
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
@@ -339,7 +335,7 @@ def _write_gemma2(config: ModelConfig) -> tuple[str, dict]:
 def _write_deepseek(config: ModelConfig) -> tuple[str, dict]:
     mla, moe, yarn = config.mla, config.moe, config.yarn
     if moe is None:
-        raise ValueError("model.moe: expected experts, found None")
+        raise mismatch("model.moe", "experts", None)
     # Norms, scales and the cap follow from the shape; the others are free.
     same = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     for field in ("num_kv_heads", "head_dim", "query_scale", "sliding_window", "attn_softcap",
@@ -350,14 +346,10 @@ def _write_deepseek(config: ModelConfig) -> tuple[str, dict]:
         "mla": mla, "moe": moe, "yarn": yarn})  # fmt: skip
     _expect(mla, "model.mla", latent_norm_eps=1e-6)
     if moe.shared_dim % moe.expert_dim:
-        raise ValueError(
-            f"model.moe.shared_dim: expected a multiple of model.moe.expert_dim "
-            f"({moe.expert_dim}), found {moe.shared_dim}"
-        )
+        expected = f"a multiple of model.moe.expert_dim ({moe.expert_dim})"
+        raise mismatch("model.moe.shared_dim", expected, moe.shared_dim)
     if yarn and not yarn.mscale_all_dim and yarn.mscale != 1.0:
-        raise ValueError(
-            f"model.yarn.mscale: expected 1.0 without mscale_all_dim, found {yarn.mscale}"
-        )
+        raise mismatch("model.yarn.mscale", "1.0 without mscale_all_dim", yarn.mscale)
     v3 = moe.scoring == "sigmoid"
     if v3:
         _expect(moe, "model.moe", selection_bias=True, group_top=2)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grm_jax.files import read_json
+from grm_jax.files import mismatch, read_json
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file, names, tensor_files
 from grm_jax.models.hub.names import EMBEDDING, HEAD, LM_HEAD, SCORE, Leaf, Path, Tensor
@@ -127,10 +127,8 @@ def check_vocab(
       ValueError: naming the folder and both numbers.
     """
     if tokenizer_vocab_size > config.vocab_size:
-        raise ValueError(
-            f"{folder}: tokenizer: expected at most {config.vocab_size} ids, one for each row of "
-            f"the embedding, found {tokenizer_vocab_size}"
-        )
+        expected = f"at most {config.vocab_size} ids, one for each row of the embedding"
+        raise mismatch(f"{folder}: tokenizer", expected, tokenizer_vocab_size)
 
 
 # What the files hold, against what the model needs.
@@ -142,7 +140,7 @@ def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, s
     if index.exists():
         named = read_json(index, object_pairs_hook=tensor_files.once).get("weight_map")
         if not isinstance(named, dict):
-            raise ValueError(f"{index}: weight_map: expected an object, found {named!r:.80}")
+            raise mismatch(f"{index}: weight_map", "an object", f"{named!r:.80}")
         if (folder / SINGLE).exists() and SINGLE not in named.values():
             raise ValueError(f"{folder / SINGLE}: is there beside {INDEX}, which does not name it")
     elif (folder / SINGLE).exists():
@@ -152,9 +150,7 @@ def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, s
         raise FileNotFoundError(f"{folder}: expected {SINGLE} or {INDEX}, found {files}")
     for name, file in named.items():
         if not isinstance(file, str) or pathlib.PurePath(file).name != file:
-            raise ValueError(
-                f"{index}: {name}: expected the name of a file in the folder, found {file!r}"
-            )
+            raise mismatch(f"{index}: {name}", "the name of a file in the folder", repr(file))
     found: dict[str, list[Stored]] = {}
     for file in sorted(set(named.values())):
         if not (folder / file).exists():
@@ -234,10 +230,8 @@ def _check_tied(stored: dict[str, Stored]) -> None:
         tensor_files.open_tensor(stored[name]).view(np.uint8) for name in (EMBEDDING, LM_HEAD)
     )
     if ours.shape != theirs.shape or not all(map(np.array_equal, ours, theirs)):
-        raise ValueError(
-            f"{stored[LM_HEAD].path}: {LM_HEAD}: expected the bits of {EMBEDDING}, to which "
-            f"tie_word_embeddings ties it, found others"
-        )
+        expected = f"the bits of {EMBEDDING}, to which tie_word_embeddings ties it"
+        raise mismatch(f"{stored[LM_HEAD].path}: {LM_HEAD}", expected, "others")
 
 
 # Our leaves.
@@ -257,7 +251,7 @@ def _sharding(shardings: dict, path: Path):
     node = shardings
     for key in ("final_norm", "scale") if path == HEAD else path:
         if not isinstance(node, dict) or key not in node:
-            raise ValueError(f"shardings: expected one for {'/'.join(path)}, found none")
+            raise mismatch("shardings", f"one for {'/'.join(path)}", "none")
         node = node[key]
     return node
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from grm_jax.files import json_object, read_bytes
+from grm_jax.files import json_object, mismatch, read_bytes
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -59,10 +59,8 @@ def read_header(path: pathlib.Path) -> dict[str, Stored]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 + length:
-            raise ValueError(
-                f"{path}: truncated, or no safetensors file: expected a header of {length} bytes, "
-                f"found a file of {size}"
-            )
+            fault = f"{path}: truncated, or no safetensors file"
+            raise mismatch(fault, f"a header of {length} bytes", f"a file of {size}")
         header = json_object(file.read(length), path, object_pairs_hook=once)
     try:
         return _tensors(path, header, 8 + length, size)
@@ -88,25 +86,20 @@ def _tensors(path: pathlib.Path, header: dict, start: int, size: int) -> dict[st
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise ValueError(
-                f"{path}: {name}: expected a type among {sorted(DTYPES)}, found {entry['dtype']}"
-            )
+            raise mismatch(f"{path}: {name}", f"a type among {sorted(DTYPES)}", entry["dtype"])
         begin, stop = (start + offset for offset in entry["data_offsets"])
         shape = tuple(entry["shape"])
-        if stop - begin != Spec(dtype, shape).nbytes:
-            raise ValueError(
-                f"{path}: {name}: expected {Spec(dtype, shape).nbytes} bytes for {shape} "
-                f"{dtype}, found {stop - begin}"
-            )
+        needed = Spec(dtype, shape).nbytes
+        if stop - begin != needed:
+            expected = f"{needed} bytes for {shape} {dtype}"
+            raise mismatch(f"{path}: {name}", expected, stop - begin)
         if begin != end:
-            raise ValueError(
-                f"{path}: {name}: expected its data at byte {end}, found them at {begin}"
-            )
+            raise mismatch(f"{path}: {name}", f"its data at byte {end}", f"them at {begin}")
         tensors[name] = Stored(path, begin, dtype, shape)
         end = stop
     if end != size:
         fault = "truncated" if size < end else "bytes after the last tensor"
-        raise ValueError(f"{path}: {fault}: expected {end} bytes, found {size}")
+        raise mismatch(f"{path}: {fault}", f"{end} bytes", size)
     return tensors
 
 

@@ -1,6 +1,6 @@
 """The trajectory, and the append-only stores of trajectories and of meta scores.
 
-Both stores are thin users of `UnitLog`, whose file and rules are described there.
+Both stores are a `UnitLog`, where file and rules are described, whose records have a type.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -232,52 +231,15 @@ def _matches(group: tuple, wanted: tuple) -> bool:
     return all(want is None or have == want for have, want in zip(group, wanted, strict=True))
 
 
-class _Store:
-    """What both typed stores share: one `UnitLog` and its mechanics."""
-
-    _group_fields: tuple[str, ...]
-
-    def __init__(self, path: str | os.PathLike, *, read_only: bool = False):
-        self._log = UnitLog(path, self._group_fields, _sample_key, read_only=read_only)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Gives the file handle back; reading stays possible."""
-        self._log.close()
-
-    @property
-    def path(self) -> Path:
-        """The file of the log."""
-        return self._log.path
-
-    @property
-    def cut_bytes(self) -> int:
-        """Bytes of an unfinished unit that opening cut off the tail; 0 after a clean end."""
-        return self._log.cut_bytes
-
-    @property
-    def offset(self) -> int:
-        """Length in bytes; what a checkpoint keeps for `truncate`."""
-        return self._log.offset
-
-    def truncate(self, offset: int) -> None:
-        """Cuts back to an earlier `offset`; ValueError if it is none. See `UnitLog.truncate`."""
-        self._log.truncate(offset)
-
-
-class TrajectoryStore(_Store):
+class TrajectoryStore(UnitLog):
     """The trajectories of a stage, in ``workdir/trajectories/<stage>.jsonl``. See `UnitLog`."""
 
-    _group_fields = TRAJECTORY_GROUP
+    def __init__(self, path: str | os.PathLike, *, read_only: bool = False):
+        super().__init__(path, TRAJECTORY_GROUP, _sample_key, read_only=read_only)
 
     def completed_units(self, fingerprint: str, stage: str, step: int) -> set[int]:
         """Indices of the work units that need not be sampled again."""
-        return self._log.completed_units((fingerprint, stage, step))
+        return super().completed_units((fingerprint, stage, step))
 
     def append_unit(self, header: UnitHeader, trajectories: Sequence[Trajectory]) -> None:
         """Writes a work unit whole and durably, or raises and leaves the log as it was.
@@ -291,7 +253,7 @@ class TrajectoryStore(_Store):
             if trajectory.key[:3] != group:
                 problem = f"{trajectory.key} is not of the unit {header}"
                 raise ValueError(f"{self.path}: {problem}")
-        self._log.append(unit, group, [t._record() for t in trajectories])
+        self.append(unit, group, [t._record() for t in trajectories])
 
     def iterate(
         self,
@@ -305,23 +267,24 @@ class TrajectoryStore(_Store):
           ValueError: a record does not read; the message names ``path:line`` and the field.
         """
         wanted = (fingerprint, stage, step)
-        for _, record, where in self._log.read(lambda group: _matches(group, wanted)):
+        for _, record, where in self.read(lambda group: _matches(group, wanted)):
             try:
                 yield Trajectory._from_record(record)
             except FieldError as error:
                 raise FieldError(where, error.name, error.problem) from None
 
 
-class MetaScoreStore(_Store):
+class MetaScoreStore(UnitLog):
     """Scores of a meta reward model for stored trajectories, by key. See `UnitLog`."""
 
-    _group_fields = META_GROUP
+    def __init__(self, path: str | os.PathLike, *, read_only: bool = False):
+        super().__init__(path, META_GROUP, _sample_key, read_only=read_only)
 
     def completed_units(
         self, meta_fingerprint: str, fingerprint: str, stage: str, step: int
     ) -> set[int]:
         """Indices of the units of trajectories that this meta RM has scored."""
-        return self._log.completed_units((meta_fingerprint, fingerprint, stage, step))
+        return super().completed_units((meta_fingerprint, fingerprint, stage, step))
 
     def append_unit(
         self, meta_fingerprint: str, header: UnitHeader, scores: Mapping[TrajectoryKey, float]
@@ -343,7 +306,7 @@ class MetaScoreStore(_Store):
             {"uid": key.uid, "sample": key.sample, "hinted": key.hinted, "score": value}
             for key, value in zip(scores, values, strict=True)
         ]
-        self._log.append(unit, (meta_fingerprint, *group), records)
+        self.append(unit, (meta_fingerprint, *group), records)
 
     def scores(
         self,
@@ -355,7 +318,7 @@ class MetaScoreStore(_Store):
         """All scores that match, by the key of the trajectory."""
         wanted = (meta_fingerprint, fingerprint, stage, step)
         found = {}
-        for group, record, where in self._log.read(lambda group: _matches(group, wanted)):
+        for group, record, where in self.read(lambda group: _matches(group, wanted)):
             if type(record.get("score")) not in (int, float):
                 raise FieldError(where, "score", f"expected a number, got {record.get('score')!r}")
             key = TrajectoryKey(*group[1:], *_sample_key(record))

@@ -390,7 +390,7 @@ def test_no_trajectory_is_held_in_memory(tmp_path):
         header = UnitHeader("f0", "grpo", 0, 0)
         store.append_unit(header, [make(text="x" * 10_000)])
     with TrajectoryStore(path) as store:
-        assert "x" * 100 not in repr(vars(store._log))
+        assert "x" * 100 not in repr(vars(store))
         assert len(next(store.iterate()).text) == 10_000
 
 

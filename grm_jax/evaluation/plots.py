@@ -7,6 +7,7 @@ matplotlib: the files carry no date and no software tag.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import numbers
@@ -47,6 +48,22 @@ class Curve(NamedTuple):
     ks: Sequence[float]
     intervals: Sequence[Interval]
     published: bool = False
+
+
+@contextlib.contextmanager
+def _axes(path, size, dpi, title, xlabel, ylabel, note=""):
+    """The axes of a figure with one panel, which is written at the end."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+        axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+        axes.set_title(title, loc="left")
+        yield axes
+        if note:
+            figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
+        save(figure, path)
 
 
 def scaling(
@@ -99,12 +116,7 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
             raise ValueError(f"curve {curve.label!r}: needs one interval for each k of at least 1")
     if not curves:
         raise ValueError("curves: at least one is needed")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 4.2), dpi=150, layout="constrained")
-        axes = figure.add_subplot()
+    with _axes(path, (8.0, 4.2), 150, title, xlabel, ylabel, note) as axes:
         for i, curve in enumerate(curves):
             points = sorted(zip(curve.ks, curve.intervals, strict=True))
             ks = [k for k, _ in points]
@@ -130,13 +142,7 @@ def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
             axes.set_xticks(ticks, [str(k) for k in ticks])
             axes.minorticks_off()
         axes.margins(x=0.04, y=0.08)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        axes.set_title(title, loc="left")
-        figure.legend(loc="outside right upper")  # inside it would lie on the bands
-        if note:
-            figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
-        save(figure, path)
+        axes.figure.legend(loc="outside right upper")  # inside it would lie on the bands
 
 
 class Effect(NamedTuple):
@@ -162,12 +168,8 @@ def effects(
     """
     if not rows:
         raise ValueError("rows: at least one is needed")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 1.2 + 0.26 * len(rows)), dpi=130, layout="constrained")
-        axes = figure.add_subplot()
+    size = (7.6, 1.2 + 0.26 * len(rows))
+    with _axes(path, size, 130, title, xlabel, "", note) as axes:
         axes.axvline(0, color="#444444", linewidth=1)
         for y, row in enumerate(rows):
             value, low, high = (100 * x for x in row.difference[:3])
@@ -185,11 +187,6 @@ def effects(
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(xlabel)
-        axes.set_title(title, loc="left")
-        if note:
-            figure.supxlabel(note, fontsize=8, color="#666666", x=0.01, ha="left")
-        save(figure, path)
 
 
 def guiding(
@@ -210,12 +207,8 @@ def guiding(
     """
     if not simulated:
         raise ValueError("simulated: at least one point is needed")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-        axes = figure.add_subplot()
+    xlabel = "AUC of the meta RM inside comparisons (stars: trained, others simulated)"
+    with _axes(path, (6.4, 4.2), 150, title, xlabel, "MetaRM@k − Voting@k (points)") as axes:
         axes.axhline(0, color="#444444", linewidth=1)
         for i, k in enumerate(simulated[0][1]):
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
@@ -226,11 +219,7 @@ def guiding(
             axes.plot(xs, scaled[0], color=color, marker=marker, markersize=4, label=f"k = {k}")
             for auc, gains in measured:
                 axes.plot([auc], [100 * gains[k].value], marker="*", markersize=12, color=color)
-        axes.set_xlabel("AUC of the meta RM inside comparisons (stars: trained, others simulated)")
-        axes.set_ylabel("MetaRM@k − Voting@k (points)")
-        axes.set_title(title, loc="left")
         axes.legend(loc="best")
-        save(figure, path)
 
 
 def training(

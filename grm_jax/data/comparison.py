@@ -23,11 +23,9 @@ from grm_jax.files import read_bytes, visible_files, write_atomically
 from grm_jax.text.prompts import Message
 
 ROLES = ("system", "user", "assistant")
-FIELDS = (
-    "uid", "prompt", "messages", "responses", "best", "rewards", "label", "subset", "meta",
-    "hint_note", "principles", "reference",
-)  # fmt: skip
 GOLD_FIELDS = ("best", "rewards", "label")
+OPTIONAL = {"subset": str, "meta": dict, "hint_note": str, "principles": str, "reference": str}
+FIELDS = ("uid", "prompt", "messages", "responses", *GOLD_FIELDS, *OPTIONAL)
 
 
 class FieldError(ValueError):
@@ -92,8 +90,7 @@ class Comparison:
         put(self, "rewards", _checked_rewards(where, self.rewards, len(self.responses)))
         if self.n > 1 and not self.several_best and len(self.winners) > 1:
             raise ContentError(where, "rewards", "no single best response")
-        _check_text(where, "subset", self.subset)
-        for name in ("hint_note", "principles", "reference"):
+        for name in ("subset", "hint_note", "principles", "reference"):
             _check_text(where, name, getattr(self, name))
         if not isinstance(self.meta, Mapping) or not all(isinstance(k, str) for k in self.meta):
             raise FieldError(where, "meta", "expected a mapping with string keys")
@@ -352,14 +349,11 @@ def from_row(where: str, row: dict[str, Any]) -> Comparison:
             problem = f"is 0 or 1 for exactly one response; got {label} for {len(responses)}"
             raise FieldError(where, "label", problem)
         rewards = [label]
-    subset = require(where, row, "subset", str) if "subset" in row else ""
-    meta = require(where, row, "meta", dict) if "meta" in row else {}
-    texts = {
-        name: require(where, row, name, str)
-        for name in ("hint_note", "principles", "reference") if name in row
-    }  # fmt: skip
+    others = {
+        name: require(where, row, name, kind) for name, kind in OPTIONAL.items() if name in row
+    }
     uid = require(where, row, "uid", str)
-    return located(where, uid, messages, responses, rewards, subset, meta, query=query, **texts)
+    return located(where, uid, messages, responses, rewards, query=query, **others)
 
 
 def read_messages(
@@ -368,17 +362,21 @@ def read_messages(
     """The list of {role, content} objects in `row[name]`; `extra` names keys to pass over."""
     messages = []
     for i, turn in enumerate(require(where, row, name, list)):
-        if not isinstance(turn, dict):
-            raise FieldError(where, f"{name}[{i}]", "expected an object with role and content")
-        unknown = sorted(present(turn).keys() - {"role", "content", *extra})
-        if unknown:
+        keys = present(turn).keys() if isinstance(turn, dict) else set()
+        if unknown := sorted(keys - {"role", "content", *extra}):
             raise FieldError(where, f"{name}[{i}].{unknown[0]}", "unknown field")
-        try:
-            role, content = (require(where, turn, key, str) for key in ("role", "content"))
-        except FieldError as error:
-            raise FieldError(where, f"{name}[{i}].{error.name}", error.problem) from None
-        messages.append(Message(role, content))
+        messages.append(Message(*texts_of(where, f"{name}[{i}]", turn, "role", "content")))
     return tuple(messages)
+
+
+def texts_of(where: str, name: str, value: Any, *keys: str) -> tuple[str, ...]:
+    """The strings `value[key]` of an object that a row has in `name`; else FieldError."""
+    if not isinstance(value, dict):
+        raise FieldError(where, name, f"expected an object with {' and '.join(keys)}")
+    try:
+        return tuple(require(where, value, key, str) for key in keys)
+    except FieldError as error:
+        raise FieldError(where, f"{name}.{error.name}", error.problem) from None
 
 
 def located(where: str, *fields: Any, query: str = "messages", **named: Any) -> Comparison:
@@ -448,13 +446,7 @@ def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> N
             "responses": comparison.responses,
             "rewards": comparison.rewards,
         }
-        if comparison.subset:
-            row["subset"] = comparison.subset
-        if comparison.meta:
-            row["meta"] = comparison.meta
-        for name in ("hint_note", "principles", "reference"):
-            if getattr(comparison, name):
-                row[name] = getattr(comparison, name)
+        row |= {name: value for name in OPTIONAL if (value := getattr(comparison, name))}
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
             lines.append(line.encode())

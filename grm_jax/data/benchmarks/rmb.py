@@ -26,6 +26,7 @@ from grm_jax.data.comparison import (
     read_messages,
     read_objects,
     require,
+    texts_of,
 )
 from grm_jax.files import visible_files
 
@@ -125,9 +126,4 @@ def _comparison(
 
 
 def _answer(where: str, name: str, value: Any) -> Answer:
-    if not isinstance(value, dict):
-        raise FieldError(where, name, f"expected an object, got {type(value).__name__}")
-    try:
-        return require(where, value, "llm_name", str), require(where, value, "answer", str)
-    except FieldError as error:
-        raise FieldError(where, f"{name}.{error.name}", error.problem) from None
+    return texts_of(where, name, value, "llm_name", "answer")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.comparison import Comparison, FieldError, require, texts_of
 from grm_jax.data.training_sets.rows import Unusable, comparison
 from grm_jax.text.prompts import Message
 
@@ -28,16 +28,11 @@ def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
     rated = []
     for i, completion in enumerate(require(where, row, "completions", list)):
         name = f"completions[{i}]"
-        if not isinstance(completion, dict):
-            raise FieldError(where, name, "expected an object")
+        texts = texts_of(where, name, completion, "response", "model")
         score = completion.get("fine-grained_score")
         if type(score) not in (int, float, type(None)):
             problem = f"expected a number, got {type(score).__name__}"
             raise FieldError(where, f"{name}.fine-grained_score", problem)
-        try:
-            texts = [require(where, completion, key, str) for key in ("response", "model")]
-        except FieldError as error:
-            raise FieldError(where, f"{name}.{error.name}", error.problem) from None
         if score is not None and math.isfinite(score):
             rated.append((*texts, float(score)))
     if len(rated) < 2:

@@ -411,17 +411,14 @@ def draw_units(
             params, unit, stage_key=key, temperature=config.temperature, top_p=config.top_p,
             max_new_tokens=config.max_new_tokens,
         )  # fmt: skip
-        yield (
-            unit,
-            completions,
-            [
-                to_trajectory(
-                    completion, by_uid[completion.uid], config, tokenizer,
-                    fingerprint=fingerprint, stage=stage, step=step, hinted=hinted,
-                )
-                for completion in completions
-            ],
-        )  # fmt: skip
+        trajectories = [
+            to_trajectory(
+                completion, by_uid[completion.uid], config, tokenizer,
+                fingerprint=fingerprint, stage=stage, step=step, hinted=hinted,
+            )
+            for completion in completions
+        ]  # fmt: skip
+        yield unit, completions, trajectories
 
 
 def draw(

@@ -31,12 +31,6 @@ def group_order(n: int, *, uid: str, step: int, seed: int) -> Order:
     return _permutation(n, _generator("group", seed, uid, step))
 
 
-def _balanced(n: int, max_orders: int, rng: np.random.Generator) -> list[Order]:
-    """A random order and its cyclic shifts, or `max_orders` of them: a Latin square if all n."""
-    base, count = _permutation(n, rng), min(max_orders, n)
-    return [base[shift:] + base[:shift] for shift in (i * n // count for i in range(count))]
-
-
 def orders_for(
     policy: str, n: int, k: int, *, uid: str, seed: int, max_orders: int = 4
 ) -> tuple[Order, ...]:
@@ -69,6 +63,7 @@ def orders_for(
             _permutation(n, _generator("order", seed, uid, sample)) for sample in range(k)
         )
     if policy == "balanced":
-        orders = _balanced(n, max_orders, _generator("balanced", seed, uid))
+        base, count = _permutation(n, _generator("balanced", seed, uid)), min(max_orders, n)
+        orders = [base[shift:] + base[:shift] for shift in (i * n // count for i in range(count))]
         return tuple(itertools.islice(itertools.cycle(orders), k))
     raise ValueError(f"order policy must be one of {POLICIES}, got {policy!r}")

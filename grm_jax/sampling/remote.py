@@ -77,44 +77,35 @@ class Answer(NamedTuple):
     refusal: str = ""
 
 
-class PartialUnit:
-    """The file of the answers to a part of a unit: lines of [name of the request, *Answer]."""
-
-    def __init__(self, path: str | os.PathLike):
-        """Touches nothing yet."""
-        self._path = pathlib.Path(path)
-
-    def read(self) -> dict[str, Answer]:
-        """What is kept, by name. A line that does not read is dropped, so it is asked for again."""
-        kept = {}
-        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                name, *fields = json.loads(line)
-                answer = Answer(*fields)
-                (answer.text + answer.refusal).encode()
-                kept[name] = answer
-            except (ValueError, TypeError, RecursionError) as error:
-                logging.warning("%s:%d: is asked for again: %s", self._path, number, error)
-        if lines:
-            write_atomically(self._path, b"".join(_line(*item) for item in kept.items()))
-        return kept
-
-    def add(self, name: str, answer: Answer) -> None:
-        """Keeps an answer: a whole line, or OSError and nothing."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+def read_answers(path: pathlib.Path) -> dict[str, Answer]:
+    """The kept answers, by name. A line that does not read is dropped, so it is asked for again."""
+    kept = {}
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            with open(self._path, "ab") as file:
-                append(file.fileno(), _line(name, answer))
-        except OSError as error:
-            raise OSError(f"{self._path}: {error}") from error
+            name, *fields = json.loads(line)
+            answer = Answer(*fields)
+            (answer.text + answer.refusal).encode()
+            kept[name] = answer
+        except (ValueError, TypeError, RecursionError) as error:
+            logging.warning("%s:%d: is asked for again: %s", path, number, error)
+    if lines:
+        write_atomically(path, b"".join(_line(*item) for item in kept.items()))
+    return kept
 
-    def clear(self) -> None:
-        """Forgets them: the unit is in the store."""
-        self._path.unlink(missing_ok=True)
+
+def keep_answer(path: pathlib.Path, name: str, answer: Answer) -> None:
+    """Adds an answer to the kept ones: a whole line, or OSError and nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "ab") as file:
+            append(file.fileno(), _line(name, answer))
+    except OSError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def _line(name: str, answer: Answer) -> bytes:
+    """The name of the request, and the fields of the answer."""
     return json.dumps([name, *answer]).encode() + b"\n"
 
 
@@ -173,7 +164,7 @@ class Server(Checked):
     """
 
     url: str
-    model: Annotated[str, Range("named", bool)]
+    model: str
     parallel: Count = 16
     rate: NonNegative = 0.0
     timeout: Positive = 600.0
@@ -189,6 +180,7 @@ class Server(Checked):
         super().__post_init__()
         check_url(self.url)
         api_key()
+        self.demand("model", bool(self.model), "named")
 
 
 class RemoteEngine:
@@ -209,7 +201,7 @@ class RemoteEngine:
             at the same time.
         """
         self.buckets = buckets
-        self._partial = PartialUnit(partial)
+        self._partial = pathlib.Path(partial)
         self._server, self._key = server, api_key()
         model = "\x1f".join(filter(None, (server.url, server.model, server.extra)))
         self.digest = hashlib.sha256(model.encode()).hexdigest()[:16]
@@ -257,7 +249,7 @@ class RemoteEngine:
     def forget(self) -> None:
         """Gives up the answers to a unit, which is in the store now."""
         if processes.index() == 0:
-            self._partial.clear()
+            self._partial.unlink(missing_ok=True)
 
     def _asked(self, request: Request, sample: int, seed: tuple, settings: dict) -> _Asked:
         seed = seed[1] & 0x7FFFFFFF
@@ -274,7 +266,7 @@ class RemoteEngine:
         import httpx
 
         server = self._server
-        kept = self._partial.read()
+        kept = read_answers(self._partial)
         places, self._ending = asyncio.Semaphore(server.parallel), asyncio.Event()
         doubtful: list[tuple[_Asked, Answer]] = []
 
@@ -287,7 +279,7 @@ class RemoteEngine:
                     if not sure:
                         doubtful.append((asked, answer))
                     elif self._answered:  # else the server may yet turn out to refuse everything
-                        self._partial.add(asked.name, answer)
+                        keep_answer(self._partial, asked.name, answer)
                     if answer.refusal and self._silent % _MANY == 0:
                         await self._ask_another(asked, answer)
             except BaseException:

@@ -23,7 +23,7 @@ from grm_jax.data.trajectory import TrajectoryStore
 from grm_jax.learning.rejection import RejectionRules, reject
 from grm_jax.sampling import draw, remote
 from grm_jax.sampling.draw import DrawConfig
-from grm_jax.sampling.remote import Answer, PartialUnit, RemoteEngine, RemoteError, Server
+from grm_jax.sampling.remote import Answer, RemoteEngine, RemoteError, Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.tokenizers import train_sentencepiece
@@ -575,11 +575,10 @@ def test_one_interrupt_ends_it_though_the_server_hangs(ask, served, tmp_path):
 
 def test_lines_that_do_not_read_are_named_and_asked_for_again(tmp_path, caplog):
     path = tmp_path / "p.jsonl"
-    kept = PartialUnit(path)
-    assert kept.read() == {}
+    assert remote.read_answers(path) == {}
     answers = {"a": Answer("x", True), "b": Answer("y", False), "c": Answer("", True, "why")}
     for item in answers.items():
-        kept.add(*item)
+        remote.keep_answer(path, *item)
     good = path.read_bytes()
     first, rest = good.split(b"\n", 1)
     bad = [first[:9] + first, b"\xff", b"[" * 100_000, b"[]", b"{}", b"3", b'["d", 1, true]', b"",
@@ -587,24 +586,24 @@ def test_lines_that_do_not_read_are_named_and_asked_for_again(tmp_path, caplog):
     old = b'["e", "from before there were reasons", true]'
     path.write_bytes(b"\n".join([first, *bad, old, rest]) + b'["f", "cut o')
     with caplog.at_level("WARNING"):
-        assert kept.read() == answers | {"e": Answer("from before there were reasons", True)}
+        found = remote.read_answers(path)
+    assert found == answers | {"e": Answer("from before there were reasons", True)}
     for line in (*range(2, 2 + len(bad)), 5 + len(bad)):
         assert f"{path}:{line}: " in caplog.text
     caplog.clear()
-    assert len(kept.read()) == 4 and not caplog.text
+    assert len(remote.read_answers(path)) == 4 and not caplog.text
 
 
 def test_a_line_that_does_not_fit_on_the_disk_is_not_there(tmp_path, monkeypatch):
     path = tmp_path / "p.jsonl"
-    kept = PartialUnit(path)
-    kept.add("a", Answer("x", True))
+    remote.keep_answer(path, "a", Answer("x", True))
     before = path.read_bytes()
     script = f"""if True:
-        import resource, signal
-        from grm_jax.sampling.remote import Answer, PartialUnit
+        import pathlib, resource, signal
+        from grm_jax.sampling.remote import Answer, keep_answer
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 100}, {len(before) + 100}))
-        PartialUnit({str(path)!r}).add("b", Answer("y" * 1000, True))
+        keep_answer(pathlib.Path({str(path)!r}), "b", Answer("y" * 1000, True))
     """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 1 and f"OSError: {path}: " in run.stderr

@@ -148,7 +148,7 @@ def test_programs_of_commands_exist_and_know_the_flags(module):
     for command in commands():
         for name in command.flags if command.module == module else ():
             if not name.startswith("config."):
-                known = rf"""["'](--)?{name.removeprefix("no-")}["']"""
+                known = rf"""("--|(DEFINE_\w+|_OptionalValue)\(\s*"){name.removeprefix("no-")}\""""
                 assert re.search(known, source), f"{command}: --{name}"
 
 

@@ -185,6 +185,20 @@ def test_files_that_a_page_names_are_there(page):
             assert "NAME" in path or (ROOT / path).exists(), path
 
 
+def test_the_tree_has_every_module():
+    """Of the library and of the experiments, without the files that are one of many of a kind."""
+    tree = max(_BLOCK.findall((ROOT / "docs" / "architecture.md").read_text()), key=len)
+    named = set(re.findall(r"\w+\.py", tree))
+    named |= {f"{name}.py" for name in re.findall(r"\w+", tree.partition("experiments/")[2])}
+    many = {"benchmarks", "training_sets", "hub"}
+    modules = [*(ROOT / "grm_jax").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]
+    for path in modules:
+        if path.name != "__init__.py" and path.parent.name not in many:
+            assert path.name in named, f"{path.relative_to(ROOT)} is not in the tree"
+    there = {path.name for path in (*modules, *(ROOT / "configs").glob("*.py"))}
+    assert set(re.findall(r"\w+\.py", tree)) <= there
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_config_names_a_path_outside_the_clone(name):
     module = importlib.import_module(f"configs.{name}")

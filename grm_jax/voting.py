@@ -126,7 +126,7 @@ def undo_order(scores_CSN: Array, orders_CSN: Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="aggregation")
 def totals(ballots: Ballots, keep_CS: Array, aggregation: str = "sum") -> Verdicts:
     """Eq. 14, or another aggregation, over the kept and parsed samples (n = 1: their mean)."""
-    _check_aggregation(aggregation)
+    _check_name("aggregation", aggregation, AGGREGATIONS)
 
     def row(scores_SN, keep_S, n):
         return _tally(_votes(scores_SN, n, aggregation), keep_S, n, aggregation)
@@ -233,11 +233,9 @@ def accuracy_curve(
     Raises:
         ValueError: naming the argument: an unknown policy, a bad k or k_meta, no meta scores.
     """
-    _check_aggregation(aggregation)
-    if tie_policy not in TIE_POLICIES:
-        raise ValueError(f"tie_policy: {tie_policy!r} is not one of {TIE_POLICIES}")
-    if parse_policy not in PARSE_POLICIES:
-        raise ValueError(f"parse_policy: {parse_policy!r} is not one of {PARSE_POLICIES}")
+    _check_name("aggregation", aggregation, AGGREGATIONS)
+    _check_name("tie_policy", tie_policy, TIE_POLICIES)
+    _check_name("parse_policy", parse_policy, PARSE_POLICIES)
     ks, k_metas = _check_ks(ballots, ks, num_subsets, k_meta)
     return _accuracy_curve(
         ballots,
@@ -276,7 +274,7 @@ def score_curve(
     Raises:
         ValueError: as `accuracy_curve`.
     """
-    _check_aggregation(aggregation)
+    _check_name("aggregation", aggregation, AGGREGATIONS)
     ks, k_metas = _check_ks(ballots, ks, num_subsets, k_meta)
     return _score_curve(
         ballots,
@@ -474,9 +472,9 @@ def _score_curve(ballots, key, *, ks, k_metas, num_subsets, aggregation, stratif
     return jax.vmap(comparison, out_axes=2)(ballots)
 
 
-def _check_aggregation(aggregation: str) -> None:
-    if aggregation not in AGGREGATIONS:
-        raise ValueError(f"aggregation: {aggregation!r} is not one of {AGGREGATIONS}")
+def _check_name(argument: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{argument}: {name!r} is not one of {known}")
 
 
 def _check_ks(ballots: Ballots, ks: Sequence[int], num_subsets: int, k_meta: KMeta):

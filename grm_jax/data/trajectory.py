@@ -237,10 +237,6 @@ class TrajectoryStore(UnitLog):
     def __init__(self, path: str | os.PathLike, *, read_only: bool = False):
         super().__init__(path, TRAJECTORY_GROUP, _sample_key, read_only=read_only)
 
-    def completed_units(self, fingerprint: str, stage: str, step: int) -> set[int]:
-        """Indices of the work units that need not be sampled again."""
-        return super().completed_units((fingerprint, stage, step))
-
     def append_unit(self, header: UnitHeader, trajectories: Sequence[Trajectory]) -> None:
         """Writes a work unit whole and durably, or raises and leaves the log as it was.
 
@@ -279,12 +275,6 @@ class MetaScoreStore(UnitLog):
 
     def __init__(self, path: str | os.PathLike, *, read_only: bool = False):
         super().__init__(path, META_GROUP, _sample_key, read_only=read_only)
-
-    def completed_units(
-        self, meta_fingerprint: str, fingerprint: str, stage: str, step: int
-    ) -> set[int]:
-        """Indices of the units of trajectories that this meta RM has scored."""
-        return super().completed_units((meta_fingerprint, fingerprint, stage, step))
 
     def append_unit(
         self, meta_fingerprint: str, header: UnitHeader, scores: Mapping[TrajectoryKey, float]

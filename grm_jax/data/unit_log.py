@@ -100,8 +100,8 @@ class UnitLog:
         """Length in bytes of the complete units; what a checkpoint keeps."""
         return self._offset
 
-    def completed_units(self, group: tuple) -> set[int]:
-        """Indices of the complete units of a group."""
+    def completed_units(self, *group: str | int) -> set[int]:
+        """Indices of the complete units of a group, given by its fields: not to be done again."""
         return {unit for g, unit in self._entries if g == group}
 
     def append(self, unit: int, group: tuple, records: Sequence[dict[str, Any]]) -> None:

@@ -70,8 +70,7 @@ def from_trajectories(
         ballots.ids_C[c] = _ident(uid)
         for s, i in enumerate(sorted(range(len(group)), key=samples.__getitem__)):
             trajectory = group[i]
-            _check(trajectory, uid, n)
-            scores = _scores(trajectory, lenient, n)
+            scores = _scores(trajectory, uid, n, lenient)
             if scores is not None:
                 ballots.scores_CSN[c, s, :n] = scores
             if meta is not None:
@@ -142,17 +141,14 @@ def _ident(uid: str) -> int:
     return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "big")
 
 
-def _check(trajectory: Trajectory, uid: str, n: int) -> None:
+def _scores(trajectory: Trajectory, uid: str, n: int, lenient: bool) -> Sequence[int] | None:
+    """Scores in presented order; ValueError for what is not of this comparison, or does not fit."""
     where = f"{uid}, sample {trajectory.sample}"
+    scores = trajectory.lenient_scores if lenient else trajectory.scores
     if trajectory.uid != uid:
         raise ValueError(f"{where}: grouped with a trajectory of {trajectory.uid}")
     if sorted(trajectory.order) != list(range(n)):
         raise ValueError(f"{where}: {trajectory.order} is no order of {n} responses")
-
-
-def _scores(trajectory: Trajectory, lenient: bool, n: int) -> Sequence[int] | None:
-    scores = trajectory.lenient_scores if lenient else trajectory.scores
     if scores is not None and len(scores) != n:
-        where = f"{trajectory.uid}, sample {trajectory.sample}"
         raise ValueError(f"{where}: {len(scores)} scores for {n} responses")
     return scores

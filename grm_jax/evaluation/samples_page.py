@@ -142,8 +142,8 @@ def _scores(sample: Sample, kept: np.ndarray | None, lenient: bool) -> str:
     heads = ["sample", "shown order", *(f"Response {i + 1}" for i in range(n)), "correct"]
     heads += [] if sample.meta is None else ["meta score", "kept"]
     lines = [heads, ["---:"] * len(heads)]
-    for index in sorted(range(len(sample.trajectories)), key=_sample_of(sample)):
-        trajectory = sample.trajectories[index]
+    by_sample = sorted(enumerate(sample.trajectories), key=lambda pair: pair[1].sample)
+    for index, trajectory in by_sample:
         scores = trajectory.original_scores(lenient=lenient)
         shown = ["–"] * n if scores is None else [str(score) for score in scores]
         order = " ".join(str(j + 1) for j in trajectory.order)
@@ -187,10 +187,6 @@ def _reading_order(trajectories: Sequence[Trajectory]) -> list[int]:
     both = min(len(right), len(wrong))
     turns = [i for pair in zip(right, wrong, strict=False) for i in pair]
     return turns + right[both:] + wrong[both:]
-
-
-def _sample_of(sample: Sample):
-    return lambda index: sample.trajectories[index].sample
 
 
 def _correct(trajectory: Trajectory) -> str:

@@ -257,16 +257,7 @@ def mla_query_scale(mla: MLAConfig, yarn: YarnConfig | None) -> float:
 
 
 def deepseek(
-    *,
-    vocab_size: int,
-    num_layers: int,
-    embed_dim: int,
-    num_heads: int,
-    ffn_dim: int,
-    mla: MLAConfig,
-    moe: MoEConfig | None,
-    yarn: YarnConfig | None,
-    **fields,
+    *, mla: MLAConfig, moe: MoEConfig | None, yarn: YarnConfig | None, **fields
 ) -> ModelConfig:
     """A config with the conventions of DeepSeek-V2 and V3; `fields` are any others."""
     conventions = {
@@ -282,10 +273,7 @@ def deepseek(
         "activation": "silu",
         "tied_embeddings": False,
     }
-    return ModelConfig(
-        vocab_size=vocab_size, num_layers=num_layers, embed_dim=embed_dim, num_heads=num_heads,
-        ffn_dim=ffn_dim, mla=mla, moe=moe, yarn=yarn, **{**conventions, **fields},
-    )  # fmt: skip
+    return ModelConfig(mla=mla, moe=moe, yarn=yarn, **{**conventions, **fields})
 
 
 _RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "full"}

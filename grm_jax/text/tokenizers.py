@@ -214,17 +214,6 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         position += size
 
 
-def _piece_table(fields: Iterable[tuple]) -> list[tuple[str, float, int]]:
-    """(piece, score, type) of the fields of a SentencePiece model, by id."""
-    table = []
-    for number, value in fields:
-        if number == 1:
-            entry = dict(_fields(value))
-            score = struct.unpack("<f", entry[2])[0] if 2 in entry else 0.0
-            table.append((str(entry[1], "utf-8"), score, entry.get(3, 1)))
-    return table
-
-
 def _is_marker(piece: str, pieces: frozenset[str]) -> bool:
     """An added piece that is no text: no character, no white space, no tag of an HTML pair."""
     if len(piece) == 1 or not piece.replace("\u2581", " ").strip():
@@ -248,7 +237,11 @@ class SentencePieceTokenizer(_ChatTokenizer):
             raise ValueError(
                 "tokenizer: needs identity normalisation, no dummy prefix and no removal of spaces"
             )
-        self._table = _piece_table(fields)
+        entries = [dict(_fields(value)) for number, value in fields if number == 1]
+        self._table = [  # piece, score and type, by id
+            (str(e[1], "utf-8"), struct.unpack("<f", e.get(2, bytes(4)))[0], e.get(3, 1))
+            for e in entries
+        ]
         special = {p: i for i, (p, _, t) in enumerate(self._table) if t in (_UNKNOWN, _CONTROL)}
         defined = {p: i for i, (p, _, t) in enumerate(self._table) if t == _USER_DEFINED}
         names = frozenset(defined)

@@ -19,22 +19,20 @@ class MissingFiles(ValueError):
     """The files of a benchmark are not there, which is no fault of what they hold."""
 
 
-def find_file(suite: str, data_dir: str | os.PathLike, folder: str, name: str) -> Path:
+def find_file(
+    suite: str, data_dir: str | os.PathLike, folder: str, name: str, kind: str = "file"
+) -> Path:
     """`name` in `data_dir`/`folder`, or in `data_dir` itself; MissingFiles if in neither."""
     paths = [Path(data_dir) / folder / name, Path(data_dir) / name]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        raise MissingFiles(f"{suite}: expected the file {paths[0]} (or {paths[1]})")
-    return found
+    for path in paths:
+        if path.is_dir() if kind == "folder" else path.is_file():
+            return path
+    raise MissingFiles(f"{suite}: expected the {kind} {paths[0]} (or {paths[1]})")
 
 
 def find_folder(suite: str, data_dir: str | os.PathLike, folder: str, name: str) -> Path:
     """As `find_file`, for a folder."""
-    paths = [Path(data_dir) / folder / name, Path(data_dir) / name]
-    found = next((path for path in paths if path.is_dir()), None)
-    if found is None:
-        raise MissingFiles(f"{suite}: expected the folder {paths[0]} (or {paths[1]})")
-    return found
+    return find_file(suite, data_dir, folder, name, "folder")
 
 
 def find_tables(suite: str, data_dir: str | os.PathLike, folder: str, start: str) -> list[Path]:

@@ -64,10 +64,9 @@ def changed(config: ml_collections.ConfigDict, arm: str) -> ml_collections.Froze
     if not isinstance(known[arm], str):
         raise ValueError(f"{where}: expected 'field=value; ...', got {known[arm]!r}")
     new = complete(config)
-    before = new.to_dict()
     for change in filter(None, (part.strip() for part in known[arm].split(";"))):
         _apply(new, change, where)
-    if new.to_dict() == before:
+    if claimed(new) == claimed(config):
         raise ValueError(f"{where}: {known[arm]!r} changes nothing")
     return ml_collections.FrozenConfigDict(new)
 

@@ -5,6 +5,9 @@
     --show_config=grpo       those of one section
 """
 
+import traceback
+from collections.abc import Sequence
+
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -55,6 +58,22 @@ def require(*names: str) -> None:
             lambda values, name=name: values[name] is not None or bool(values["show_config"]),
             message=f"Flag --{name} must have a value other than None.",
         )
+
+
+def unknown_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str | None:
+    """What to say of a flag whose section or field the config lacks; None for any other error."""
+    cause = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    if not isinstance(cause, KeyError) or "ml_collections" not in place:
+        return None  # an error of the config file itself
+    reason = " ".join(str(cause.args[0]).split())
+    name = reason.split()[0].strip("'\"")
+    flags_of_it = [arg.partition("=")[0] for arg in argv if arg.startswith("--config.")]
+    meant = [flag for flag in flags_of_it if name in flag.split(".")]
+    return (
+        f"{', '.join(meant) or '--config'}: no field or section {reason}; --show_config prints "
+        "all there are, but those that the run decides itself"
+    )
 
 
 def show_config() -> bool:

@@ -239,10 +239,14 @@ def complete(config: Mapping) -> ConfigDict:
     A field without a default, or with None, is a placeholder of its type, so that a flag can set
     it. Fields that are not known stay; `build` refuses them.
     """
-    whole = ConfigDict(filled(config))
+    plain = config.to_dict() if isinstance(config, ConfigDict) else config
+    whole = ConfigDict(filled(plain))
     _hold_places(whole, Config)
     if isinstance(whole.get("model"), ConfigDict):
-        _hold_place(whole.model, _model_fields(whole))
+        # Their defaults are those of the variant, which a flag may name.
+        open_fields = {field.name: plain["model"].get(field.name) for field in _model_fields(plain)}
+        whole.model = ConfigDict({**whole.model.to_dict(), **open_fields})
+        _hold_place(whole.model, _model_fields(plain))
     return whole
 
 
@@ -272,6 +276,8 @@ def _lay(section: dict[str, Any], field: Field) -> None:
     value = section.get(field.name)
     if value is None and field.default is not dataclasses.MISSING:
         value = _text(field.default)
+    if typing.get_origin(field.hint) is tuple and isinstance(value, str):
+        value = ",".join(split(value))
     section[field.name] = float(value) if field.hint is float and type(value) is int else value
 
 

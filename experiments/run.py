@@ -88,7 +88,7 @@ class Run:
         self.console = rich.console.Console()
         self._stop_asked = threading.Event()  # an arm shares it
         self.config = schema.check(self.fields)
-        self._arms = schema.arm_configs(self.fields)
+        self._arms = schema.arm_configs(self.fields, all_arms=False)
         self.writes = processes.index() == 0
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.writes:
@@ -565,7 +565,7 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
         try:
             if command_line.show_config():
                 return
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         workdir = pathlib.Path(_WORKDIR.value).expanduser()
         try:
@@ -585,12 +585,10 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
     def parse(argv: Sequence[str]) -> list[str]:
         try:
             return app.parse_flags_with_usage(argv)
-        except AttributeError as error:
-            cause = error.args[0] if error.args else None
-            if not isinstance(cause, KeyError):  # of ml_collections; all else is the file's own
+        except (AttributeError, KeyError) as error:
+            if (unknown := command_line.unknown_field(error, argv)) is None:
                 raise
-            reason = " ".join(str(cause.args[0]).split())
-            sys.exit(f"error: --config or a flag of it: no field {reason}")
+            sys.exit(f"error: {unknown}")
 
     command_line.require("workdir")
     app.run(with_flags, flags_parser=parse)

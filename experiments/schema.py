@@ -44,28 +44,38 @@ def check(fields: Mapping) -> Config:
 
 
 def arm_configs(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict, *, all_arms: bool = True
 ) -> dict[str, ml_collections.FrozenConfigDict]:
     """Checked configs of the run itself, as arm "", and of its arms.
+
+    Args:
+      config: of the run.
+      all_arms: False leaves out arms that cannot be run, or change nothing, unless
+        `benchmark.arms` names them: a flag may have the value of an arm.
 
     Raises:
       ValueError: naming the arm, and the field that it makes impossible.
     """
     config = ml_collections.FrozenConfigDict(complete(config))
     found = {arms.MAIN: config}
+    measured = split((config.get("benchmark") or {}).get("arms") or "")
     for name in config.get("ablate", {}).get("arms", {}):
-        found[name] = arms.changed(config, name)
         try:
-            check(found[name])
-        except ValueError as error:
-            raise ValueError(f"config.ablate.arms.{name}: {error}") from error
-    if "benchmark" in config:
-        for name in settings.names(config.benchmark.get("arms", ""), "config.benchmark.arms"):
-            if name not in found:
-                raise ValueError(
-                    f"config.benchmark.arms: no arm {name!r} in config.ablate.arms; there are "
-                    f"{[*found][1:]}"
-                )
+            changed = arms.changed(config, name)
+            try:
+                check(changed)
+            except ValueError as error:
+                raise ValueError(f"config.ablate.arms.{name}: {error}") from error
+            found[name] = changed
+        except ValueError:
+            if all_arms or name in measured:
+                raise
+    for name in measured:
+        if name not in found:
+            raise ValueError(
+                f"config.benchmark.arms: no arm {name!r} in config.ablate.arms; there are "
+                f"{[*found][1:]}"
+            )
     return found
 
 

@@ -20,6 +20,7 @@ from grm_jax.ranges import (
     Natural,
     NonNegative,
     Positive,
+    Range,
     Share,
     names_of,
     one_of,
@@ -86,7 +87,7 @@ class Released(Checked):
         tools.plan needs no more than that. "" for any.
     """
 
-    model: str
+    model: Annotated[str, Range("the name of a folder", bool)]
     meta_rm: str = ""
     variant: Annotated[str, one_of(("", *sorted(VARIANTS)))] = ""
 

@@ -137,6 +137,59 @@ def test_defaults_are_pinned():
     assert defaults() == PINNED.read_text().splitlines()
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--config.nosuch.x=1", "no field or section 'nosuch'"),
+        ("--config.data.train=x", "no field or section 'data'"),
+        ("--config.grpo.draw.k=3", "--config.grpo.draw.k: no field or section 'k'"),
+        ("--config.grpo.advantag=x", "--config.grpo.advantag: no field or section 'advantag' Did"),
+    ],
+)
+def test_a_flag_that_the_config_lacks_is_told_apart_from_errors_of_the_file(flag, said):
+    with pytest.raises((AttributeError, KeyError)) as caught:
+        parsed(flag)
+    assert said in command_line.unknown_field(caught.value, ["program", flag])
+    own = KeyError("own")
+    try:
+        raise own
+    except KeyError:
+        assert command_line.unknown_field(own, []) is None
+
+
+@pytest.mark.parametrize(
+    "flag", ["grpo.kl_coef=0", "rft.data.general=0", "template.principles=none"]
+)
+def test_a_flag_may_have_the_value_of_an_arm(flag):
+    config = parsed(f"--config.{flag}", "--config.benchmark.arms=kl_0_32")
+    assert {"", "kl_0_32"} <= set(schema.arm_configs(config, all_arms=False))
+    with pytest.raises(ValueError, match=r"config\.ablate\.arms\."):
+        schema.arm_configs(config)
+
+
+def test_an_arm_of_nothing_is_refused():
+    config = small_world.get_config("ci")
+    for change in ("grpo.kl_coef=None", "grpo.buckets.samples= 4", "grpo.optimizer.b2=0.98"):
+        config.ablate.arms.kl_0 = change
+        with pytest.raises(ValueError, match="kl_0: .* changes nothing"):
+            schema.arm_configs(config)
+
+
+def test_a_variant_by_flag_is_the_variant_of_a_file():
+    """Defaults are those of the variant, not of the fields."""
+    config = deepseek_grm_27b.get_config()
+    del config.released
+    config.model = ConfigDict({"dtype": "float32"})
+    config.benchmark.greedy_stages = config.benchmark.sampled_stages = "random_weights"
+    flagged, spelled = complete(config), complete(config)
+    flagged.model.variant = "deepseek_v2_lite_16b"  # as a flag does, after the defaults were laid
+    spelled = ConfigDict(config).copy_and_resolve_references()
+    spelled.model.variant = "deepseek_v2_lite_16b"
+    assert claimed(flagged) == claimed(spelled)
+    models = [schema.model_config(build(one), 1) for one in (flagged, spelled)]
+    assert models[0] == models[1] and models[0].activation == "silu"
+
+
 CONFIGS = [(small_world, variant) for variant in small_world.VARIANTS] + [
     (gemma2_27b, ""), (gemma2_27b, "runlocal"), (deepseek_grm_27b, ""),
 ]  # fmt: skip

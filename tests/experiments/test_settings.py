@@ -108,7 +108,7 @@ def test_every_variant_is_valid(variant):
         *(({f"{name}__draw__max_new_tokens": 200},
            f"config.{name}.draw.max_new_tokens: 200 exceeds the largest of config.{name}.buckets."
            "output_lengths, 96") for name in ("rft", "grpo", "meta_rm", "benchmark")),
-        ({"ablate__arms": {"long": "grpo.draw.max_new_tokens=97"}, "benchmark__arms": ""},
+        ({"ablate__arms": {"long": "grpo.draw.max_new_tokens=97"}, "benchmark__arms": "long"},
          "config.ablate.arms.long: config.grpo.draw.max_new_tokens: 97 exceeds"),
         # Seeds have 32 bits.
         ({"seed": -1}, "config.seed: must be from 0 to 4294967295, got -1"),

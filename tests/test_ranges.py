@@ -41,7 +41,8 @@ FREE_TEXT = {
     )),
     "BenchmarkConfig.data_dir", "BenchmarkConfig.ks", "BenchmarkConfig.k_meta",
     "BenchmarkConfig.arms", "AblateConfig.seeds", "AblateConfig.development_seeds",
-    "AblateConfig.opened", "AblateConfig.listed", "AblateConfig.only", "MeshConfig.rules", "MeshConfig.rollout_rules",
+    "AblateConfig.opened",
+    "AblateConfig.listed", "AblateConfig.only", "MeshConfig.rules", "MeshConfig.rollout_rules",
 }  # fmt: skip
 NUMBERS = (int, float, int | None, float | None, tuple[int, ...])
 

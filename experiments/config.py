@@ -372,6 +372,8 @@ def _value(value: Any, field: Field, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         return tuple(settings.numbers(value, where))
     if typing.get_origin(hint) is Mapping or typing.get_origin(hint) is collections.abc.Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected a section, got {value!r}")
         return dict(value)
     if hint is float and type(value) is int:
         return float(value)

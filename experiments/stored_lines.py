@@ -16,7 +16,7 @@ from experiments import sections
 from experiments.config import claimed
 from experiments.counting import CountingRules, Line
 from grm_jax.data.comparison import Comparison
-from grm_jax.files import read_json, write_atomically
+from grm_jax.files import read_json, visible_files, write_atomically
 
 _ARRAYS = ("credits_C", "singles_MC")
 
@@ -63,9 +63,9 @@ def read(
                 own[name] = tuple(map(_line, record["lines"]))
         if len(own) == len(comparisons):
             found = {name: (*lines, *own[name]) for name, lines in found.items()}
-        elif list(run.path("baselines", kind).glob("*.json")) != [
-            run.path("baselines", kind, "config.json")
-        ] and run.path("baselines", kind).exists():
+        elif run.path("baselines", kind).exists() and visible_files(
+            run.path("baselines", kind), "*.json"
+        ) != [run.path("baselines", kind, "config.json")]:
             run.say(
                 f"baselines/{kind}: measured on other comparisons or in another way, left out; "
                 f"experiments.baseline with config.baseline.kind={kind} measures it anew"

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments import arms
-from grm_jax.files import read_json, write_atomically
+from grm_jax.files import read_json, visible_files, write_atomically
 from grm_jax.ranges import split
 from tools import errors_in_one_line, user_path
 
@@ -32,7 +32,7 @@ def migrate(workdir: pathlib.Path) -> int:
         raise ValueError(f"{workdir}: neither config.json nor opened.json says how it was measured")
     digest = arms.comparable(found.get("config", found))
     changed = 0
-    for path in sorted((workdir / "results").glob("*.json")):
+    for path in visible_files(workdir / "results", "*.json"):
         record = read_json(path)
         if record.get("config") != digest:
             text = json.dumps({**record, "config": digest}, separators=(",", ":"), allow_nan=False)

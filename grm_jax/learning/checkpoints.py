@@ -245,7 +245,10 @@ class Checkpoints:
             found = _digests(checkpoint)
         except (OSError, UnicodeDecodeError) as error:
             return f"not complete or not readable ({error})"
-        if absent := sorted(listed.keys() ^ found.keys()):
+        if not listed:
+            return f"{_SUMS} lists nothing"
+        hidden = {name for name in found if name.rpartition("/")[2].startswith(".")}
+        if absent := sorted(listed.keys() ^ found.keys() - (hidden - listed.keys())):
             return f"{absent[0]} is missing" + ("" if absent[0] in listed else f" in {_SUMS}")
         if changed := [name for name in listed if listed[name] != found[name]]:
             return f"{changed[0]} is not what was written (SHA-256)"

@@ -135,7 +135,7 @@ def check_url(url: str) -> None:
 
 
 def _is_extra(text: str) -> bool:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(text or "{}")
         return isinstance(fields, dict) and not fields.keys() & _OURS
     return False
@@ -293,7 +293,7 @@ class RemoteEngine:
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             limits=httpx.Limits(max_keepalive_connections=0),
             timeout=httpx.Timeout(server.timeout, connect=min(server.timeout, 60.0)),
-            verify=server.url.startswith("https") and ssl.create_default_context(),
+            verify=ssl.create_default_context(),
         ) as self._client:
             answers = await asyncio.gather(*map(outcome, unit), return_exceptions=True)
             for answer in sorted(answers, key=lambda answer: isinstance(answer, _Failed)):
@@ -320,7 +320,7 @@ class RemoteEngine:
           RemoteError: see `run`.
           _Failed: another request has ended the run.
         """
-        wait = 0.0
+        wait, own = 0.0, False
         for attempt in range(self._server.tries):
             await self._sleep(wait)
             now = time.monotonic()
@@ -328,11 +328,11 @@ class RemoteEngine:
             self._next_start = start + (1 / self._server.rate if self._server.rate else 0)
             await self._sleep(start - now)
             if self._ending.is_set():
-                raise _Failed("another request has ended the run", 0.0)
+                raise _Failed("another request has ended the run", 0.0, False)
             try:
                 answer, sure = await self._call(asked)
             except _Failed as failed:
-                problem, least = failed.args
+                problem, least, own = failed.args
                 wait = self._server.pause * 2.0 ** min(attempt, 9) * (1 + random.random())
                 wait = min(_LONGEST_WAIT, max(wait, least))  # in part by chance: not all at once
                 continue
@@ -341,7 +341,11 @@ class RemoteEngine:
             self._silent = self._silent + 1 if answer.refusal else 0
             self._answered = self._answered if answer.refusal else asked.body
             return answer, sure
-        raise self._error(asked, f"no answer in {self._server.tries} calls; the last: {problem}")
+        problem = f"no answer in {self._server.tries} calls; the last: {problem}"
+        if own:  # doubtful: what else the server answers decides whose fault it is
+            self._silent += 1
+            return Answer("", True, problem), False
+        raise self._error(asked, problem)
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -349,7 +353,9 @@ class RemoteEngine:
 
     def _said(self, text: str, most: int = 300) -> str:
         """Somebody else's words for a message: in one line, and without the key."""
-        text = text.replace(self._key, "***") if self._key else text
+        written = json.dumps(self._key)[1:-1]
+        for key in filter(None, (self._key, written, written.replace("/", "\\/"))):
+            text = text.replace(key, "***")
         return " ".join(text.encode(errors="replace").decode().split())[:most]
 
     def _error(self, asked: _Asked, problem: str) -> RemoteError:
@@ -379,15 +385,15 @@ class RemoteEngine:
                         break
         except (httpx.HTTPError, OSError) as error:
             if status in (0, 200):  # of an error, a part of its words will do
-                raise _Failed(f"{type(error).__name__}: {error}", wait) from None
+                raise _Failed(f"{type(error).__name__}: {error}", wait, False) from None
         text = raw.decode(errors="replace")
         if status == 200:
             return self._outcome(text, asked.body.get(self._server.max_tokens_field, 0))
         refusal = f"refused with status {status}: {self._said(text)}"
         sure = bool(_TOO_LONG.search(text) or status < 500 and _FILTERED.search(text))
         if status in (408, 409, 425, 429) or status >= 500 and not sure:
-            raise _Failed(refusal, wait)
-        if status in (400, 413, 422) or sure and (status >= 500 or status == 403):
+            raise _Failed(refusal, wait, status == 500)
+        if status in (400, 413, 422, 451) or sure and (status >= 500 or status == 403):
             return Answer("", True, refusal), sure
         raise self._error(asked, refusal)
 
@@ -396,14 +402,14 @@ class RemoteEngine:
         try:
             reply = json.loads(raw)
             (choice,) = reply["choices"]
-            message, finish = choice["message"], choice.get("finish_reason")
+            message, finish = choice.get("message") or {}, choice.get("finish_reason")
             text, refusal = _text(message.get("content")), message.get("refusal") or ""
             spent = (reply.get("usage") or {}).get("completion_tokens")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise _Failed(f"no chat completion with one choice: {self._said(raw)}", 0.0) from None
+            raise _Failed(f"no chat completion: {self._said(raw)}", 0.0, True) from None
         name = "null" if finish is None else str(finish).lower()
         if name in _FAILING:
-            raise _Failed(f"finish reason {name}", 0.0)
+            raise _Failed(f"finish reason {name}", 0.0, True)
         cut = name in split(self._server.length_reasons) or finish is None and spent == limit
         known = cut or name in split(self._server.stop_reasons)
         sure = bool(known or refusal or _FILTERED.search(name))
@@ -419,6 +425,7 @@ class RemoteEngine:
 def _text(content: str | list | None) -> str | None:
     """The text of a message, also of one in parts; what was thought is no part of it."""
     if isinstance(content, list):
-        parts = [part["text"] for part in content if part.get("type", "text") == "text"]
+        parts = [part if isinstance(part, str) else part["text"] for part in content
+                 if isinstance(part, str) or part.get("type", "text") == "text"]  # fmt: skip
         content = "".join(parts) if parts else None
     return content and content.encode(errors="replace").decode()

@@ -236,9 +236,25 @@ DAMAGE = {
     "a file": (lambda c: (c / "meta/metadata").unlink(), "meta/metadata is missing"),
     "half copied": (half_copied, "not complete or not readable"),
     "checksums": (lambda c: (c / "SHA256SUMS").write_bytes(b"\xff\n"), "not complete or not read"),
-    "no checksums": (lambda c: (c / "SHA256SUMS").write_bytes(b""), "is missing in SHA256SUMS"),
+    "no checksums": (lambda c: (c / "SHA256SUMS").write_bytes(b""), "SHA256SUMS lists nothing"),
     "a checksum": (without_a_sum, "is missing in SHA256SUMS"),
 }
+
+
+def test_a_checkpoint_of_nothing_is_none_and_hidden_files_are_no_damage(tmp_path):
+    state = {"a": jax.numpy.arange(4.0)}
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state, {"step": step}, pipeline())
+    checkpoints.close()
+    item = next(path for path in (tmp_path / "2").iterdir() if path.is_dir())
+    (item / "._left_by_a_desktop").write_bytes(b"x")
+    _, meta = Checkpoints(tmp_path).restore(jax.eval_shape(lambda: state))
+    assert meta == {"step": 2}
+    shutil.rmtree(tmp_path / "2")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "SHA256SUMS").write_bytes(b"")
+    assert Checkpoints(tmp_path)._damage(2) == "SHA256SUMS lists nothing"
 
 
 @pytest.mark.parametrize("how", DAMAGE)

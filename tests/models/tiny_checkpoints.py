@@ -161,12 +161,17 @@ def their_logits(model, tokens: np.ndarray, **inputs) -> np.ndarray:
         return model(torch.tensor(tokens), **inputs).logits.double().numpy()
 
 
-def tolerance(model, tokens: np.ndarray, want: np.ndarray) -> float:
-    """max(1e-5, three times the difference between their float32 and float64)."""
+def exact_logits(model, tokens: np.ndarray) -> np.ndarray:
+    """Their logits in float64."""
     wide = copy.deepcopy(model).double()
     if hasattr(model.config, "n_routed_experts"):
         wide.set_experts_implementation("eager")  # the others are not written for float64
-    gap = np.abs(their_logits(wide, tokens) - want).max()
+    return their_logits(wide, tokens)
+
+
+def tolerance(model, tokens: np.ndarray, want: np.ndarray) -> float:
+    """max(1e-5, three times the difference between their float32 and float64)."""
+    gap = np.abs(exact_logits(model, tokens) - want).max()
     assert np.isfinite(gap)
     return max(1e-5, 3 * gap)
 

@@ -1,5 +1,6 @@
 """The remote engine against a server on localhost that fails in every way."""
 
+import asyncio
 import dataclasses
 import errno
 import hashlib
@@ -7,6 +8,7 @@ import itertools
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -295,6 +297,45 @@ def test_an_outcome_of_one_request_is_stored_and_stops_nothing(ask, served, name
     # A parser may have lost a text, once; what is doubtful is followed by one more request.
     again = 2 * reason.startswith("no text")
     assert len(served.requests) == 6 + again + ("anybody knows" in name or "nobody knows" in name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no choice", "no message, filtered", "filtered, status 200", "status 500", "parts of text"],
+)
+def test_a_row_that_always_fails_in_one_way_blocks_no_other(ask, name):
+    fault = {
+        "no choice": reply({"choices": []}),
+        "no message, filtered": reply({"choices": [{"finish_reason": "content_filter"}]}),
+        "filtered, status 200": reply({"error": {"code": 403, "message": "flagged"}}),
+        "status 500": reply("it always breaks this server", 500),
+        "parts of text": reply(completion(["\\boxed{9, ", "1, 1}"])),
+    }[name]
+    want = ask(lambda body: None)
+    got = ask(second_comparison(fault), tries=2)
+    assert [one for one in got if one.uid != "c1"] == [one for one in want if one.uid != "c1"]
+    own = [one for one in got if one.uid == "c1"]
+    assert all(bool(one.refusal) != (name == "parts of text") for one in own)
+    if name in ("no choice", "filtered, status 200", "status 500"):  # of all rows it is an end
+        with pytest.raises(RemoteError, match="nothing else is answered"):
+            ask(lambda body: fault, tries=2)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTPS"])
+def test_certificates_are_checked_however_the_scheme_is_spelled(tmp_path, monkeypatch, scheme):
+    import httpx
+
+    contexts = []
+
+    def client(**options):
+        contexts.append(options["verify"])
+        raise ValueError("stop here")
+
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    engine = RemoteEngine(BUCKETS, Server(f"{scheme}://localhost/v1", "t"), tmp_path / "p.jsonl")
+    with pytest.raises(ValueError, match="stop here"):
+        asyncio.run(engine._ask_all([]))
+    assert contexts[0].verify_mode == ssl.CERT_REQUIRED and contexts[0].check_hostname
 
 
 def test_a_refusal_is_an_unparsed_trajectory_and_is_not_asked_again(tokenizer, tmp_path):

@@ -41,7 +41,7 @@ def rows_of(suite, subsets, count):
 class StubRun:
     """As much of a run as writing results takes."""
 
-    config = small_world.get_config()
+    fields = small_world.get_config()
 
     def __init__(self, folder):
         self.folder = folder

@@ -296,7 +296,7 @@ def test_the_published_values_are_those_of_the_variant():
     [
         (["--checkpoint=nowhere"], None, "nowhere"),
         (["--data_dir=nowhere"], None, "rmb_bon: expected the folder nowhere"),
-        (["--data_dir={rmb}", "--rows=0"], None, "limit must be at least 1"),
+        (["--data_dir={rmb}", "--rows=0"], None, "limit: must be at least 1"),
         (["--against=nowhere.json"], None, "nowhere.json"),
         (["--against={judge}"], None, "not what --record writes for such a model"),
         ([], "[", "not what --record writes"),

@@ -178,6 +178,6 @@ def test_a_flag_for_a_field_that_the_config_lacks_is_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: --config or a flag of it: no field 'kl_coeff'")
+    assert last.startswith("error: --config.grpo.kl_coeff: no field or section 'kl_coeff'")
     assert 'Did you mean "kl_coef"' in last
     assert not (tmp_path / "new").exists()

@@ -209,7 +209,7 @@ def _full() -> ConfigDict:
             "development_seeds": "0,1,2,3,7",
             "opened": "4,5,6,8,9,10",
             "only": "",  # such as "kl_0,group_2"; all arms
-            # The claims that were named before seeds 11 to 15 were run.
+            # The lines that have a bar on the held-out seeds, named with the first two of them.
             "listed": "Voting@8 − GRPO, greedy; Voting@32 − Voting@8; GRPO − RFT, one sample; "
             "full − without principles: Voting@8",
         }

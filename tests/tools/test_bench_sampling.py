@@ -68,7 +68,7 @@ def test_sizes_are_checked(capsys):
     assert "--samples must be at least 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         bench_sampling.parse(["--layers=3"])
-    assert "model.num_layers must be even" in capsys.readouterr().err
+    assert "num_layers: must be even" in capsys.readouterr().err
     assert bench_sampling.parse(["--layers=2", "--dtype=bfloat16"])[1] == dataclasses.replace(
         VARIANTS["gemma2_48m"], num_layers=2, dtype="bfloat16"
     )

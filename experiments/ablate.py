@@ -23,7 +23,7 @@ from absl import flags
 
 from experiments import arms, effects, results, schema, sections, settings, spct
 from experiments import run as runs
-from experiments.config import build, claimed, filled
+from experiments.config import build, filled
 from grm_jax.files import read_json, visible_files
 from grm_jax.parallel import processes
 from grm_jax.ranges import split
@@ -123,7 +123,7 @@ def check_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> No
     if not path.exists():
         return
     before = read_json(path)
-    both = filled(before.get("config", {})), filled(_decisive(config))
+    both = [filled(arms.measuring(one)) for one in (before.get("config", {}), config)]
     different = settings.differing_fields(*both)
     if different:
         raise ValueError(
@@ -137,14 +137,7 @@ def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Notes in opened.json when a held-out seed was first measured, and with what."""
     if not (folder / "opened.json").exists():
         today = datetime.date.today().isoformat()
-        runs.write_json(folder / "opened.json", {"date": today, "config": _decisive(config)})
-
-
-def _decisive(config: ml_collections.ConfigDict) -> dict:
-    fields = claimed(config)
-    for name in set(arms.FREE_SECTIONS) - {"benchmark"}:
-        fields.pop(name, None)
-    return fields | {"benchmark": arms.measured(fields["benchmark"])}
+        runs.write_json(folder / "opened.json", {"date": today, "config": arms.measuring(config)})
 
 
 def run_seed(run: runs.Run, *, held_out: bool) -> None:

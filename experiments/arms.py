@@ -10,6 +10,7 @@ these by the alphabet, so that it is trained once.
 """
 
 import ast
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -21,6 +22,7 @@ import ml_collections
 from experiments import settings
 from experiments.config import claimed, complete, filled
 from grm_jax.files import read_json
+from grm_jax.sampling.remote import Server
 
 MAIN = ""  # the run itself, as an arm
 
@@ -36,6 +38,10 @@ STAGES = tuple(_FROM)
 # Sections that may change between runs on one workdir: they decide no parameters of these stages,
 # up to rounding. Each kind of baseline has its own parameters, and keeps its section beside them.
 FREE_SECTIONS = ("ablate", "baseline", "benchmark", "mesh")
+# Fields that say how a server is asked; its address, its model and `extra` say what it is asked.
+_HOW_ASKED = {f"engine_{field.name}" for field in dataclasses.fields(Server)} - {
+    "engine_url", "engine_model", "engine_extra",
+}  # fmt: skip
 # What arms may change: how they are trained, and what a benchmark draws of them. Models, devices,
 # data and seeds are those of the run, and votes are counted alike.
 _MAY_CHANGE = ("template.principles", "base.", "cold_start.", "rft.", "grpo.", "benchmark.draw.",
@@ -99,16 +105,24 @@ def _value(text: str, before):
         return text
 
 
+def decisive(sections: Mapping) -> dict:
+    """The sections and fields that a workdir is compared by, which no run on it may change."""
+    found = {name: own for name, own in sections.items() if name not in FREE_SECTIONS}
+    if isinstance(rft := found.get("rft"), Mapping):
+        found["rft"] = {name: value for name, value in rft.items() if name not in _HOW_ASKED}
+    return found
+
+
 def deciding(config: ml_collections.ConfigDict, stage: str) -> str:
     """What decides the parameters of a stage, as JSON: equal texts are equal stages."""
     needed = _FROM[stage]
     loop = config["grpo"]["loop"] if stage == "grpo" else {}
     if loop.get("start", "rft") == "cold_start" and not loop.get("easy_for"):
         needed = tuple(name for name in needed if name != "rft")
-    skipped = {*_FROM, *FREE_SECTIONS} - {*needed}
+    skipped = {*_FROM} - {*needed}
     if stage == "base":
         skipped.add("template")  # general data have none
-    sections = claimed(config)
+    sections = decisive(claimed(config))
     return json.dumps({k: v for k, v in sections.items() if k not in skipped}, sort_keys=True)
 
 
@@ -144,10 +158,12 @@ def stage_name(
         for name, path in zip(names, paths, strict=True) if path.exists()
     }  # fmt: skip
     for name, before in begun.items():
-        if claimed(before) == json.loads(own):
+        if decisive(claimed(before)) == json.loads(own):
             return name
     if names[0] in begun:
-        different = settings.differing_fields(filled(begun[names[0]]), filled(json.loads(own)))
+        different = settings.differing_fields(
+            filled(decisive(begun[names[0]])), filled(json.loads(own))
+        )
         raise ValueError(
             f"{folder.parent}: stage {names[0]!r} was made with another config; give the arm "
             f"another name, or the run another --workdir: {'; '.join(different)}"
@@ -155,14 +171,17 @@ def stage_name(
     return names[0]
 
 
+def measuring(config: Mapping) -> dict:
+    """What decides the figures of a run: what it is compared by, and what is measured."""
+    sections = claimed(config)
+    return decisive(sections) | {"benchmark": measured(sections.get("benchmark", {}))}
+
+
 def comparable(config: Mapping) -> str:
     """Digest of what must be equal for runs of different seeds to be averaged."""
-    sections = claimed(config)
+    sections = measuring(config)
     sections.pop("seed", None)
     sections.get("small_world", {}).pop("world_seed", None)
-    for name in set(FREE_SECTIONS) - {"benchmark"}:
-        sections.pop(name, None)
-    sections["benchmark"] = measured(sections["benchmark"])
     text = json.dumps(sections, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -179,11 +198,8 @@ def measured(benchmark: Mapping) -> dict:
     Arms may come later, and are compared with the same run; limits say when a run fails, and places
     and sizes of batches only how it is done.
     """
-    skipped = ("arms", "count_all", "max_unparsed", "max_cut", "buckets", "data_dir")
-    return {
-        name: value for name, value in benchmark.items()
-        if name not in skipped and not name.startswith("engine_")
-    }  # fmt: skip
+    skipped = {"arms", "count_all", "max_unparsed", "max_cut", "buckets", "data_dir", "engine_url"}
+    return {name: value for name, value in benchmark.items() if name not in skipped | _HOW_ASKED}
 
 
 def title(arm: str) -> str:

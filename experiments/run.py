@@ -113,10 +113,7 @@ class Run:
         path = self.workdir / "config.json"
         now = claimed(self.fields)
         if path.exists():
-            fixed = [
-                {k: v for k, v in filled(c).items() if k not in arms.FREE_SECTIONS}
-                for c in (read_json(path), now)
-            ]
+            fixed = [arms.decisive(filled(config)) for config in (read_json(path), now)]
             different = settings.differing_fields(*fixed)
             if different:
                 raise ValueError(

@@ -292,3 +292,49 @@ def test_effects_are_paired_by_seed_and_comparison():
     assert {section for section, _ in effects.over_seeds([first, redefined]).at} == {
         greedy, sampled,
     }  # fmt: skip
+
+
+def test_how_a_server_is_asked_may_change_on_a_begun_workdir(config, tmp_path):
+    """Its time-outs, rate and dialect; not what it is asked, nor whom."""
+    config.rft.engine, config.rft.engine_url, config.rft.engine_model = "openai", "http://a", "m"
+
+    def begun():
+        run = runs.Run(config, tmp_path)
+        run.begin("rft")
+        run._lock.close()
+        return run.stage("rft"), arms.comparable(config)
+
+    before = begun()
+    for change in (
+        {"timeout": 5.0, "total_timeout": 6.0, "tries": 2, "parallel": 3, "rate": 1.0},
+        {"max_tokens_field": "max_completion_tokens"},
+        {"stop_reasons": "done", "length_reasons": "cut"},
+    ):
+        config.rft.update({f"engine_{name}": value for name, value in change.items()})
+        assert begun() == before == ("rft", before[1])
+    for field, value in (("url", "http://b"), ("model", "n"), ("extra", '{"top_k": 1}')):
+        changed = ConfigDict(config).copy_and_resolve_references()
+        changed.rft[f"engine_{field}"] = value
+        with pytest.raises(ValueError, match=f"another config.*config.rft.engine_{field}: "):
+            runs.Run(changed, tmp_path)
+        assert arms.deciding(changed, "rft") != arms.deciding(config, "rft")
+        assert arms.comparable(changed) != before[1]
+
+
+def test_a_stage_of_before_is_compared_without_how_its_server_was_asked(config, tmp_path):
+    run = runs.Run(config, tmp_path)
+    run.begin("rft")
+    path = tmp_path / "stages" / "rft.json"
+    before = json.loads(path.read_text())
+    before["rft"]["engine_timeout"] = 5.0
+    path.write_text(json.dumps(before))
+    assert run.stage("rft") == "rft"
+
+
+def test_results_of_another_served_model_are_not_averaged(config):
+    digests = set()
+    for change in ({}, {"engine_model": "m"}, {"engine_extra": "{}"}, {"engine_tries": 2}):
+        changed = ConfigDict(config).copy_and_resolve_references()
+        changed.benchmark.update(change)
+        digests.add(arms.comparable(changed))
+    assert len(digests) == 3

@@ -227,8 +227,9 @@ class Run:
         return SentencePieceTokenizer.from_file(path)
 
     @functools.cached_property
-    def _pieces(self) -> str:
-        return self.tokenizer.fingerprints()["tokenizer"]
+    def _tokenized_by(self) -> dict[str, str]:
+        found = self.tokenizer.fingerprints()
+        return {name: found[name] for name in ("tokenizer", "tokenizer_rules")}
 
     @functools.cached_property
     def model(self) -> ModelConfig:
@@ -317,7 +318,7 @@ class Run:
         """
         checkpoints.require_finite(params, f"{self.path('params', stage)}")
         checkpoints.save_params(self.path("params", stage, record.PARAMS), params)
-        done = {"stage": stage, "fingerprint": params_digest(params), "tokenizer": self._pieces}
+        done = {"stage": stage, "fingerprint": params_digest(params), **self._tokenized_by}
         if self.writes:
             source = self.config.released.model if self.config.released is not None else None
             record.write(self.path("params", stage), self.model, reward=reward, source=source)
@@ -341,9 +342,9 @@ class Run:
             raise ValueError(f"{self.workdir}: stage {stage!r} is not finished; run it first")
         folder = self.path("params", stage)
         done = read_json(folder / "DONE")
-        # Stages of earlier versions have the fingerprint alone.
+        # Stages of earlier versions have the fingerprint alone, or no rules of the tokenizer.
         digest = str(done.get("fingerprint"))
-        now = {"fingerprint": digest, "stage": stage, "tokenizer": self._pieces}
+        now = {"fingerprint": digest, "stage": stage, **self._tokenized_by}
         if different := settings.differing_fields(now | done, now, "DONE"):
             raise ValueError(
                 f"{folder}: not what stage {stage!r} left there: {'; '.join(different)}; put the "

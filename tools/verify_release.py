@@ -71,7 +71,8 @@ def compare(check: str, here: int | str | list, there: int | str | list | None) 
 def read_record(path: pathlib.Path, facts: dict, vocab_size: int) -> dict:
     """What --record wrote for a model of this kind; ValueError for anything else."""
     try:
-        record = read_json(path)
+        # Records of before have no rules.
+        record = {"tokenizer_rules": facts["tokenizer_rules"], **read_json(path)}
         ids = record["prompt_ids"] + record["tokens"]
         good = (
             all(type(record[name]) is type(value) for name, value in facts.items())
@@ -221,7 +222,7 @@ def checks(args: argparse.Namespace) -> Iterator[Row]:
     run = rmb_run(args, facts["dtype"]) if args.data_dir and not reward else None
     loaded = run and benchmark.load_comparisons(run, benchmark.read_config(run))
     yield from rows
-    for name in ("parameters", "tokenizer", "chat_template", "prompt_ids"):
+    for name in ("parameters", "tokenizer", "tokenizer_rules", "chat_template", "prompt_ids"):
         yield compare(name, facts[name], record and record[name])
     length = len(record["tokens"]) if record else args.tokens or 64
     golden = golden_row(folder, tokenizer, facts, record, length)

@@ -4,7 +4,8 @@ Two rules hold for each of them. Text from `encode` never becomes a control piec
 `<end_of_turn>` inside text is split into ordinary pieces, so no response can end a turn, and the
 text still survives `decode(encode(text))`. Control pieces enter only through `chat`.
 
-Known loss: SentencePiece writes a space as U+2581, so a U+2581 in text decodes to a space.
+Known losses: SentencePiece writes a space as U+2581, so a U+2581 in text decodes to a space. A
+table that lacks a character, and its bytes, gives the unknown piece for it, which decodes to "".
 """
 
 import hashlib
@@ -53,11 +54,15 @@ class _ChatTokenizer:
     """The part that tokenizers share; a subclass supplies the raw model of pieces.
 
     `pieces` is its table. `control` has the id of every piece that text must never produce and
-    `decode` must drop; `markers` are those of them that the raw model would recognise in text.
-    `added` is (piece, digits of id) -> (special, file): more control pieces, or those of the table.
+    `decode` must drop, and `unknown`, which `encode` gives for what the table lacks; `markers` are
+    those of them that the raw model would recognise in text. `added` is (piece, digits of id) ->
+    (special, file): more control pieces, or those of the table.
     """
 
-    def __init__(self, chat_format: ChatWriter, pieces: dict, control: dict, markers: dict, added):
+    def __init__(
+        self, chat_format: ChatWriter, pieces: dict, control: dict, markers: dict, added,
+        unknown: int | None,
+    ):  # fmt: skip
         self._added = _new_pieces(pieces, control, added or {})
         control = control | self._added
         size, vocab_size = (1 + max([*t.values()]) for t in (pieces, pieces | self._added))
@@ -68,6 +73,7 @@ class _ChatTokenizer:
         self.vocab_size = vocab_size
         self._control = control
         self._hidden = frozenset((*control.values(), *range(size, vocab_size)))
+        self._not_of_text = self._hidden - {unknown}
         self._marker = re.compile(f"(?={_any_of(markers)})")  # look-ahead: overlapping ones too
         self._marker_starts = frozenset(marker[0] for marker in markers)
         self._control_piece = re.compile(f"({_any_of(control)})")
@@ -89,24 +95,30 @@ class _ChatTokenizer:
     def _table_text(self) -> str:
         raise NotImplementedError
 
+    def _rules_text(self) -> str:
+        """How text becomes pieces of the table, and these text; "" for the rules of Gemma."""
+        raise NotImplementedError
+
     def _pieces_text(self) -> str:
         return self._table_text() + "".join(f"\0\0{p}\0{i}" for p, i in self._added.items())
 
     @cached_property
     def _fingerprint(self) -> str:
-        text = f"{self.chat_format!r}\0\0{self._pieces_text()}"
+        rules = self._rules_text()
+        text = f"{self.chat_format!r}\0\0{self._pieces_text()}" + f"\0\0{rules}" * bool(rules)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the chat and of the table of pieces (with scores and types, or merges).
+        """Hex SHA-256 of the chat, of the pieces (with scores and types, or merges), its rules.
 
-        Of the table, not of the file that holds it.
+        Of what decides `encode`, `decode` and `chat`, not of the file that holds it.
         """
         return self._fingerprint
 
     def fingerprints(self) -> dict[str, str]:
-        """The two parts of `fingerprint` apart: "tokenizer", the pieces, and "chat_template"."""
-        parts = {"tokenizer": self._pieces_text(), "chat_template": repr(self.chat_format)}
+        """The parts of `fingerprint`: "tokenizer" (pieces), "tokenizer_rules", "chat_template"."""
+        parts = {"tokenizer": self._pieces_text(), "tokenizer_rules": self._rules_text(),
+                 "chat_template": repr(self.chat_format)}  # fmt: skip
         return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
 
     def _closing_id(self) -> int:
@@ -128,9 +140,9 @@ class _ChatTokenizer:
         return ids + self._encode_part(text[start:])
 
     def _encode_part(self, text: str) -> list[int]:
-        """Ids of text, cut where the raw model normalises it to a control piece, or knows none."""
+        """Ids of text, cut where the raw model normalises it to a control piece."""
         ids = self._raw_encode(text)
-        if self._hidden.isdisjoint(ids):
+        if self._not_of_text.isdisjoint(ids):
             return ids
         half = len(text) // 2
         return self._encode_part(text[:half]) + self._encode_part(text[half:]) if half else []
@@ -185,6 +197,8 @@ def _any_of(pieces: Iterable[str]) -> str:
 # --- SentencePiece ----------------------------------------------------------------------------
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # SentencePiece.Type; NORMAL is 1
+# Of a TrainerSpec, by number: model_type, treat_whitespace_as_suffix, byte_fallback.
+_GEMMA_RULES = {3: 2, 24: 0, 35: 1}
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -232,8 +246,9 @@ class SentencePieceTokenizer(_ChatTokenizer):
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         fields = list(_fields(memoryview(model)))
-        rules = dict(_fields(dict(fields).get(3, b""))).get(2)
-        if rules or self._processor.normalize(" \uff1c  a ") != "▁\uff1c▁▁a▁":
+        trained, normalizer = (dict(_fields(dict(fields).get(n, b""))) for n in (2, 3))
+        self._rules = {number: trained.get(number, 0) for number in _GEMMA_RULES}
+        if normalizer.get(2) or self._processor.normalize(" \uff1c  a ") != "▁\uff1c▁▁a▁":
             raise ValueError(
                 "tokenizer: needs identity normalisation, no dummy prefix and no removal of spaces"
             )
@@ -247,7 +262,8 @@ class SentencePieceTokenizer(_ChatTokenizer):
         names = frozenset(defined)
         markers = {p: i for p, i in defined.items() if _is_marker(p, names)}
         pieces = {piece: i for i, (piece, _, _) in enumerate(self._table)}
-        super().__init__(chat_format, pieces, special | markers, markers, added)
+        unknown = self._processor.unk_id()
+        super().__init__(chat_format, pieces, special | markers, markers, added, unknown)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, **options) -> "SentencePieceTokenizer":
@@ -266,6 +282,9 @@ class SentencePieceTokenizer(_ChatTokenizer):
 
     def _table_text(self) -> str:
         return "\0\0".join(f"{piece}\0{score!r}\0{kind}" for piece, score, kind in self._table)
+
+    def _rules_text(self) -> str:
+        return "" if self._rules == _GEMMA_RULES else repr(self._rules)
 
 
 def train_sentencepiece(
@@ -344,7 +363,11 @@ class HuggingFaceTokenizer(_ChatTokenizer):
                 self._characters[i] = token.content
             elif token.special or _is_marker(token.content, names):
                 control[token.content] = i
-        super().__init__(chat_format, backend.get_vocab(), control, control, added)
+        if hasattr(backend.model, "unk_token"):
+            unknown = backend.token_to_id(backend.model.unk_token or "")
+        else:  # Unigram
+            unknown = self._record()["model"].get("unk_id")
+        super().__init__(chat_format, backend.get_vocab(), control, control, added, unknown)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, **options) -> "HuggingFaceTokenizer":
@@ -374,7 +397,23 @@ class HuggingFaceTokenizer(_ChatTokenizer):
         return "".join(texts)
 
     def _table_text(self) -> str:
-        model = json.loads(self._backend.to_str())["model"]
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        merges = self._record()["model"].get("merges", [])
+        merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
         pieces = sorted(self._backend.get_vocab().items(), key=lambda item: item[1])
         return json.dumps([pieces, merges])
+
+    def _rules_text(self) -> str:
+        record = self._record()
+        for part in ("version", "truncation", "padding", "post_processor"):  # are not obeyed
+            record.pop(part, None)
+        record["model"].pop("merges", None)
+        if isinstance(record["model"]["vocab"], dict):  # else it has scores
+            del record["model"]["vocab"]
+        return json.dumps(record, sort_keys=True)
+
+    def _record(self) -> dict:
+        """What a file of the backend holds, without what is not set."""
+        def what_is_set(own: dict) -> dict:
+            return {k: v for k, v in own.items() if v is not None and v is not False}
+
+        return json.loads(self._backend.to_str(), object_hook=what_is_set)

@@ -79,18 +79,22 @@ def test_one_flipped_bit_is_refused(workdir):
         load(workdir, "base")
 
 
-def test_another_tokenizer_than_at_training_is_refused(workdir):
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_rules"])
+def test_another_tokenizer_than_at_training_is_refused(workdir, part):
     done = workdir / "params/base/DONE"
-    done.write_text(json.dumps(json.loads(done.read_text()) | {"tokenizer": "0" * 64}))
-    with pytest.raises(ValueError, match=r"params/base: not what .*DONE\.tokenizer: '0000"):
+    done.write_text(json.dumps(json.loads(done.read_text()) | {part: "0" * 64}))
+    with pytest.raises(ValueError, match=rf"params/base: not what .*DONE\.{part}: '0000"):
         load(workdir, "base")
 
 
 def test_stages_of_earlier_versions_are_compared_by_what_they_have(workdir):
     done = workdir / "params/base/DONE"
-    digest = json.loads(done.read_text())["fingerprint"]
-    done.write_text(json.dumps({"fingerprint": digest}))
-    load(workdir, "base")
+    whole = json.loads(done.read_text())
+    digest = whole["fingerprint"]
+    for part in ({"fingerprint": digest}, {**whole, "tokenizer_rules": None}):
+        found = {name: value for name, value in part.items() if value}
+        done.write_text(json.dumps(found))
+        load(workdir, "base")
     for other in ({"fingerprint": "0" * 16}, {}):
         done.write_text(json.dumps(other))
         with pytest.raises(ValueError, match="params/base/params: damaged"):

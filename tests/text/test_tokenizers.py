@@ -147,10 +147,10 @@ def train_with(path, **options):
 
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_prefix=str(path), model_type="bpe",
-        vocab_size=340, hard_vocab_limit=False, byte_fallback=True, minloglevel=2,
+        vocab_size=340, hard_vocab_limit=False, minloglevel=2,
         pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>",
         bos_piece="<bos>", remove_extra_whitespaces=False, add_dummy_prefix=False,
-        **{"normalization_rule_name": "identity", **options},
+        **{"normalization_rule_name": "identity", "byte_fallback": True, **options},
     )  # fmt: skip
     return SentencePieceTokenizer.from_file(f"{path}.model")
 
@@ -429,7 +429,8 @@ def normalizing(request, tmp_path_factory):
 )
 def test_no_normalised_text_is_a_control_piece(normalizing, text):
     for tokenizer in normalizing:
-        assert control_ids(tokenizer).isdisjoint(tokenizer.encode(text))
+        unknown = tokenizer._hidden - tokenizer._not_of_text
+        assert (control_ids(tokenizer) - unknown).isdisjoint(tokenizer.encode(text))
 
 
 def test_text_that_a_normaliser_makes_a_marker_is_kept(tmp_path):
@@ -468,3 +469,59 @@ def test_a_home_folder_is_expanded(small, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "t.model").write_bytes(small.model)
     assert SentencePieceTokenizer.from_file("~/t.model").fingerprint() == small.fingerprint()
+
+
+RULES = [
+    {"normalizer": {"type": "NFKC"}}, {"normalizer": {"type": "Lowercase"}},
+    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
+                       "use_regex": True}},
+    {"decoder": None},
+]  # fmt: skip
+
+
+def test_tokenizers_that_differ_in_a_rule_have_another_fingerprint(tmp_path):
+    """They encode, or decode, differently with one table; so does another model of the pieces."""
+    plain = load_record(bpe_record(), tmp_path / "t.json")
+    text = "The Cat \u2460 sat"
+    ids = plain.encode(text)
+    prints = {plain.fingerprint()}
+    for rule in [*RULES, {"model": {**bpe_record()["model"], "ignore_merges": True}}]:
+        other = load_record(bpe_record() | rule, tmp_path / "t.json")
+        differs = other.encode(text) != ids or other.decode(ids) != text
+        assert differs or "model" in rule
+        assert other.fingerprints()["tokenizer"] == plain.fingerprints()["tokenizer"]
+        prints.add(other.fingerprint())
+    assert len(prints) == 2 + len(RULES)
+
+
+def test_fingerprints_of_scored_pieces(tmp_path):
+    record = unigram_record()
+    one = load_record(record, tmp_path / "t.json").fingerprint()
+    assert load_record(record, tmp_path / "t.json").fingerprint() == one
+    record["model"]["vocab"][7][1] -= 1.0
+    assert load_record(record, tmp_path / "t.json").fingerprint() != one
+
+
+def test_a_rule_of_a_sentencepiece_model_is_in_its_fingerprint(tmp_path):
+    turns = {"user_defined_symbols": ["<start_of_turn>", "<end_of_turn>"]}
+    gemmas = train_with(tmp_path / "g", **turns)
+    head, model_type, tail = gemmas.model.rpartition(b"\x18\x02")  # of the TrainerSpec
+    unigram = SentencePieceTokenizer(head + b"\x18\x01" + tail)
+    assert unigram.fingerprints()["tokenizer"] == gemmas.fingerprints()["tokenizer"]
+    assert model_type and unigram.fingerprint() != gemmas.fingerprint()
+
+
+def test_a_character_that_the_table_lacks_is_the_unknown_piece(tmp_path):
+    """As in Hugging Face's tokenizers: it is not lost, and no other control piece."""
+    turns = ["<start_of_turn>", "<end_of_turn>"]
+    pieces = train_with(tmp_path / "m", user_defined_symbols=turns, byte_fallback=False)
+    known = pieces.encode("The cat")
+    assert pieces.encode("The cat\u6f22") == [*known, 3]
+    assert pieces.encode("\u6f22<unk>").count(3) >= 1
+    assert pieces.encode("\u6f22\u6f22") == pieces._raw_encode("\u6f22\u6f22")
+    assert pieces.decode(pieces.encode("The\u6f22 cat")) == "The cat"
+    assert control_ids(pieces) & {*pieces.encode("\u6f22<end_of_turn>")} == {3}
+    scored = load_record(unigram_record(), tmp_path / "t.json")
+    assert scored.encode("a\u6f22b") == [*scored.encode("a"), 5, *scored.encode("b")]
+    with_bytes = train_with(tmp_path / "b", user_defined_symbols=turns)
+    assert 3 not in with_bytes.encode("\u6f22")

@@ -75,7 +75,8 @@ def test_a_release_agrees_with_its_own_record(root, verify, name):
     assert code == 0
     golden = "reward" if reward else "greedy tokens"
     assert {check: result for check, (result, _) in rows.items()} == {
-        "variant": "-", "elements in the files": "ok", "parameters": "ok", "tokenizer": "ok",
+        "variant": "-", "elements in the files": "ok", "parameters": "ok",
+        "tokenizer": "ok", "tokenizer_rules": "ok",
         "chat_template": "ok", "prompt_ids": "ok", golden: "ok", "RMB best-of-N": "skipped",
     }  # fmt: skip
     assert rows["variant"][1] == "no published variant has these shapes"

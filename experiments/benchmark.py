@@ -36,7 +36,7 @@ from experiments import (
 from experiments import run as runs
 from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax import voting
-from grm_jax.data.benchmarks import SUITES, load_suite
+from grm_jax.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
 from grm_jax.evaluation.tables import Table

@@ -14,12 +14,12 @@ import numpy as np
 
 from experiments import arms
 from grm_jax import voting
-from grm_jax.data.benchmarks import SUITES
+from grm_jax.benchmarks import SUITES, metric_of, rules
+from grm_jax.benchmarks.suite import Items, Metric, Outcome
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
-from grm_jax.evaluation import official, rules, statistics
+from grm_jax.evaluation import official, statistics
 from grm_jax.evaluation.ballots import from_trajectories
-from grm_jax.evaluation.official import Items, Metric, Outcome
 from grm_jax.evaluation.statistics import Resampled
 from grm_jax.models.config import ModelConfig
 from grm_jax.voting import Ballots
@@ -116,7 +116,8 @@ class Line(NamedTuple):
         if unparsed.
       unparsed: share of samples without strict scores.
       cut: share of samples that met the length limit.
-      values: what the items of the suite's metric are worth, by part; see `evaluation.official`.
+      values: what the items of the suite's metric are worth, by part; see
+        `benchmarks.suite.Metric`.
       measured: by column, the mean and its resamples; "accuracy" is that of `credits_C`. Lines of
         one suite share their resamples.
     """
@@ -180,7 +181,7 @@ class Suite:
     @property
     def metric(self) -> Metric:
         """How the suite is scored officially."""
-        return official.metric_of(self.name)
+        return metric_of(self.name)
 
     @property
     def private(self) -> bool:

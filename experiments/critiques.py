@@ -13,7 +13,7 @@ from experiments import counting
 from experiments import run as runs
 from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax import voting
-from grm_jax.data.benchmarks import evenly
+from grm_jax.benchmarks import evenly
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import critique_page
 from grm_jax.evaluation.critique_page import Item, Sample, Vote

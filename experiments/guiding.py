@@ -15,7 +15,8 @@ import scipy.stats
 
 from experiments import counting
 from experiments.counting import CountingRules, Drawn, Suite
-from grm_jax.evaluation import plots, rules, statistics
+from grm_jax.benchmarks import rules
+from grm_jax.evaluation import plots, statistics
 from grm_jax.evaluation.statistics import Difference, WithinAUC
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
 

@@ -16,7 +16,8 @@ import numpy as np
 from experiments import arms, counting
 from experiments import run as runs
 from experiments.counting import Line, Suite
-from grm_jax.evaluation import rules, statistics
+from grm_jax.benchmarks import rules
+from grm_jax.evaluation import statistics
 from grm_jax.files import read_json, visible_files, write_atomically
 from grm_jax.models import cost
 

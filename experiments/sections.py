@@ -10,8 +10,8 @@ from typing import Annotated
 
 from experiments import settings
 from experiments.given import SOURCES
+from grm_jax.benchmarks import SUITES
 from grm_jax.data import mixture
-from grm_jax.data.benchmarks import SUITES
 from grm_jax.data.small_world import VERDICTS
 from grm_jax.models.config import VARIANTS
 from grm_jax.ranges import (
@@ -288,7 +288,7 @@ class BenchmarkConfig(Checked):
     """What is measured, and how it is counted.
 
     Attributes:
-      suites: comma-separated names of `grm_jax.data.benchmarks.SUITES`, "small_world" (the held-out
+      suites: comma-separated names of `grm_jax.benchmarks.SUITES`, "small_world" (the held-out
         split) or "data".
       data_dir: folder of the real suites.
       limit: rows of each suite, evenly spread; a row may be several comparisons.

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from experiments import sections, settings
+from grm_jax.benchmarks import SUITES, load_suite
+from grm_jax.benchmarks.files import MissingFiles
 from grm_jax.data import mixture
-from grm_jax.data.benchmarks import SUITES, load_suite
-from grm_jax.data.benchmarks.files import MissingFiles
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.contamination import BenchmarkPrompts
 from grm_jax.data.training_sets import SETS, Record

@@ -1,7 +1,8 @@
 """Imports point one way, and importing the library needs no optional package.
 
 The rule: experiments -> evaluation -> sampling | learning -> models -> parallel, and all of them ->
-data -> text -> files; voting needs none of these, models and parallel neither text nor data. The
+data -> text -> files; evaluation -> benchmarks -> data; voting needs none of these, models and
+parallel neither text nor data. The
 checks read the source with `ast`, so imports inside functions count as well.
 """
 
@@ -28,13 +29,15 @@ ALLOWED = {
     "text": {"files", "text"},
     "ranges": set(),
     "data": {"files", "ranges", "text", "data"},
+    "benchmarks": {"files", "ranges", "text", "data", "benchmarks"},
     "parallel": {"files", "ranges", "parallel"},
     "models": {"files", "ranges", "parallel", "models"},
     "voting": {"voting"},
     "sampling": _COMPUTE | {"sampling"},
     "learning": _COMPUTE | {"learning"},
-    "evaluation": _COMPUTE | {"sampling", "learning", "voting", "evaluation"},
+    "evaluation": _COMPUTE | {"benchmarks", "sampling", "learning", "voting", "evaluation"},
 }
+WITHOUT_JAX = ("text", "data", "benchmarks")
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 PIPELINE = "grm_jax.data.pipeline"
 # Never at the top of a library file: optional, or only wanted by programs and pipelines.
@@ -101,8 +104,8 @@ def layering_errors(imports: list[Import]) -> list[str]:
             errors.append(f"{item}: {here or 'grm_jax itself'} may not import {layer(item.name)}")
         if top in PROGRAMS:
             errors.append(f"{item}: the library may not import programs")
-        if top in JAX_FAMILY and here in ("text", "data") and item.importer != PIPELINE:
-            errors.append(f"{item}: text and data know nothing of jax")
+        if top in JAX_FAMILY and here in WITHOUT_JAX and item.importer != PIPELINE:
+            errors.append(f"{item}: {here} knows nothing of jax")
         if top in TORCH_FAMILY:
             errors.append(f"{item}: the library may not import {top}")
         if item.top_level and top in LAZY and item.importer != PIPELINE:
@@ -190,9 +193,11 @@ def test_programs_do_not_import_tools_or_tests(folder):
 @pytest.mark.parametrize(
     ("module", "source", "message"),
     [
-        ("grm_jax.text.prompts", "import jax.numpy as jnp", "know nothing of jax"),
-        ("grm_jax.data.comparison", "def f():\n    import jax", "know nothing of jax"),
-        ("grm_jax.data.comparison", "from flax import linen", "know nothing of jax"),
+        ("grm_jax.text.prompts", "import jax.numpy as jnp", "knows nothing of jax"),
+        ("grm_jax.data.comparison", "def f():\n    import jax", "knows nothing of jax"),
+        ("grm_jax.data.comparison", "from flax import linen", "knows nothing of jax"),
+        ("grm_jax.benchmarks.rmb", "from grm_jax.evaluation import rules", "import evaluation"),
+        ("grm_jax.data.mixture", "from grm_jax import benchmarks", "may not import benchmarks"),
         ("grm_jax.text.prompts", "from grm_jax.data import comparison", "may not import data"),
         ("grm_jax.models.heads", "from grm_jax.sampling import keys", "may not import sampling"),
         ("grm_jax.models.heads", "from ..learning import sft", "may not import learning"),
@@ -272,8 +277,8 @@ def test_library_imports_without_grain_and_ml_collections():
     assert done.stdout.split() == ["imported", str(len(modules))]
 
 
-def test_text_and_data_import_without_jax():
-    modules = sorted(m for m in LIBRARY - {PIPELINE} if layer(m) in ("text", "data"))
+def test_text_data_and_benchmarks_import_without_jax():
+    modules = sorted(m for m in LIBRARY - {PIPELINE} if layer(m) in WITHOUT_JAX)
     done = import_without(sorted(JAX_FAMILY | {"grain", "ml_collections"}), modules)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["imported", str(len(modules))]

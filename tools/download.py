@@ -8,10 +8,11 @@ the Hugging Face hub needs `pip install 'grm_jax[data]'`; its terms are accepted
 for gated ones is in HF_TOKEN. Read the licence of a set before you train on it: some benchmarks
 have none.
 
-Where a revision is known it is pinned here. Otherwise the newest one is taken. Either way it is
-written, with the SHA-256 of each file, to manifest.json beside the files; a later run with another
-revision or another file is refused. Files that are there already are checked, not fetched again,
-and each file is checked against the checksum of its host.
+Where a revision is known it is pinned, that of a benchmark in its file of grm_jax/benchmarks, that
+of a training set here. Otherwise the newest one is taken. Either way it is written, with the
+SHA-256 of each file, to manifest.json beside the files; a later run with another revision or
+another file is refused. Files that are there already are checked, not fetched again, and each file
+is checked against the checksum of its host.
 """
 
 import argparse
@@ -24,34 +25,14 @@ import shutil
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from grm_jax import benchmarks
+from grm_jax.data.source import Source
 from grm_jax.files import read_json, write_atomically
 from tools import errors_in_one_line, user_path
 
 MANIFEST = "manifest.json"
-
-
-class Source(NamedTuple):
-    """Where a set is.
-
-    Attributes:
-      repository: owner/name.
-      files: patterns of the paths wanted.
-      revision: commit, or how its name begins; "" for the newest.
-      root: beginning of the paths that is left out below `folder`.
-      folder: below --out; the name of the set unless given.
-      host: "hub" or "github".
-    """
-
-    repository: str
-    files: tuple[str, ...]
-    revision: str = ""
-    root: str = ""
-    folder: str = ""
-    host: str = "hub"
-
-
 # Revisions: of UltraFeedback, the one that HuggingFaceH4/ultrafeedback_binarized was made from; of
 # HelpSteer3, one that others pin; of the rest, the newest that was seen, or none.
 SETS = {
@@ -75,46 +56,7 @@ SETS = {
     # The problems alone: samples have to be added, see grm_jax/data/training_sets/math_answers.py.
     "math": Source("EleutherAI/hendrycks_math", ("*/train-*.parquet",), "21a5633"),
 }  # fmt: skip
-SUITES = {
-    "judgebench": Source(
-        "ScalerLab/JudgeBench", ("data/*.jsonl",), "e2c52c284e735e139b3daa61c206ee208f36c461",
-        root="data/", host="github",
-    ),
-    "llmbar": Source(
-        "princeton-nlp/LLMBar", ("Dataset/LLMBar/*dataset.json",), "900616b",
-        root="Dataset/", host="github",
-    ),
-    "rmb": Source(
-        "Zhou-Zoey/RMB-Reward-Model-Benchmark", ("RMB_dataset/*.json",), "2be3180",
-        root="RMB_dataset/", host="github",
-    ),
-    "rmbench": Source(
-        "THU-KEG/RM-Bench", ("data/*.json",), "73c52d7", root="data/", host="github"
-    ),
-    "realmistake": Source("psunlpgroup/ReaLMistake", ("data.zip",), "f94a8b9", host="github"),
-    "pandalm": Source(
-        "WeOpenML/PandaLM", ("data/testset-v1.json",), "3871806", root="data/", host="github"
-    ),
-    "autoj": Source(
-        "GAIR-NLP/auto-j", ("data/test/testdata_pairwise.jsonl",), "2ae17a3",
-        root="data/test/", host="github",
-    ),
-    "rewardbench": Source("allenai/reward-bench", ("data/filtered-*.parquet",)),
-    "rewardbench2": Source("allenai/reward-bench-2", ("*.parquet",)),
-    "ppe_preference": Source(
-        "lmarena-ai/PPE-Human-Preference-V1", ("*.parquet",), folder="ppe/preference"
-    ),
-    **{
-        f"ppe_{name.lower().replace('-', '_')}": Source(
-            f"lmarena-ai/PPE-{name}-Best-of-K", ("*.parquet",), revision,
-            folder=f"ppe/{name.lower().replace('-', '_')}",
-        )
-        for name, revision in (
-            ("MMLU-Pro", "d3a309b"), ("MATH", "c46ce3c"), ("GPQA", "2f85cea"),
-            ("IFEval", "a4f7fae"), ("MBPP-Plus", "afa8146"),
-        )
-    },
-}  # fmt: skip
+SUITES = {name: one for suite in benchmarks.SUITES.values() for name, one in suite.sources.items()}
 
 
 class Host(Protocol):

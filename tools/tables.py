@@ -28,7 +28,8 @@ import scipy.stats
 
 from experiments import counting, settings
 from experiments.results import Result, read_results
-from grm_jax.evaluation import official, paper, statistics
+from grm_jax.benchmarks import rewardbench
+from grm_jax.evaluation import paper, statistics
 from grm_jax.evaluation.paper import PaperTable
 from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
@@ -107,7 +108,7 @@ def _part(result: Result | None, name: str, ours: paper.Lines) -> Interval | Non
 
 def _tokens(result: Result, tokens: dict[str, float], section: str) -> Interval | None:
     """Mean over the rows of a section of RewardBench; without an interval of its own."""
-    rows = [tokens[s] for s in result.subsets if s in official.REWARDBENCH[section] and s in tokens]
+    rows = [tokens[s] for s in result.subsets if s in rewardbench.SECTIONS[section] and s in tokens]
     return None if not rows else Interval(*[float(np.mean(rows))] * 3)
 
 

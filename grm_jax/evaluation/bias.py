@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from grm_jax.evaluation import rules
+from grm_jax.benchmarks import rules
 from grm_jax.voting import Ballots
 
 

@@ -11,7 +11,7 @@ import pytest
 from configs import small_world
 from experiments import benchmark, biases, costs, counting, protocols, report, sections
 from experiments.counting import CountingRules, Drawn, Suite
-from grm_jax.data.benchmarks import load_suite
+from grm_jax.benchmarks import load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.models import cost
 from grm_jax.models.config import VARIANTS

@@ -14,7 +14,7 @@ from experiments import benchmark, grpo, rft, schema, sections, sft
 from experiments import run as runs
 from experiments.config import build
 from experiments.training_data import TrainingData
-from grm_jax.data.benchmarks import judgebench
+from grm_jax.benchmarks import judgebench
 from grm_jax.data.trajectory import TrajectoryStore
 from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, grm_prompt

@@ -9,9 +9,9 @@ import pytest
 from configs import small_world
 from experiments import arms, benchmark, counting, results
 from experiments.counting import CountingRules, Drawn, Suite, group
-from grm_jax.data.benchmarks import SUITES, rewardbench
+from grm_jax.benchmarks import SUITES, rewardbench, rules
 from grm_jax.data.comparison import Comparison
-from grm_jax.evaluation import paper, rules, statistics
+from grm_jax.evaluation import paper, statistics
 from grm_jax.evaluation.tables import read_json
 from grm_jax.models.config import VARIANTS
 from grm_jax.text.prompts import Message

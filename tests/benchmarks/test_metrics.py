@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from grm_jax.data.benchmarks import SUITES, load_suite, rmb, row_of
+from grm_jax.benchmarks import SUITES, load_suite, metric_of, rewardbench, rmb, rules
+from grm_jax.benchmarks.suite import Outcome, row_of
 from grm_jax.data.comparison import Comparison
-from grm_jax.evaluation import official, rules
-from grm_jax.evaluation.official import METRICS, Outcome
+from grm_jax.evaluation import official
 from grm_jax.text.prompts import Message
 
 REWARDBENCH_23 = {
@@ -38,11 +38,16 @@ def pair(uid, subset="", best=0, **changes):
 
 def values_of(suite, comparisons, outcome):
     """Every column of a suite for one line, as numbers."""
-    metric = official.metric_of(suite)
+    metric = metric_of(suite)
     items = metric.items(comparisons)
     lines = [metric.parts(comparisons, outcome)]
     found = official.measure(metric.columns, items, lines, num_resamples=1)
     return {name: float(by_line[0].values_L[0]) for name, by_line in found.items() if by_line}
+
+
+def weighted_mean(values, weights):
+    """The mean of subsets with the weights of a column."""
+    return sum(values[name] * weight for name, weight in weights.items()) / sum(weights.values())
 
 
 def rows_by_subset(counts):
@@ -50,7 +55,7 @@ def rows_by_subset(counts):
 
 
 def test_rewardbench_of_a_published_run():
-    rows = SUITES["rewardbench"].subset_rows
+    rows = SUITES["rewardbench"].rows
     comparisons = rows_by_subset(rows)
     credits = np.concatenate([np.arange(rows[s]) < REWARDBENCH_23[s] for s in rows]).astype(float)
     got = values_of("rewardbench", comparisons, Outcome(credits))
@@ -67,8 +72,8 @@ def test_rewardbench_result_files(shared_data):
     small = json.loads((folder / "each_small_section_score.json").read_text())
     main = json.loads((folder / "main_score.json").read_text())
     main["RewardBench"] = main["avg_Result_each_section"]
-    for column in METRICS["rewardbench"].columns:
-        assert rules.weighted_mean(small, column.weights) == pytest.approx(
+    for column in SUITES["rewardbench"].metric.columns:
+        assert weighted_mean(small, column.weights) == pytest.approx(
             main[column.name], abs=1e-15
         )
 
@@ -91,7 +96,7 @@ def test_rmb_result_files(shared_data):
         assert found[goal] == head["BoN Final Accuracy"] == mean[f"BoN {goal}"]
     four = {**{f"b{g}": v for g, v in found.items()},
             **{f"p{g}": mean[f"Pairwise {g}"] for g in found}}  # fmt: skip
-    got = rules.weighted_mean(four, dict.fromkeys(four, 1.0))
+    got = weighted_mean(four, dict.fromkeys(four, 1.0))
     assert got == pytest.approx(mean["Accuracy Averaged from Four Sections"], abs=1e-15)
     assert got == pytest.approx(0.7301355030914681, abs=1e-15)
 
@@ -105,7 +110,7 @@ def test_rmbench_of_a_published_run():
     total = 0.7923628112760438
     assert np.mean(levels) == pytest.approx(total, abs=1e-15)
     # Rows whose nine cells have the domain's mean: 3 x 3 with the means of the levels overall.
-    rows = SUITES["rmbench"].subset_rows
+    rows = SUITES["rmbench"].rows
     comparisons, credits = [], []
     for domain in rows:
         name = "safety" if domain.startswith("safety") else domain
@@ -183,26 +188,26 @@ def test_means_of_the_papers_tables():
         by_subset = {
             subset: cell
             for section, cell in zip(sections, cells, strict=True)
-            for subset in official.REWARDBENCH[section]
+            for subset in rewardbench.SECTIONS[section]
         }
-        mean = rules.weighted_mean(by_subset, METRICS["rewardbench"].columns[-1].weights)
+        mean = weighted_mean(by_subset, SUITES["rewardbench"].metric.columns[-1].weights)
         assert printed(mean, stated) and mean == pytest.approx(np.mean(cells))
     domains = ("MMLU-Pro", "MATH", "GPQA", "MBPP-Plus", "IFEval")
     for *cells, stated in TABLE_9.values():
         by_subset = dict(zip(domains, cells, strict=True))
-        mean = rules.weighted_mean(by_subset, METRICS["ppe_correctness"].columns[-1].weights)
+        mean = weighted_mean(by_subset, SUITES["ppe_correctness"].metric.columns[-1].weights)
         assert printed(mean, stated)
     for help_bon, help_pair, harm_bon, harm_pair, stated in TABLE_10.values():
-        weights = METRICS["rmb_bon"].columns[-1].weights
+        weights = SUITES["rmb_bon"].metric.columns[-1].weights
         means = [
-            rules.weighted_mean({"Helpfulness": a, "Harmlessness": b}, weights)
+            weighted_mean({"Helpfulness": a, "Harmlessness": b}, weights)
             for a, b in ((help_bon, harm_bon), (help_pair, harm_pair))
         ]
         assert printed(np.mean(means), stated)
 
 
 def test_rewardbench_2_weights_its_six_subsets_equally():
-    rows = {name: count for name, count in SUITES["rewardbench2"].subset_rows.items()
+    rows = {name: count for name, count in SUITES["rewardbench2"].rows.items()
             if name != "Ties"}  # fmt: skip
     comparisons = rows_by_subset(rows)
     totals = [[0.0] * 8] * len(comparisons)
@@ -244,7 +249,7 @@ def within_3_standard_errors(values, expected):
 )
 def test_floors_of_a_random_judge(shared_data, suite, folder, floors):
     comparisons = load_suite(suite, shared_data / folder)
-    metric = official.metric_of(suite)
+    metric = metric_of(suite)
     items = metric.items(comparisons)
     chance = np.array([1 / c.n for c in comparisons])
     exact = values_of(suite, comparisons, Outcome(chance))
@@ -264,7 +269,7 @@ def test_floors_of_a_random_judge(shared_data, suite, folder, floors):
 def test_floors_of_a_random_judge_in_both_orders(shared_data):
     comparisons = load_suite("judgebench", shared_data)
     rng = np.random.default_rng(5)
-    metric = METRICS["judgebench"]
+    metric = SUITES["judgebench"].metric
     two = rules.verdicts(rng.random((2, 350, 2)))
     games = tuple(rules.shares(game[None]) for game in two)
     values = metric.parts(comparisons, Outcome(np.zeros(350), games=games))[""]
@@ -290,11 +295,11 @@ def test_items_of_one_query_are_resampled_together():
     query = (Message("user", "same"),)
     comparisons = [pair(f"a{i}", "Helpfulness", messages=query) for i in range(4)]
     comparisons += [pair(f"b{i}", "Helpfulness") for i in range(2)]
-    items = METRICS["rmb_pairwise"].items(comparisons)
+    items = SUITES["rmb_pairwise"].metric.items(comparisons)
     assert items.clusters.tolist() == [0, 0, 0, 0, 1, 2]
     rows = [pair(f"c{i}", "Helpfulness", meta={"row": f"r{i // 2}"}) for i in range(6)]
     assert [row_of(c) for c in rows] == ["r0", "r0", "r1", "r1", "r2", "r2"]
-    assert len(METRICS["rmb_pairs"].items(rows).subsets) == 3
+    assert len(SUITES["rmb_pairs"].metric.items(rows).subsets) == 3
 
 
 def test_one_query_is_one_piece_of_evidence():
@@ -303,7 +308,7 @@ def test_one_query_is_one_piece_of_evidence():
     comparisons = [pair(f"a{i}", "Helpfulness", messages=query[i]) for i in range(200)]
     comparisons += [pair(f"b{i}", "Harmlessness") for i in range(3)]
     credits = np.append(np.repeat(np.random.default_rng(8).integers(0, 2, 40), 5), [1, 1, 1.0])
-    metric = METRICS["rmb_pairwise"]
+    metric = SUITES["rmb_pairwise"].metric
     items = metric.items(comparisons)
     found = official.measure(metric.columns, items, [metric.parts(comparisons, Outcome(credits))])
     width = found["Helpfulness"][0].interval(0).half_width
@@ -314,7 +319,7 @@ def test_columns_of_several_lines_are_paired():
     rng = np.random.default_rng(7)
     comparisons = rows_by_subset({"Helpfulness": 50, "Harmlessness": 30})
     a = rng.random(80)
-    metric = METRICS["rmb_bon"]
+    metric = SUITES["rmb_bon"].metric
     lines = [metric.parts(comparisons, Outcome(x)) for x in (a, a - 0.1)]
     lines.insert(1, {})
     found = official.measure(metric.columns, metric.items(comparisons), lines, num_resamples=50)

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from grm_jax.evaluation import rules
-from grm_jax.evaluation.rules import FIRST, NONE, SECOND, TIE
+from grm_jax.benchmarks import autoj, judgebench, pandalm, rewardbench2, rmb, rmbench, rules
+from grm_jax.benchmarks.rules import FIRST, NONE, SECOND, TIE
 
 NAMES = {"right": FIRST, "wrong": SECOND, "tie": TIE, "none": NONE}
 
 
 # JudgeBench and auto-j: every pair of verdicts in both orders, the gold being the first response.
 @pytest.mark.parametrize(
-    ("one", "other", "judgebench", "agreement", "consistency"),
+    ("one", "other", "right", "agreement", "consistency"),
     [
         ("right", "right", True, True, True),
         ("right", "tie", True, False, False),
@@ -28,17 +28,17 @@ NAMES = {"right": FIRST, "wrong": SECOND, "tie": TIE, "none": NONE}
         ("none", "none", False, False, False),
     ],
 )
-def test_decisions_in_both_orders(one, other, judgebench, agreement, consistency):
+def test_decisions_in_both_orders(one, other, right, agreement, consistency):
     for a, b in ((NAMES[one], NAMES[other]), (NAMES[other], NAMES[one])):
-        assert bool(rules.right_in_sum(a, b, FIRST)) is judgebench
-        assert bool(rules.right_in_both(a, b, FIRST)) is agreement
-        assert bool(rules.same_in_both(a, b)) is consistency
+        assert bool(judgebench.right_in_sum(a, b, FIRST)) is right
+        assert bool(autoj.right_in_both(a, b, FIRST)) is agreement
+        assert bool(autoj.same_in_both(a, b)) is consistency
         # The names of the responses do not matter.
         swap = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, NONE: NONE}
-        assert bool(rules.right_in_sum(swap[a], swap[b], SECOND)) is judgebench
-        assert bool(rules.right_in_both(swap[a], swap[b], SECOND)) is agreement
+        assert bool(judgebench.right_in_sum(swap[a], swap[b], SECOND)) is right
+        assert bool(autoj.right_in_both(swap[a], swap[b], SECOND)) is agreement
         # In auto-j a tie may be the gold.
-        assert bool(rules.right_in_both(a, b, TIE)) is (a == b == TIE)
+        assert bool(autoj.right_in_both(a, b, TIE)) is (a == b == TIE)
 
 
 def test_verdicts_and_their_shares():
@@ -54,21 +54,21 @@ def test_chance_of_a_rule_is_its_mean_over_independent_games():
     rng = np.random.default_rng(0)
     games = rng.integers(4, size=(2, 30, 5))
     gold = np.array([FIRST, SECOND, FIRST, SECOND, TIE])
-    for rule in (rules.right_in_both, rules.right_in_sum, rules.same_in_both):
+    for rule in (autoj.right_in_both, judgebench.right_in_sum, autoj.same_in_both):
         got = rules.chance_of(rule, *map(rules.shares, games), gold)
-        for c in range(4 if rule is rules.right_in_sum else 5):
+        for c in range(4 if rule is judgebench.right_in_sum else 5):
             pairs = itertools.product(games[0, :, c], games[1, :, c])
             want = np.mean([bool(rule(a, b, gold[c])) for a, b in pairs])
             assert got[c] == pytest.approx(want, abs=1e-12)
     # A coin for each order, JudgeBench: a quarter; one coin for both: a half.
     coin = np.array([[0.5, 0.5, 0, 0]])
-    assert rules.chance_of(rules.right_in_sum, coin, coin, [FIRST]) == pytest.approx(0.25)
+    assert rules.chance_of(judgebench.right_in_sum, coin, coin, [FIRST]) == pytest.approx(0.25)
 
 
 def test_a_row_of_pairs_is_right_if_all_are():
     names, row_C = rules.of_rows(["b", "a", "b", "a", "a", "c"])
     assert names == ["b", "a", "c"] and row_C.tolist() == [0, 1, 0, 1, 1, 2]
-    got = rules.all_of_a_row([1, 1, 0.5, 1, 1, 0], row_C)
+    got = rmb.all_of_a_row([1, 1, 0.5, 1, 1, 0], row_C)
     assert got.tolist() == [0.5, 1.0, 0.0]
 
 
@@ -77,26 +77,20 @@ def test_styles_of_a_row():
     scores = {"chosen": [9, 5, 1], "rejected": [4, 5, 6]}
     pairs = [(i, j) for i in range(3) for j in range(3)]
     credits = [float(scores["chosen"][i] > scores["rejected"][j]) for i, j in pairs]
-    cells = rules.style_cells(credits, [0] * 9, *zip(*pairs, strict=True))
+    cells = rmbench.style_cells(credits, [0] * 9, *zip(*pairs, strict=True))
     assert cells.tolist() == [[[1, 1, 1], [1, 0, 0], [0, 0, 0]]]
-    parts = {name: float(values[0]) for name, values in rules.style_parts(cells).items()}
+    parts = {name: float(values[0]) for name, values in rmbench.style_parts(cells).items()}
     assert parts == pytest.approx({"hard": 2 / 3, "normal": 1 / 3, "easy": 1 / 3, "all": 4 / 9})
     # The same six in one shuffled list.
     styles = [3, 0, 5, 2, 4, 1]
     flat = scores["chosen"] + scores["rejected"]
-    listed = rules.style_cells_of_lists([[flat[s] for s in styles]], [styles])
+    listed = rmbench.style_cells_of_lists([[flat[s] for s in styles]], [styles])
     assert listed.tolist() == cells.tolist()
-    silent = rules.style_cells_of_lists([[math.nan] * 6], [styles])
+    silent = rmbench.style_cells_of_lists([[math.nan] * 6], [styles])
     assert not silent.any()
     for bad in (pairs[:8], pairs[:8] + pairs[:1]):
         with pytest.raises(ValueError, match="exactly nine"):
-            rules.style_cells([1.0] * len(bad), [0] * len(bad), *zip(*bad, strict=True))
-
-
-def test_a_missing_subset_gives_no_number():
-    weights = {"a": 1, "b": 3}
-    assert rules.weighted_mean({"a": 1.0, "b": 0.0, "c": 9.0}, weights) == 0.25
-    assert rules.weighted_mean({"a": 1.0}, weights) is None
+            rmbench.style_cells([1.0] * len(bad), [0] * len(bad), *zip(*bad, strict=True))
 
 
 def naive_classes(found, gold):
@@ -116,22 +110,23 @@ def naive_classes(found, gold):
 def test_class_scores(labels):
     rng = np.random.default_rng(1)
     found, gold = rng.choice(labels, size=60), rng.integers(3, size=60)
-    counts = rules.confusion(rules.shares(found[None]), gold)
-    assert rules.class_scores(counts.sum(axis=0)) == pytest.approx(naive_classes(found, gold))
-    both = rules.class_scores(np.stack([counts[:30].sum(axis=0), counts.sum(axis=0)]))
+    counts = pandalm.confusion(rules.shares(found[None]), gold)
+    assert pandalm.class_scores(counts.sum(axis=0)) == pytest.approx(naive_classes(found, gold))
+    both = pandalm.class_scores(np.stack([counts[:30].sum(axis=0), counts.sum(axis=0)]))
     assert [x[0] for x in both] == pytest.approx(naive_classes(found[:30], gold[:30]))
 
 
 def test_ties_of_rewardbench_2():
-    margins = rules.margins([5, 1, 4, 2], [True, False, True, False])
+    margins = rewardbench2.margins([5, 1, 4, 2], [True, False, True, False])
     assert margins == (2.0, 1.0)
     # Told apart in both halves, spread below both margins.
     full = 0.3 + 0.3 + 0.2 + 0.2 + 0.01 * math.tanh(2 / 1 - 1)
-    assert rules.ties_score(3, 2, 1) == pytest.approx(full)
+    assert rewardbench2.ties_score(3, 2, 1) == pytest.approx(full)
     # The tied half alone: it stands above its spread, the reference does not.
-    assert rules.ties_score(-1, 2, 1) == pytest.approx(0.3 + 0.2 + 0.01 * math.tanh(-1 / 1 - 1))
+    alone = 0.3 + 0.2 + 0.01 * math.tanh(-1 / 1 - 1)
+    assert rewardbench2.ties_score(-1, 2, 1) == pytest.approx(alone)
     # Equal right scores: an infinite ratio is 1, and 0 / 0 is 0.
-    assert rules.ties_score(1, 1, 0) == pytest.approx(1.0 + 0.01)
-    assert rules.ties_score(0, 0, 0) == 0
-    assert rules.ties_score(math.nan, math.nan, math.nan) == 0
-    assert rules.ties_score([3, -1], [2, 2], [1, 1]).shape == (2,)
+    assert rewardbench2.ties_score(1, 1, 0) == pytest.approx(1.0 + 0.01)
+    assert rewardbench2.ties_score(0, 0, 0) == 0
+    assert rewardbench2.ties_score(math.nan, math.nan, math.nan) == 0
+    assert rewardbench2.ties_score([3, -1], [2, 2], [1, 1]).shape == (2,)

@@ -1,15 +1,16 @@
-"""What the readers of the benchmarks share: finding files, and hiding which response is best."""
+"""What the readers share: finding files, fields of rows, and hiding which response is best."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from grm_jax.data.comparison import FieldError, require
+from grm_jax.data.comparison import FieldError, read_objects, require
 from grm_jax.files import visible_files
+from grm_jax.text.prompts import Message
 
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
@@ -19,23 +20,21 @@ class MissingFiles(ValueError):
     """The files of a benchmark are not there, which is no fault of what they hold."""
 
 
-def find_file(
-    suite: str, data_dir: str | os.PathLike, folder: str, name: str, kind: str = "file"
-) -> Path:
+def find_file(data_dir: str | os.PathLike, folder: str, name: str, kind: str = "file") -> Path:
     """`name` in `data_dir`/`folder`, or in `data_dir` itself; MissingFiles if in neither."""
     paths = [Path(data_dir) / folder / name, Path(data_dir) / name]
     for path in paths:
         if path.is_dir() if kind == "folder" else path.is_file():
             return path
-    raise MissingFiles(f"{suite}: expected the {kind} {paths[0]} (or {paths[1]})")
+    raise MissingFiles(f"expected the {kind} {paths[0]} (or {paths[1]})")
 
 
-def find_folder(suite: str, data_dir: str | os.PathLike, folder: str, name: str) -> Path:
+def find_folder(data_dir: str | os.PathLike, folder: str, name: str) -> Path:
     """As `find_file`, for a folder."""
-    return find_file(suite, data_dir, folder, name, "folder")
+    return find_file(data_dir, folder, name, "folder")
 
 
-def find_tables(suite: str, data_dir: str | os.PathLike, folder: str, start: str) -> list[Path]:
+def find_tables(data_dir: str | os.PathLike, folder: str, start: str) -> list[Path]:
     """The files of a split as the hub names them, such as ``filtered-00000-of-00001.parquet``.
 
     They start with `start`, end with one of `SUFFIXES`, and lie in `data_dir`/`folder`, in its
@@ -50,9 +49,17 @@ def find_tables(suite: str, data_dir: str | os.PathLike, folder: str, start: str
             if found:
                 return found
     raise MissingFiles(
-        f"{suite}: expected the files {Path(data_dir) / folder}/{start}* with one of the endings "
+        f"expected the files {Path(data_dir) / folder}/{start}* with one of the endings "
         f"{SUFFIXES} (or {Path(data_dir)}/{start}*)"
     )
+
+
+def read_tables(
+    data_dir: str | os.PathLike, folder: str, start: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of the files of `find_tables`, each after its place."""
+    for path in find_tables(data_dir, folder, start):
+        yield from read_objects(path)
 
 
 def place_of(uid: str, n: int) -> int:
@@ -71,6 +78,16 @@ def with_best(uid: str, best: T, others: Sequence[T]) -> tuple[tuple[T, ...], tu
     place = place_of(uid, len(others) + 1)
     responses.insert(place, best)
     return tuple(responses), tuple(float(i == place) for i in range(len(responses)))
+
+
+def one_turn(where: str, row: dict[str, Any], name: str) -> tuple[Message]:
+    """The string in `row[name]` as a turn of the user; else FieldError."""
+    return (Message("user", require(where, row, name, str)),)
+
+
+def strings(where: str, row: dict[str, Any], *names: str) -> tuple[str, ...]:
+    """The strings in the fields of these names; else FieldError."""
+    return tuple(require(where, row, name, str) for name in names)
 
 
 def texts(where: str, row: dict[str, Any], name: str) -> tuple[str, ...]:

@@ -14,16 +14,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 
-from grm_jax.data.benchmarks.files import find_file
-from grm_jax.data.comparison import (
-    Comparison,
-    FieldError,
-    collect,
-    located,
-    parse_lines,
-    require,
-)
-from grm_jax.text.prompts import Message
+from grm_jax.benchmarks.files import find_file, one_turn, strings
+from grm_jax.benchmarks.suite import Suite
+from grm_jax.data.comparison import Comparison, FieldError, located, parse_lines, require
+from grm_jax.data.source import Source
 
 PASSWORD = b"open-realmistake"  # from the README of the repository: against crawlers, no secret
 TASKS = (
@@ -34,10 +28,13 @@ ROWS: Mapping[str, int] = {
     f"{task}/{model}": rows for task in TASKS for model, rows in MODELS.items()
 }
 LABELS = ("no_error", "error")
+SOURCES = {
+    "realmistake": Source("psunlpgroup/ReaLMistake", ("data.zip",), "f94a8b9", host="github")
+}
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
-def load(data_dir: str | os.PathLike) -> list[Comparison]:
+def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
     """Reads data.zip of `data_dir`/realmistake, or of `data_dir` itself, task by task.
 
     Each response has uid ``realmistake/<task>/<model>/<line>``, ``<task>/<model>`` as subset, and
@@ -47,10 +44,11 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
       ValueError: the archive or a file in it is missing or damaged; or a bad row, as
         ``data.zip/file:line: field 'x': ...``.
     """
-    path = find_file("realmistake", data_dir, "realmistake", "data.zip")
+    path = find_file(data_dir, "realmistake", "data.zip")
     try:
         with zipfile.ZipFile(path) as archive:
-            return collect(row for subset in ROWS for row in _rows(path, archive, subset))
+            for subset in ROWS:
+                yield from _rows(path, archive, subset)
     except DAMAGED as error:
         raise ValueError(f"{path}: damaged, or locked with another password: {error}") from None
 
@@ -71,10 +69,13 @@ def _rows(
             yield where, located(
                 where,
                 f"realmistake/{subset}/{number}",
-                (Message("user", require(where, row, "input", str)),),
-                (require(where, row, "llm_response", str),),
+                one_turn(where, row, "input"),
+                strings(where, row, "llm_response"),
                 (float(label == "no_error"),),
                 subset,
                 {"error_categories": row.get("error_categories")},
                 query="input",
             )
+
+
+SUITES = (Suite("realmistake", read, ROWS, sources=SOURCES, private=True),)

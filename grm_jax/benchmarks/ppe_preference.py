@@ -10,15 +10,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from grm_jax.data.benchmarks.files import find_tables, name_of, one_of
-from grm_jax.data.comparison import Comparison, collect, located, read_objects, require
-from grm_jax.text.prompts import Message
+from grm_jax.benchmarks.files import name_of, one_of, one_turn, read_tables, strings
+from grm_jax.benchmarks.suite import Suite
+from grm_jax.data.comparison import Comparison, located
+from grm_jax.data.source import Source
 
 ROWS: Mapping[str, int] = {"": 16_038}
 WINNERS = ("model_a", "model_b", "tie", "tie (bothbad)")
+SOURCES = {
+    "ppe_preference": Source(
+        "lmarena-ai/PPE-Human-Preference-V1", ("*.parquet",), folder="ppe/preference"
+    )
+}
 
 
-def load(data_dir: str | os.PathLike) -> list[Comparison]:
+def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
     """Reads ``test*`` in `data_dir`/ppe/preference, or in `data_dir` itself, in its order.
 
     Each row has uid ``ppe_preference/<question_id>`` and `language` in meta. In a tie both
@@ -27,22 +33,20 @@ def load(data_dir: str | os.PathLike) -> list[Comparison]:
     Raises:
       ValueError: the file is missing; or a bad row, as ``path[row]: field 'x': ...``.
     """
-    paths = find_tables("ppe_preference", data_dir, "ppe/preference", "test")
-    return collect(place for path in paths for place in _rows(path))
-
-
-def _rows(path: os.PathLike) -> Iterator[tuple[str, Comparison]]:
-    for where, row in read_objects(path):
+    for where, row in read_tables(data_dir, "ppe/preference", "test"):
         winner = one_of(where, row, "winner", WINNERS)
         rewards = {"model_a": (1.0, 0.0), "model_b": (0.0, 1.0)}.get(winner, (1.0, 1.0))
         yield where, located(
             where,
             f"ppe_preference/{name_of(where, row, 'question_id')}",
-            (Message("user", require(where, row, "prompt", str)),),
-            tuple(require(where, row, name, str) for name in ("response_1", "response_2")),
+            one_turn(where, row, "prompt"),
+            strings(where, row, "response_1", "response_2"),
             rewards,
             "",
             {"language": row.get("language")},
             several_best=rewards[0] == rewards[1],
             query="prompt",
         )
+
+
+SUITES = (Suite("ppe_preference", read, ROWS, sources=SOURCES),)

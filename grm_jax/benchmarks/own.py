@@ -1,0 +1,55 @@
+"""Comparisons of the user's own, in JSONL or Parquet.
+
+A row is in the format of `grm_jax.data.comparison.read_jsonl`, or has `prompt` (a string or
+messages), `chosen` and `rejected` (strings), as custom sets of the package rewardbench do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from grm_jax.benchmarks.files import find_tables, one_turn, strings, with_best
+from grm_jax.benchmarks.suite import Suite
+from grm_jax.data.comparison import (
+    Comparison,
+    from_row,
+    located,
+    present,
+    read_messages,
+    read_objects,
+    require,
+)
+
+
+def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+    """Reads every file of `data_dir`/own, or of `data_dir` itself, by name.
+
+    A pair without a uid has ``own/<file>/<row>``, counted from 0, and its chosen response stands
+    at a hashed place.
+
+    Raises:
+      ValueError: there is no file; or a bad row, as ``path:line: field 'x': ...``.
+    """
+    for path in find_tables(data_dir, "own", ""):
+        for number, (where, row) in enumerate(read_objects(path)):
+            row = present(row)
+            if "chosen" in row:
+                yield where, _pair(where, row, f"own/{path.name}/{number}")
+            else:
+                yield where, from_row(where, row)
+
+
+def _pair(where: str, row: dict, uid: str) -> Comparison:
+    if isinstance(row.get("prompt"), list):
+        messages = read_messages(where, row, "prompt", extra=())
+    else:
+        messages = one_turn(where, row, "prompt")
+    uid = require(where, row, "uid", str) if "uid" in row else uid
+    subset = require(where, row, "subset", str) if "subset" in row else ""
+    chosen, rejected = strings(where, row, "chosen", "rejected")
+    answers, rewards = with_best(uid, chosen, [rejected])
+    return located(where, uid, messages, answers, rewards, subset, query="prompt")
+
+
+SUITES = (Suite("own", read, None),)

@@ -2,8 +2,9 @@
 
 The rule: experiments -> evaluation -> sampling | learning -> models -> parallel, and all of them ->
 data -> text -> files; evaluation -> benchmarks -> data; voting needs none of these, models and
-parallel neither text nor data. The
-checks read the source with `ast`, so imports inside functions count as well.
+parallel neither text nor data. Above the library: tools -> experiments -> grm_jax, and tools ->
+configs, which are data and import each other only. The checks read the source with `ast`, so
+imports inside functions count as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = ("experiments", "configs", "tools", "tests")
+# What each folder of programs may import of the clone. Configs are data, and tests see everything.
+PROGRAMS_ALLOWED = {
+    "configs": {"configs"},
+    "experiments": {"experiments", "grm_jax"},
+    "tools": {"tools", "experiments", "configs", "grm_jax"},
+}
 
 # What each part of the library may import of the library, itself included.
 _COMPUTE = {"files", "ranges", "text", "data", "models", "parallel"}
@@ -154,15 +161,36 @@ def imports_under(folder: str) -> list[Import]:
     return found
 
 
-LIBRARY = {module_name(path) for path in (ROOT / "grm_jax").rglob("*.py")}
+def modules_under(folder: str) -> set[str]:
+    return {module_name(path) for path in (ROOT / folder).rglob("*.py")}
+
+
+LIBRARY = modules_under("grm_jax")
 
 
 def test_library_obeys_the_layering_rule():
     assert layering_errors(imports_under("grm_jax")) == []
 
 
-def test_library_has_no_import_circle():
-    assert import_cycle(imports_under("grm_jax"), LIBRARY) == []
+def program_errors(imports: list[Import]) -> list[str]:
+    """What in the imports of programs points up, one line each."""
+    errors = []
+    for item in imports:
+        here, top = item.importer.split(".")[0], item.name.split(".")[0]
+        if top in ("grm_jax", *PROGRAMS) and top not in PROGRAMS_ALLOWED[here]:
+            errors.append(f"{item}: {here} may not import {top}")
+    return errors
+
+
+@pytest.mark.parametrize("folder", PROGRAMS_ALLOWED)
+def test_programs_obey_the_layering_rule(folder):
+    assert program_errors(imports_under(folder)) == []
+
+
+def test_there_is_no_import_circle():
+    folders = ("grm_jax", *PROGRAMS_ALLOWED)
+    imports = [item for folder in folders for item in imports_under(folder)]
+    assert import_cycle(imports, set().union(*map(modules_under, folders))) == []
 
 
 def test_every_folder_of_the_library_is_installed():
@@ -182,12 +210,21 @@ def test_programs_import_torch_only_when_they_use_it(folder):
     assert offenders == []
 
 
-@pytest.mark.parametrize("folder", ["configs", "experiments"])
-def test_programs_do_not_import_tools_or_tests(folder):
-    tops = {item.name.split(".")[0] for item in imports_under(folder)}
-    assert tops.isdisjoint({"tools", "tests"})
-    if folder == "configs":
-        assert "experiments" not in tops
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        ("configs.small_world", "from experiments import config", "may not import experiments"),
+        ("configs.small_world", "import grm_jax.ranges", "configs may not import grm_jax"),
+        ("experiments.grpo", "from tools.bench import peaks", "may not import tools"),
+        ("experiments.grpo", "def f():\n    import configs.recipes", "may not import configs"),
+        ("tools.bench.train", "from tests.harness import browser", "may not import tests"),
+    ],
+)
+def test_program_errors_sees_each_offence(module, source, message):
+    (error,) = program_errors(read_imports(source, module))
+    assert message in error
+    allowed = "import tools.outputs\nfrom configs import recipes\nfrom grm_jax import voting"
+    assert program_errors(read_imports(allowed, "tools.plan")) == []
 
 
 @pytest.mark.parametrize(
@@ -286,7 +323,7 @@ def test_text_data_and_benchmarks_import_without_jax():
 
 def test_benches_of_speed_import_on_a_bare_gpu_machine():
     optional = ["grain", "ml_collections", "tokamax", "torch", "transformers"]
-    done = import_without(optional, ["tools.bench_sampling", "tools.bench_train"])
+    done = import_without(optional, ["tools.bench.sampling", "tools.bench.train"])
     assert done.returncode == 0, done.stderr
 
 

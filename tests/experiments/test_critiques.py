@@ -15,8 +15,8 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.critique_page import RESULTS, critique_page
 from grm_jax.text.prompts import Message
 from grm_jax.text.scores import is_correct
-from tools.bench_harness import judge
-from tools.browser import Browser, executable
+from tests.harness.browser import Browser, executable
+from tools.bench.harness import judge
 
 K = 4
 RULES = CountingRules(

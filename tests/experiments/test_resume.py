@@ -15,8 +15,8 @@ import pytest
 from experiments import run as runs
 from experiments.metrics import Metrics
 from grm_jax.learning.checkpoints import save_params
-from tools import check_resume
-from tools.check_resume import LATER, RESTORED, ROLLOUT, TABLE, Kill, Runner
+from tests.harness import check_resume
+from tests.harness.check_resume import LATER, RESTORED, ROLLOUT, TABLE, Kill, Runner
 
 # In the order in which a run comes to them. Stopped by SIGTERM in a step and in a work unit, killed
 # inside writes, between rollout and update, and while it resumes.

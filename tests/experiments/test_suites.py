@@ -18,7 +18,7 @@ from grm_jax.models.config import VARIANTS
 from grm_jax.sampling.draw import DrawConfig, TooLong
 from grm_jax.sampling.orders import orders_for
 from grm_jax.text.prompts import Message
-from tools.bench_harness import judge, judged
+from tools.bench.harness import judge, judged
 
 K = 8
 RULES = CountingRules(

@@ -1,6 +1,6 @@
-"""The decoder against stored logits of transformers (tools/make_golden.py), without PyTorch.
+"""The decoder against logits of transformers that tests/harness/make_golden.py stored.
 
-The live comparisons beside this file vary configs; here each architecture has one.
+The live comparisons beside this file vary configs; here each architecture has one, without PyTorch.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ import pytest
 from wrong_details import rope_in_pairs
 
 from grm_jax.models import heads, hub, transformer
-from tools import make_golden
-from tools.make_golden import COLUMNS, POSITIONS
+from tests.harness import make_golden
+from tests.harness.make_golden import COLUMNS, POSITIONS
 
 NAMES = tuple(make_golden.CASES)
 

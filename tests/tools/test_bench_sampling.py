@@ -7,9 +7,9 @@ import pytest
 
 from grm_jax.models import cost
 from grm_jax.models.config import VARIANTS
-from tools import bench_sampling
-from tools.bench_sampling import Row
-from tools.peaks import Peaks
+from tools.bench import sampling
+from tools.bench.peaks import Peaks
+from tools.bench.sampling import Row
 
 # One prompt, one sample, equal lengths: all measurements share one program.
 SMALL = ["--variant=tiny", "--samples=1", "--long_prompt=6", "--short_prompt=6", "--new=3",
@@ -19,11 +19,11 @@ SMALL = ["--variant=tiny", "--samples=1", "--long_prompt=6", "--short_prompt=6",
 @pytest.fixture(autouse=True)
 def keep_affinity(monkeypatch):
     """The benchmark takes cores away from its process; a test must not."""
-    monkeypatch.setattr(bench_sampling.os, "sched_setaffinity", lambda *_: None, raising=False)
+    monkeypatch.setattr(sampling.os, "sched_setaffinity", lambda *_: None, raising=False)
 
 
 def test_a_small_run_prints_all_measurements(capsys):
-    rows = bench_sampling.main([*SMALL, "--no-transformers"])
+    rows = sampling.main([*SMALL, "--no-transformers"])
     printed = capsys.readouterr().out
     assert [row.name for row in rows] == [
         "(b) grm_jax", "(a) shared prefix", "(a) repeated prompts"
@@ -50,26 +50,26 @@ def test_rows_compute_rates():
     assert row.tokens_per_second == 160.0
     assert row._replace(prefill=None).total == 3.0
     # 400 FLOPs of a second that could do 1,000, then 100 of them; 2,000 of 8,000 bytes per second
-    printed = bench_sampling.line(row, Peaks(1000.0, 8000.0, "given")).split()
+    printed = sampling.line(row, Peaks(1000.0, 8000.0, "given")).split()
     rates = ["4.00", "160.0", "150.0", "0.0"]
     assert printed == ["x", "1.00", "40.0%", "3.00", *rates, "25.0%", "10.0%"]
-    printed = bench_sampling.line(row._replace(prefill=None), Peaks(None, None, "")).split()
+    printed = sampling.line(row._replace(prefill=None), Peaks(None, None, "")).split()
     assert printed == ["x", "-", "-", "3.00", "3.00", "213.3", "150.0", "0.0", "-", "-"]
 
 
 def test_ratios_tell_met_from_missed():
-    assert bench_sampling.ratio("x", 1.0, 3.0, 3.0) == "x: 3.00x (target 3.0x: met)"
-    assert bench_sampling.ratio("x", 1.0, 2.9, 3.0) == "x: 2.90x (target 3.0x: missed)"
+    assert sampling.ratio("x", 1.0, 3.0, 3.0) == "x: 3.00x (target 3.0x: met)"
+    assert sampling.ratio("x", 1.0, 2.9, 3.0) == "x: 2.90x (target 3.0x: missed)"
 
 
 def test_sizes_are_checked(capsys):
     with pytest.raises(SystemExit):
-        bench_sampling.parse(["--samples=0"])
+        sampling.parse(["--samples=0"])
     assert "--samples must be at least 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        bench_sampling.parse(["--layers=3"])
+        sampling.parse(["--layers=3"])
     assert "num_layers: must be even" in capsys.readouterr().err
-    assert bench_sampling.parse(["--layers=2", "--dtype=bfloat16"])[1] == dataclasses.replace(
+    assert sampling.parse(["--layers=2", "--dtype=bfloat16"])[1] == dataclasses.replace(
         VARIANTS["gemma2_48m"], num_layers=2, dtype="bfloat16"
     )
 
@@ -78,15 +78,15 @@ def test_transformers_is_measured_on_the_same_shape():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     prompt = np.arange(4, 10)
-    rows = list(bench_sampling.theirs(VARIANTS["tiny"], prompt, 2, 3, 1, threads=1))
+    rows = list(sampling.theirs(VARIANTS["tiny"], prompt, 2, 3, 1, threads=1))
     assert [row.name for row in rows] == [
         "(b) transformers, dynamic cache", "(b) transformers, static cache"
     ]  # fmt: skip
     assert all(row.tokens == 6 and row.prefill is None and row.decode > 0 for row in rows)
     # They get the same needs as our own row, or the shares would not compare.
     assert all(
-        row._asdict().items() >= bench_sampling.needed(VARIANTS["tiny"], 6, 1, 2, 3).items()
+        row._asdict().items() >= sampling.needed(VARIANTS["tiny"], 6, 1, 2, 3).items()
         for row in rows
     )
     with pytest.raises(ValueError, match="Gemma-2"):
-        next(bench_sampling.theirs(VARIANTS["tiny_deepseek"], prompt, 2, 3, 1, threads=1))
+        next(sampling.theirs(VARIANTS["tiny_deepseek"], prompt, 2, 3, 1, threads=1))

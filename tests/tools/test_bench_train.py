@@ -11,9 +11,10 @@ import pytest
 from grm_jax.models import cost, transformer
 from grm_jax.models.config import REMATS, VARIANTS
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
-from tools import bench_train, random_model
-from tools.bench_train import Row
-from tools.peaks import Peaks
+from tools import random_model
+from tools.bench import train
+from tools.bench.peaks import Peaks
+from tools.bench.train import Row
 
 SMALL = ["--variant=tiny", "--batch=4", "--length=12", "--steps=2", "--warmup=1",
          "--peak-tflops=2", "--peak-gbps=10"]  # fmt: skip
@@ -21,7 +22,7 @@ SMALL = ["--variant=tiny", "--batch=4", "--length=12", "--steps=2", "--warmup=1"
 
 def test_a_small_run_measures_both_programs(tmp_path, capsys):
     file, trace = tmp_path / "new" / "out.json", tmp_path / "trace"
-    rows = bench_train.main(
+    rows = train.main(
         [*SMALL, "--documents=2", "--completion=5", f"--json={file}", f"--trace={trace}"]
     )
     printed = capsys.readouterr().out
@@ -53,7 +54,7 @@ def test_a_small_run_measures_both_programs(tmp_path, capsys):
 
 
 def test_a_mesh_with_micro_batches_remat_and_bfloat16(capsys):
-    (row,) = bench_train.main(
+    (row,) = train.main(
         [*SMALL, "--program=sft", "--micro_batches=2", "--fsdp=2", "--dtype=bfloat16",
          "--remat=full"]
     )  # fmt: skip
@@ -64,7 +65,7 @@ def test_a_mesh_with_micro_batches_remat_and_bfloat16(capsys):
 
 
 def test_adapters_beside_frozen_weights(capsys):
-    rows = bench_train.main([*SMALL, "--lora_rank=2", "--param_dtype=bfloat16"])
+    rows = train.main([*SMALL, "--lora_rank=2", "--param_dtype=bfloat16"])
     config, lengths = VARIANTS["tiny"], [12] * 4
     config = dataclasses.replace(config, param_dtype="bfloat16")
     assert rows[0].flops == cost.train_flops(config, lengths, frozen=True)
@@ -81,19 +82,19 @@ def test_rows_compute_rates():
     assert row.bound(peak) == ("compute", 0.5)
     assert row.bound(peak._replace(bandwidth=400.0)) == ("memory", 0.75)
     assert row.bound(peak._replace(bandwidth=None)) is None
-    assert bench_train.line(row, peak).split() == [
+    assert train.line(row, peak).split() == [
         "sft", "100", "7.0", "2.000", "1.000", "50", "0.000", "50.0%", "compute", "50.0%", "3.00",
         "-",
     ]  # fmt: skip
-    unknown = bench_train.line(row, Peaks(None, None, "")).split()
+    unknown = train.line(row, Peaks(None, None, "")).split()
     assert unknown[7:10] == ["-", "-", "-"]
     figures = row.figures(Peaks(None, None, ""))
     assert figures["mfu"] is figures["bound"] is figures["roofline"] is None
 
 
 def test_rows_are_packed_with_documents():
-    assert bench_train.document_lengths(10, 3) == [3, 3, 4]
-    batch = bench_train.sft_batch(VARIANTS["tiny"], 2, 10, 3)
+    assert train.document_lengths(10, 3) == [3, 3, 4]
+    batch = train.sft_batch(VARIANTS["tiny"], 2, 10, 3)
     assert batch["positions"][1].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 3]
     assert batch["segment_ids"][1].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
     assert (batch["tokens"][:, 1:] == batch["targets"][:, :-1]).all()
@@ -101,7 +102,7 @@ def test_rows_are_packed_with_documents():
 
 
 def test_rollouts_fill_their_rows_and_carry_a_signal():
-    batch = bench_train.grpo_batch(VARIANTS["tiny"], 8, 10, 4, 4)
+    batch = train.grpo_batch(VARIANTS["tiny"], 8, 10, 4, 4)
     assert (batch.segment_ids_BT == 1).all() and (batch.completion_mask_BU == 1).all()
     assert (batch.prompt_lengths_B == 6).all()
     assert (batch.rewards_B.reshape(2, 4).sum(axis=1) == 0).all()
@@ -109,9 +110,9 @@ def test_rollouts_fill_their_rows_and_carry_a_signal():
 
 def test_flags_change_the_variant():
     config = VARIANTS["tiny"]
-    assert bench_train.parse(SMALL)[1] == config
+    assert train.parse(SMALL)[1] == config
     for policy in REMATS:
-        args, changed = bench_train.parse(
+        args, changed = train.parse(
             [*SMALL, f"--remat={policy}", "--layers=4", "--param_dtype=bfloat16"]
         )
         assert changed == dataclasses.replace(
@@ -135,7 +136,7 @@ def test_flags_change_the_variant():
 )
 def test_impossible_flags_end_by_name(flags, message, capsys):
     with pytest.raises(SystemExit):
-        bench_train.parse([*SMALL, *flags])
+        train.parse([*SMALL, *flags])
     assert message in capsys.readouterr().err
 
 
@@ -146,7 +147,7 @@ def test_a_loss_that_is_not_finite_is_no_measurement(monkeypatch):
     random_params = random_model.random_params
     monkeypatch.setattr(random_model, "random_params", broken)
     with pytest.raises(FloatingPointError, match="sft: the loss is nan"):
-        bench_train.main([*SMALL, "--documents=2", "--program=sft"])
+        train.main([*SMALL, "--documents=2", "--program=sft"])
 
 
 def test_random_parameters_have_the_shapes_and_places_of_real_ones():

@@ -16,7 +16,7 @@ from grm_jax.evaluation.tables import read_json
 from grm_jax.models.config import VARIANTS
 from grm_jax.text.prompts import Message
 from tools import tables
-from tools.bench_harness import judge
+from tools.bench.harness import judge
 
 K = 4
 RULES = CountingRules(

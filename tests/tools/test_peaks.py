@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tools import peaks
-from tools.peaks import Peaks
+from tools.bench import peaks
+from tools.bench.peaks import Peaks
 from tools.planning import topologies
 
 

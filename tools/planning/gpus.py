@@ -11,7 +11,7 @@ import importlib.metadata
 import jax
 from jax.experimental import topologies
 
-from tools.peaks import KINDS, RATES
+from tools.bench.peaks import KINDS, RATES
 
 # Bytes that CUDA says a card has: by XLA's own description of one, and 139.8 GiB by those of users.
 MEMORY = {

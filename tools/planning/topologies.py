@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import mesh_utils, topologies
 
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
-from tools.peaks import RATES
+from tools.bench.peaks import RATES
 from tools.planning import gpus
 
 GIB = 2**30
@@ -31,7 +31,7 @@ class Chip(NamedTuple):
 
     Attributes:
       hbm: bytes that the compiler lets a program use; of a GPU, `GPU_SHARE` of the card's.
-      flops: per second, dense bfloat16, by `tools.peaks`.
+      flops: per second, dense bfloat16, by `tools.bench.peaks`.
       bandwidth: bytes per second of HBM, likewise.
       clock: cycles per second, to turn the compiler's estimates into seconds; 0 is unknown.
       devices: of a chip.

@@ -1,7 +1,8 @@
 """Headless Chromium, for pictures of a page and for its tests; nothing but the standard library.
 
-    python -m tools.browser --page=runs/demo/critiques.html --out=critiques.png
-    python -m tools.browser --page=FILE --out=FILE --run="document.querySelector('#search').focus()"
+    python -m tests.harness.browser --page=runs/demo/critiques.html --out=critiques.png
+    python -m tests.harness.browser --page=FILE --out=FILE \\
+        --run="document.querySelector('#search').focus()"
 
 Chromium must be installed (on Debian the package chromium). It is driven by its DevTools protocol
 over two pipes, so no port is opened, and starts with a profile of its own, which is deleted.

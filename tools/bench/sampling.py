@@ -1,6 +1,6 @@
 """Speed of sampling: what sharing the prefix gains, and a comparison with transformers.
 
-    python -m tools.bench_sampling [--variant=gemma2_48m] [--no-transformers] ...
+    python -m tools.bench.sampling [--variant=gemma2_48m] [--no-transformers] ...
 
 (a) One long prompt with S samples against the same prompt S times with one sample each: the same
     code, with and without the shared prefix.
@@ -22,7 +22,7 @@ transformers runs in eager mode, as its code stands: `torch.compile` is off on e
 
 On a GPU, with weights in bfloat16 as the variant says:
 
-    python -m tools.bench_sampling --variant=gemma2_2b --long_prompt=4096 --threads=16
+    python -m tools.bench.sampling --variant=gemma2_2b --long_prompt=4096 --threads=16
 """
 
 import argparse
@@ -37,7 +37,8 @@ import numpy as np
 from grm_jax.models import cost
 from grm_jax.models.config import ModelConfig
 from grm_jax.sampling import sampler
-from tools import peaks, random_model
+from tools import random_model
+from tools.bench import peaks
 
 TARGET_SHARED, TARGET_TRANSFORMERS = 3.0, 2.5
 

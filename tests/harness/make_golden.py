@@ -1,6 +1,6 @@
 """Golden logits: what transformers computes from weights that a seed makes, in small JSON files.
 
-    python -m tools.make_golden [--folder=tests/models/golden]
+    python -m tests.harness.make_golden [--folder=tests/models/golden]
 
 The ordinary tests rebuild the weights and compare, without PyTorch. Weights are uniform in our own
 tree, from 53-bit integers of a seed and exact products, so that every platform has the same bits;
@@ -25,7 +25,7 @@ from grm_jax.files import read_json
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig, deepseek
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / "tests" / "models" / "golden"
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
 ROWS, LENGTH = 2, 20
 POSITIONS, COLUMNS = (0, 9, 19), (0, 1, 7, 20, 33, 47, 60, 66)
 # Sharper attention than by fan-in, so that caps matter and scales show.

@@ -1,12 +1,12 @@
 """Speed and memory of the training steps: an SFT step and a GRPO update, beside the roofline.
 
-    python -m tools.bench_train [--variant=gemma2_48m] [--batch=4] [--length=256] ...
+    python -m tools.bench.train [--variant=gemma2_48m] [--batch=4] [--length=256] ...
 
 Weights are random, in float32 or bfloat16; a row is full, and every token of it is trained on (SFT)
 or the last --completion tokens of it (GRPO, with the log-probs of a reference computed inside). The
 programs are those that the experiments run. On one GPU, as a person would train Gemma-2-2B:
 
-    python -m tools.bench_train --variant=gemma2_2b --dtype=bfloat16 --param_dtype=float32 \\
+    python -m tools.bench.train --variant=gemma2_2b --dtype=bfloat16 --param_dtype=float32 \\
         --batch=8 --length=4096 --micro_batches=8 --remat=full
 
 Seconds are those of whole steps, each waited for; compilation and the first --warmup steps are not
@@ -19,7 +19,7 @@ second program of a run may show the first one's.
 With --lora_rank=R the weights are frozen and adapters beside them are trained; the reference of
 GRPO is then the same weights without them. 27B on one GPU:
 
-    python -m tools.bench_train --variant=gemma2_27b --lora_rank=16 --batch=2 --length=4096 \\
+    python -m tools.bench.train --variant=gemma2_27b --lora_rank=16 --batch=2 --length=4096 \\
         --micro_batches=2 --remat=full --group_size=2
 
 With --trace=DIR two further steps are written for the profiler (xprof, TensorBoard or Perfetto).
@@ -43,7 +43,8 @@ from grm_jax.models import cost, lora
 from grm_jax.models.config import REMATS, LoRAConfig, ModelConfig
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
-from tools import peaks, random_model
+from tools import random_model
+from tools.bench import peaks
 
 PROGRAMS = ("sft", "grpo")
 TRACED_STEPS = 2

@@ -1,6 +1,6 @@
 """Times everything of a benchmark but the model, on the trajectories of a stub judge.
 
-    python -m tools.bench_harness --data_dir=DATA --suites=rmb_bon,judgebench --samples=25
+    python -m tools.bench.harness --data_dir=DATA --suites=rmb_bon,judgebench --samples=25
 
 The stub is right with the chance --accuracy in every sample: it then scores the right responses
 8 and the others at most 5, else a wrong one 9. Its trajectories are written to a store, read back,

@@ -1,6 +1,6 @@
 """Does compile time grow with depth? Layers are scanned, so it should not.
 
-    python -m tools.bench_compile
+    python -m tools.bench.compile
 
 Lowers and compiles, from shapes alone, a training step (cross-entropy, gradient, remat) and the
 decode loop for a few and for many layers of narrow Gemma-2 and DeepSeek-V2 models, and prints the

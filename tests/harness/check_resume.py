@@ -1,8 +1,8 @@
 """Does a run that is killed again and again end bitwise where an unbroken one does?
 
-    python -m tools.check_resume --kills=10
-    python -m tools.check_resume --kills=3 --stage=grpo --seed=1 --workdir=DIR
-    python -m tools.check_resume --config=FILE.py:variant --config.seed=2
+    python -m tests.harness.check_resume --kills=10
+    python -m tests.harness.check_resume --kills=3 --stage=grpo --seed=1 --workdir=DIR
+    python -m tests.harness.check_resume --config=FILE.py:variant --config.seed=2
 
 Runs one config from nothing twice: unbroken in DIR/whole, and in DIR/killed with SIGKILL at --kills
 moments of every stage, started again after each. Without --config it is a tiny one (a few minutes
@@ -41,7 +41,7 @@ from experiments import benchmark, grpo, meta_rm, rft, sft
 from experiments import run as runs
 from grm_jax.learning.checkpoints import Checkpoints
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # All stages with a few small steps. The weight decay moves the policy away from its reference, so
 # that the KL term has a gradient although nothing is parsed at this length.
 TINY = (

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tools import check_resume
-from tools.check_resume import LATER, RESTORED, ROLLOUT, STAGES, WRITES, plan, stage_of
+from tests.harness import check_resume
+from tests.harness.check_resume import LATER, RESTORED, ROLLOUT, STAGES, WRITES, plan, stage_of
 
 LENGTHS = {"base": 8, "cold_start": 8, "rft: drawing": 24, "rft: hinted": 8, "rft": 8, "grpo": 8,
            "meta_rm: drawing": 16, "meta_rm": 8,

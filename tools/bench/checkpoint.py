@@ -1,6 +1,6 @@
 """Memory and speed of importing a checkpoint: what `hub.load` holds beside the parameters.
 
-    python -m tools.bench_import [--megabytes=2048] [--devices=1]
+    python -m tools.bench.checkpoint [--megabytes=2048] [--devices=1]
 
 Writes a synthetic Gemma-2 checkpoint of several files, of about the given size in bfloat16, and
 loads it in a process of its own, whose anonymous memory (RssAnon, Linux) is watched. Pages of the
@@ -137,8 +137,9 @@ def run(folder: pathlib.Path, devices: int = 1) -> Figures:
     """`measure` in a new process."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
-        [sys.executable, "-m", "tools.bench_import", f"--folder={folder}", f"--devices={devices}"],
-        cwd=pathlib.Path(__file__).resolve().parent.parent,
+        [sys.executable, "-m", "tools.bench.checkpoint",
+         f"--folder={folder}", f"--devices={devices}"],
+        cwd=pathlib.Path(__file__).resolve().parents[2],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip

@@ -4,16 +4,16 @@ import pathlib
 
 import pytest
 
-from tools import bench_import
-from tools.bench_import import MIB, Figures
+from tools.bench import checkpoint
+from tools.bench.checkpoint import MIB, Figures
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_memory_of_an_import(devices, tmp_path):
-    bench_import.write_checkpoint(tmp_path, 256)
+    checkpoint.write_checkpoint(tmp_path, 256)
     assert len(list(tmp_path.glob("*.safetensors"))) >= 8
-    figures = bench_import.run(tmp_path, devices)
+    figures = checkpoint.run(tmp_path, devices)
     assert 200 * MIB < figures.params < 300 * MIB
     assert figures.excess <= figures.bound
     # The bound leaves room for large tensors; this says that the small ones do not pile up.

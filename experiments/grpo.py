@@ -103,7 +103,7 @@ def run_stage(run: runs.Run) -> None:
     store = TrajectoryStore(run.path("trajectories", f"{stage}.jsonl"))
 
     # Resume: logs are cut back to what the checkpoint knew.
-    checkpoints = Checkpoints(run.path("checkpoints", stage))
+    checkpoints = Checkpoints(run.path("checkpoints", stage), run=run.digest)
     first = 0
     if checkpoints.latest() is not None:
         state, meta = checkpoints.restore(state, data_iterator=batches)

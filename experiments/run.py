@@ -89,6 +89,9 @@ class Run:
         self._stop_asked = threading.Event()  # an arm shares it
         self.config = schema.check(self.fields)
         self._arms = schema.arm_configs(self.fields, all_arms=False)
+        # Names what no run on this workdir may change, whatever the arm.
+        decisive = json.dumps(arms.decisive(claimed(self.fields)), sort_keys=True)
+        self.digest = hashlib.sha256(decisive.encode()).hexdigest()[:16]
         self.writes = processes.index() == 0
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.writes:
@@ -231,6 +234,9 @@ class Run:
         found = self.tokenizer.fingerprints()
         return {name: found[name] for name in ("tokenizer", "tokenizer_rules")}
 
+    def _written_by(self, stage: str) -> dict[str, str | int]:
+        return {"stage": stage, "seed": self.config.seed, **self._tokenized_by}
+
     @functools.cached_property
     def model(self) -> ModelConfig:
         """Shape of the decoder; without released weights or a variant the vocabulary decides."""
@@ -318,7 +324,7 @@ class Run:
         """
         checkpoints.require_finite(params, f"{self.path('params', stage)}")
         checkpoints.save_params(self.path("params", stage, record.PARAMS), params)
-        done = {"stage": stage, "fingerprint": params_digest(params), **self._tokenized_by}
+        done = {"fingerprint": params_digest(params), **self._written_by(stage)}
         if self.writes:
             source = self.config.released.model if self.config.released is not None else None
             record.write(self.path("params", stage), self.model, reward=reward, source=source)
@@ -342,9 +348,9 @@ class Run:
             raise ValueError(f"{self.workdir}: stage {stage!r} is not finished; run it first")
         folder = self.path("params", stage)
         done = read_json(folder / "DONE")
-        # Stages of earlier versions have the fingerprint alone, or no rules of the tokenizer.
+        # Stages of earlier versions have the fingerprint alone, or a part of the rest.
         digest = str(done.get("fingerprint"))
-        now = {"fingerprint": digest, "stage": stage, **self._tokenized_by}
+        now = {"fingerprint": digest, **self._written_by(stage)}
         if different := settings.differing_fields(now | done, now, "DONE"):
             raise ValueError(
                 f"{folder}: not what stage {stage!r} left there: {'; '.join(different)}; put the "
@@ -418,7 +424,7 @@ class Run:
 
         Batches and metrics are set back to there; without a checkpoint, to the beginning.
         """
-        saved = checkpoints.Checkpoints(self.path("checkpoints", stage))
+        saved = checkpoints.Checkpoints(self.path("checkpoints", stage), run=self.digest)
         first = 0
         if saved.latest() is not None:
             state, _ = saved.restore(state, data_iterator=batches)

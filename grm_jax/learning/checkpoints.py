@@ -37,7 +37,8 @@ from grm_jax.parallel.sharding import fetch
 _NEW, _OLD = ".new", ".old"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
-_PLACE = "checkpoint"  # in the meta data: folder and step, so that it is not taken for another one
+# In the meta data, so that it is not taken for another one: folder and step, and `run`.
+_PLACE, _RUN = "checkpoint", "checkpoint_of"
 _SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
 _last_digest: tuple[dict[str, weakref.ref], str | None] = ({}, None)  # leaves, digest
 
@@ -129,18 +130,20 @@ class Checkpoints:
 
     Attributes:
       folder: their home.
+      run: names the run that they are of; "" where that is not known.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 2):
+    def __init__(self, folder: str | os.PathLike, keep: int = 2, run: str = ""):
         """Opens or creates the folder and removes what a killed process left half written.
 
         Args:
           folder: home of the checkpoints of one stage; made if absent.
           keep: how many of the latest checkpoints survive, and with them the best one.
+          run: names the run; the checkpoints of another one are refused.
         """
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, got {keep}")
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder, self.run = pathlib.Path(folder).absolute(), run
         # Called when all files are written, before the folder gets its final name.
         last = ocp.AsyncOptions(post_finalization_callback=self._write_sums)
         managers = ocp.checkpoint_managers
@@ -210,10 +213,10 @@ class Checkpoints:
         if latest is not None and step <= latest:
             raise ValueError(f"{self.folder}: step {step} is not beyond the latest, {latest}")
         require_finite(state, f"{self.folder / str(step)}")
+        place = {_PLACE: f"{self.folder.name}/{step}", _RUN: self.run}
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state),
-            # Read later, in another thread.
-            "meta": ocp.args.JsonSave(copy.deepcopy(meta) | {_PLACE: f"{self.folder.name}/{step}"}),
+            "meta": ocp.args.JsonSave(copy.deepcopy(meta) | place),  # read later, in another thread
         }
         if data_iterator is not None:
             items["data"] = ocp.args.JsonSave(copy.deepcopy(data_iterator.get_state()))
@@ -326,8 +329,10 @@ class Checkpoints:
         if data_iterator is not None:
             data_iterator.set_state(restored.data)
         here = f"{self.folder.name}/{step}"
-        if (place := restored.meta.pop(_PLACE, here)) != here:
-            raise ValueError(f"{self.folder / str(step)}: a checkpoint of {place}")
+        place, run = restored.meta.pop(_PLACE, here), restored.meta.pop(_RUN, "")
+        other = " of another seed or config" * bool(run and self.run and run != self.run)
+        if place != here or other:
+            raise ValueError(f"{self.folder / str(step)}: a checkpoint of {place}{other}")
         return _uncommit(restored.state, abstract_state), restored.meta
 
     def close(self) -> None:

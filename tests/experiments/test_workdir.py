@@ -87,12 +87,22 @@ def test_another_tokenizer_than_at_training_is_refused(workdir, part):
         load(workdir, "base")
 
 
+def test_the_parameters_of_another_seed_are_refused(workdir, tmp_path):
+    other = config()
+    other.seed = 5
+    (tmp_path / "other" / "params").mkdir(parents=True)
+    shutil.copytree(workdir / "params/base", tmp_path / "other/params/base")
+    shutil.copy(workdir / "tokenizer.model", tmp_path / "other")
+    with pytest.raises(ValueError, match=r"params/base: not what .*DONE\.seed: 0 there, 5 now"):
+        runs.carry_out(lambda run: run.load_params("base"), other, tmp_path / "other")
+
+
 def test_stages_of_earlier_versions_are_compared_by_what_they_have(workdir):
     done = workdir / "params/base/DONE"
     whole = json.loads(done.read_text())
     digest = whole["fingerprint"]
-    for part in ({"fingerprint": digest}, {**whole, "tokenizer_rules": None}):
-        found = {name: value for name, value in part.items() if value}
+    for part in ({"fingerprint": digest}, {**whole, "tokenizer_rules": None, "seed": None}):
+        found = {name: value for name, value in part.items() if value is not None}
         done.write_text(json.dumps(found))
         load(workdir, "base")
     for other in ({"fingerprint": "0" * 16}, {}):

@@ -497,6 +497,21 @@ def test_a_checkpoint_of_another_stage_or_step_is_refused(tmp_path, name):
         checkpoints.restore(jax.eval_shape(make_state), step=int(path.name))
 
 
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """That has the same stage and step; one of before, which names no run, is read."""
+    for run in ("one", "two", ""):
+        with contextlib.closing(Checkpoints(tmp_path / run / "grpo", run=run)) as checkpoints:
+            checkpoints.save(5, make_state(5), {"a": 1})
+    path = tmp_path / "one/grpo/5"
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "two/grpo/5", path)
+    abstract = jax.eval_shape(make_state)
+    with pytest.raises(ValueError, match=f"^{path}: a checkpoint of grpo/5 of another seed or con"):
+        Checkpoints(path.parent, run="one").restore(abstract)
+    for folder, run in ((path.parent, "two"), (path.parent, ""), (tmp_path / "grpo", "one")):
+        assert Checkpoints(folder, run=run).restore(abstract)[1] == {"a": 1}
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_not_saved(tmp_path, value):
     """In parameters, in moments, in any type."""

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import scipy.stats
+from builders import comparison
 
 from grm_jax.benchmarks import SUITES, load_suite, metric_of, rewardbench, rmb, rules
 from grm_jax.benchmarks.suite import Outcome, row_of
@@ -32,8 +33,7 @@ REWARDBENCH = {
 
 
 def pair(uid, subset="", best=0, **changes):
-    fields = {"messages": (Message("user", uid),), "responses": ("a", "b"), "subset": subset}
-    return Comparison(uid, rewards=(1.0 - best, float(best)), **(fields | changes))
+    return comparison(uid, query=uid, best=best, subset=subset, **changes)
 
 
 def values_of(suite, comparisons, outcome):

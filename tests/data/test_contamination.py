@@ -3,8 +3,8 @@
 import random
 
 import pytest
+from builders import comparison
 
-from grm_jax.data.comparison import Comparison
 from grm_jax.data.contamination import TEMPLATE, BenchmarkPrompts, N
 from grm_jax.text.prompts import Message
 
@@ -16,7 +16,7 @@ def ask(*texts):
 
 
 def row(uid, *texts):
-    return Comparison(uid, ask(*texts), ("a", "b"), (0.0, 1.0))
+    return comparison(uid, messages=ask(*texts))
 
 
 def text(rng, count):

@@ -4,19 +4,16 @@ import itertools
 from collections import Counter
 
 import pytest
+from builders import comparison
 
 from grm_jax.data import mixture
-from grm_jax.data.comparison import Comparison, write_jsonl
-from grm_jax.text.prompts import Message
+from grm_jax.data.comparison import write_jsonl
 
 
 def write(path, name, count):
     write_jsonl(
         path,
-        [
-            Comparison(f"{name}/{i}", (Message("user", f"{name} {i}"),), ("a", "b"), (0.0, 1.0))
-            for i in range(count)
-        ],
+        [comparison(f"{name}/{i}", query=f"{name} {i}", best=1) for i in range(count)],
     )
     return path
 

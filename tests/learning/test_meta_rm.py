@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from builders import trajectory
 
-from grm_jax.data.trajectory import Trajectory
 from grm_jax.learning import meta_rm
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
 from grm_jax.models import heads, transformer
@@ -22,30 +22,27 @@ DESCENT = optax.sgd(1.0)
 # ---- selection ----
 
 
-def trajectory(uid, sample, correct, stage="rft", hinted=False):
-    return Trajectory(
-        fingerprint="f0", stage=stage, step=0, uid=uid, sample=sample, seed=(0, 1), order=(0,),
-        token_ids=(1,), logprobs=(-1.0,), sampling_logprobs=(-1.0,), text="t", scores=(1,),
-        parse_reason="ok", lenient_scores=None, finish="stop", correct=correct, hinted=hinted,
-    )  # fmt: skip
+def single(uid, sample, correct, stage="rft", hinted=False):
+    """A trajectory about one response."""
+    return trajectory(uid, sample, (1,), stage=stage, correct=correct, hinted=hinted)
 
 
 DRAWN = [
-    trajectory("a", 0, True),
-    trajectory("a", 1, False),
-    trajectory("a", 0, True, stage="grpo"),
-    trajectory("a", 1, True, stage="grpo"),
-    trajectory("a", 0, True, hinted=True),
-    trajectory("b", 0, True),
-    trajectory("b", 1, True),
-    trajectory("c", 0, False),
-    trajectory("c", 0, True, stage="grpo"),
-    trajectory("c", 1, False, stage="grpo"),
-    trajectory("c", 2, False, stage="grpo"),
-    trajectory("d", 0, None),
+    single("a", 0, True),
+    single("a", 1, False),
+    single("a", 0, True, stage="grpo"),
+    single("a", 1, True, stage="grpo"),
+    single("a", 0, True, hinted=True),
+    single("b", 0, True),
+    single("b", 1, True),
+    single("c", 0, False),
+    single("c", 0, True, stage="grpo"),
+    single("c", 1, False, stage="grpo"),
+    single("c", 2, False, stage="grpo"),
+    single("d", 0, None),
     # A hinted trajectory does not make a comparison mixed.
-    trajectory("e", 0, False),
-    trajectory("e", 0, True, hinted=True),
+    single("e", 0, False),
+    single("e", 0, True, hinted=True),
 ]
 
 
@@ -85,7 +82,7 @@ def test_balanced_weights_give_both_classes_the_same_sum():
 def test_who_wrote_a_trajectory_does_not_predict_its_label():
     rng = np.random.default_rng(0)
     drawn = [
-        trajectory(f"u{i}", sample, bool(rng.random() < right), stage=stage)
+        single(f"u{i}", sample, bool(rng.random() < right), stage=stage)
         for i in range(200)
         for stage, count, right in (("rft", 3, 0.5), ("meta_rm", 8, 0.7))
         for sample in range(count)

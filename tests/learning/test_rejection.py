@@ -5,40 +5,25 @@ import json
 import random
 
 import pytest
+from builders import trajectory
 
-from grm_jax.data.trajectory import Trajectory
 from grm_jax.learning.rejection import OUTCOMES, RejectionRules, easy_comparisons, reject
 
 RIGHT, WRONG, UNPARSED, CUT = "right", "wrong", "unparsed", "cut"
 
 
-def trajectory(uid, sample, kind, hinted=False):
+def sampled(uid, sample, kind, hinted=False):
     """A trajectory of two responses; CUT is right but ended at the length limit."""
-    return Trajectory(
-        fingerprint="f0",
-        stage="rft",
-        step=0,
-        uid=uid,
-        sample=sample,
-        seed=(1, 2),
-        order=(1, 0),
-        token_ids=(5, 6),
-        logprobs=(-0.5, -0.25),
-        sampling_logprobs=(-0.5, -0.25),
-        text="x",
-        scores=None if kind == UNPARSED else (3, 7),
-        parse_reason="no_box" if kind == UNPARSED else "ok",
-        lenient_scores=None,
-        finish="length" if kind == CUT else "stop",
-        correct=kind in (RIGHT, CUT),
-        hinted=hinted,
-    )
+    return trajectory(
+        uid, sample, None if kind == UNPARSED else (3, 7), stage="rft", order=(1, 0),
+        finish="length" if kind == CUT else "stop", correct=kind in (RIGHT, CUT), hinted=hinted,
+    )  # fmt: skip
 
 
 def draw(uid, plain, hinted=None):
-    drawn = [trajectory(uid, i, kind) for i, kind in enumerate(plain)]
+    drawn = [sampled(uid, i, kind) for i, kind in enumerate(plain)]
     if hinted is not None:
-        drawn.append(trajectory(uid, 0, hinted, hinted=True))
+        drawn.append(sampled(uid, 0, hinted, hinted=True))
     return drawn
 
 
@@ -110,8 +95,8 @@ def test_decision_is_one_line_of_json():
     [
         (draw("u7", (R, W)), r"'u7'.*2 non-hinted.*rft\.num_samples"),
         (draw("u7", (R, W, R, W)), r"'u7'.*4 non-hinted"),
-        (draw("u7", (R, W, R), R) + [trajectory("u7", 1, R, True)], r"2 hinted.*rft\.num_hinted"),
-        ([trajectory("u7", 0, R)] * 3, r"'u7'.*twice"),
+        (draw("u7", (R, W, R), R) + [sampled("u7", 1, R, True)], r"2 hinted.*rft\.num_hinted"),
+        ([sampled("u7", 0, R)] * 3, r"'u7'.*twice"),
     ],
 )
 def test_a_wrong_number_of_samples_is_an_error(drawn, match):
@@ -137,7 +122,7 @@ def test_impossible_rules_name_the_field():
 def test_comparisons_that_a_model_always_gets_right_are_easy():
     drawn = [
         *draw("easy", (R, R, C)), *draw("hard", (R, R, W)), *draw("unread", (R, N, R)),
-        *draw("few", (R, R)), *draw("more", (R, R, R, R)), trajectory("hinted", 0, R, True),
+        *draw("few", (R, R)), *draw("more", (R, R, R, R)), sampled("hinted", 0, R, True),
         *draw("told", (R, W, R), R),
     ]  # fmt: skip
     random.Random(0).shuffle(drawn)
@@ -149,4 +134,4 @@ def test_comparisons_that_a_model_always_gets_right_are_easy():
     with pytest.raises(ValueError, match="several models"):
         easy_comparisons([*drawn, other], 3)
     with pytest.raises(ValueError, match="'correct' is unknown"):
-        easy_comparisons([dataclasses.replace(trajectory("a", 0, R), correct=None)], 3)
+        easy_comparisons([dataclasses.replace(sampled("a", 0, R), correct=None)], 3)

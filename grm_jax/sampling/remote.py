@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import ipaddress
 import json
 import os
 import pathlib
@@ -43,7 +44,9 @@ from grm_jax.sampling.engine import Completion
 from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_URL = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:(\d{1,5}))?(/[^\s@?#]*)?", re.ASCII | re.I)
+_URL = re.compile(
+    r"https?://([\w-]+(?:\.[\w-]+)*\.?|\[[\da-f:.]+\])(:(\d{1,5}))?(/[^\s@?#]*)?", re.ASCII | re.I
+)
 _OURS = {"model", "messages", "n", "stream"}  # fields of the request
 _LONGEST_WAIT, _ERROR_WAIT = 60.0, 3.0  # seconds between calls; for the body of an error
 _LARGEST = 2**24  # bytes of a reply
@@ -125,9 +128,18 @@ def api_key() -> str:
     return key
 
 
+def _is_address(url: str) -> bool:
+    found = _URL.fullmatch(url)
+    with contextlib.suppress(ValueError):
+        if found and found[1].startswith("["):
+            ipaddress.IPv6Address(found[1][1:-1])
+        return found is not None and int(found[3] or 0) < 2**16
+    return False
+
+
 def check_url(url: str) -> None:
     """ValueError, without its text, for what is no address, or holds more than an address."""
-    if not (found := _URL.fullmatch(url)) or int(found[3] or 0) >= 2**16:
+    if not _is_address(url):
         raise ValueError(
             "url: must start with http:// or https:// and a host, without user, password or query; "
             f"a key belongs into the environment, as {KEY_VARIABLE}"

@@ -551,7 +551,9 @@ def test_requests_keep_to_a_rate(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     "fields", [{"url": "localhost:8000"}, {"url": "http://"}, {"url": "http://x y"},
-               {"url": "http://x:65536"}, {"model": ""}, {"parallel": 0}, {"tries": 0},
+               {"url": "http://x:65536"}, {"url": "http://[:::]"}, {"url": "https://[1::2::3]:80/v1"},
+               {"url": "http://[1.2.3.4]"}, {"url": "http://a..b"}, {"url": "http://."},
+               {"model": ""}, {"parallel": 0}, {"tries": 0},
                {"rate": -1.0}, {"timeout": 0.0}, {"total_timeout": 0.0}, {"extra": "[]"},
                {"extra": "{"}, {"extra": '{"n": 2}'}, {"extra": '{"stream": true}'}],
     ids=str,
@@ -573,8 +575,9 @@ def test_an_address_with_a_secret_is_refused_and_not_printed(url, engine):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://[::1]:8000/v1", "https://api.x-y.org", "http://x_1:1/a/b/"]
-)
+    "url", ["http://[::1]:8000/v1", "https://api.x-y.org", "http://x_1:1/a/b/",
+            "http://[::ffff:1.2.3.4]", "http://x."],
+)  # fmt: skip
 def test_addresses(url):
     assert Server(url, "m").url == url
 

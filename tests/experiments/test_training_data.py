@@ -174,15 +174,22 @@ def test_rft_writes_its_general_data_before_it_draws(monkeypatch):
 
 
 def test_a_step_whose_prompts_are_all_too_long_takes_the_next_batch(monkeypatch):
+    """And counts what it has passed over."""
+    long, mixed, after = (
+        [types.SimpleNamespace(uid=f"{name}/{i}") for i in range(2)] for name in ("a", "b", "c")
+    )
+
     def plan(batch, config, *, seed):
-        if batch == ["long"]:
-            raise draw.TooLong("all 1 comparisons are too long")
-        return batch, config, seed
+        assert (config, seed) == ("config", 1)
+        if batch is long:
+            raise draw.TooLong("all 2 comparisons are too long")
+        return draw.WorkList([], (batch[1].uid,), (batch[0].uid,), ())
 
     monkeypatch.setattr(draw, "plan", plan)
-    batches = iter([["long"], ["long"], ["short"], ["next"]])
-    assert grpo.next_work(batches, "config", seed=1) == (["short"], "config", 1)
-    assert next(batches) == ["next"]
+    batches = iter([long, long, mixed, after])
+    work = grpo.next_work(batches, "config", seed=1)
+    assert work.dropped == ("a/0", "a/1", "a/0", "a/1", "b/1") and work.truncated == ("b/0",)
+    assert next(batches) is after
 
 
 def test_take_is_one_order_of_all_sets(files, tmp_path):

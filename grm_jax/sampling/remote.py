@@ -12,7 +12,8 @@ providers that do not know `n` serve too. What becomes of a call:
   off, too large or not of the form. The call is made again, later and later; a sample that fails
   too often ends the run, and its unit is not written.
 - A refusal of every request (a wrong key, no such model, an unknown parameter) ends the run. Where
-  its words do not tell it from that of one request, something else is asked after it.
+  its words do not tell it from that of one request, or nothing was answered yet, something else is
+  asked after it.
 
 A unit is written when it is whole, and a server may charge for each of its samples. So answers are
 kept in a file from when they come until their unit is in the store, and the next run asks for what
@@ -311,8 +312,12 @@ class RemoteEngine:
             for answer in sorted(answers, key=lambda answer: isinstance(answer, _Failed)):
                 if isinstance(answer, BaseException):
                     raise answer
-            if doubtful:
-                await self._ask_another(*doubtful[0])
+            refused = [one for one in zip(unit, answers, strict=True) if one[1].refusal]
+            if doubtful or refused and not self._answered:
+                await self._ask_another(*(doubtful or refused)[0])
+            if unit and len(refused) == len(unit):
+                problem = f"no answer to any of {len(unit)} requests: {refused[0][1].refusal}"
+                logging.warning("%s", self._error(refused[0][0], problem))
         return answers
 
     async def _ask_another(self, asked: _Asked, answer: Answer) -> None:

@@ -248,6 +248,25 @@ def test_a_bad_row_is_found_before_the_run(files, tmp_path):
         runs.Run(config(files), tmp_path / "w")
 
 
+@pytest.mark.parametrize("overlap", ["refuse", "drop"])
+def test_fewer_rows_than_a_batch_of_grpo_are_told_before_any_work(files, tmp_path, overlap):
+    write(files / "own.jsonl", *(pair(i, "Which soup?" if i == 3 else f"{i}?") for i in range(6)))
+    c = config(files, train=f"comparisons:{files}/own.jsonl", overlap=overlap)
+    c.grpo.loop.comparisons, c.grpo.loop.prompts_per_step = 16, 6
+    if overlap == "refuse":
+        write(files / "own.jsonl", *(pair(i, f"{i}?") for i in range(5)))
+    words = r"config\.grpo\.loop\.prompts_per_step: 6 rows are more than config\.data\.train has, 5"
+    with pytest.raises(ValueError, match=words):
+        runs.Run(c, tmp_path / "w")
+    assert not (tmp_path / "w/params").exists()
+    c.grpo.loop.prompts_per_step = 4
+    runs.Run(c, tmp_path / "v")
+    c.ablate.arms.wide, c.benchmark.arms = "grpo.loop.prompts_per_step=6", "wide"
+    c.benchmark.arm_k = 2
+    with pytest.raises(ValueError, match=words):
+        runs.Run(c, tmp_path / "u")
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -21,9 +21,11 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from experiments import arms, effects, results, schema, sections, settings, spct
+from experiments import arms, schema, sections, settings, spct
 from experiments import run as runs
 from experiments.config import build, filled
+from grm_jax.evaluation import effects, results
+from grm_jax.evaluation.method import title
 from grm_jax.files import read_json, visible_files
 from grm_jax.parallel import processes
 from grm_jax.ranges import split
@@ -95,10 +97,11 @@ def measured_arms(config: ml_collections.ConfigDict, folder: pathlib.Path) -> li
     """Arms of the config that the results of a seed have, defined as they are now."""
     if not visible_files(folder / "results", "*.json"):
         return []
-    found = {title: change for one in results.read_results(folder).values()
-             for title, change in one.arms.items()}  # fmt: skip
+    found: dict[str, str] = {}
+    for one in results.read_results(folder).values():
+        found |= one.arms
     return [name for name, change in config.ablate.arms.items()
-            if found.get(arms.title(name)) == change]  # fmt: skip
+            if found.get(title(name)) == change]  # fmt: skip
 
 
 def take_shard(items: list[int], shard: str) -> list[int]:

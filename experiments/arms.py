@@ -21,6 +21,7 @@ import ml_collections
 
 from experiments import settings
 from experiments.config import claimed, complete, filled
+from grm_jax.evaluation.method import title
 from grm_jax.files import read_json
 from grm_jax.sampling.remote import Server
 
@@ -200,8 +201,3 @@ def measured(benchmark: Mapping) -> dict:
     """
     skipped = {"arms", "count_all", "max_unparsed", "max_cut", "buckets", "data_dir", "engine_url"}
     return {name: value for name, value in benchmark.items() if name not in skipped | _HOW_ASKED}
-
-
-def title(arm: str) -> str:
-    """An arm for people: `kl_0` is "kl 0"."""
-    return arm.replace("_", " ")

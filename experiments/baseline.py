@@ -10,18 +10,11 @@ workdir in it, and before that the tables and results of the baselines alone.
 """
 
 
-from experiments import (
-    benchmark,
-    cloud,
-    judge,
-    scalar_baselines,
-    sections,
-    settings,
-    sft,
-    stored_lines,
-)
+from experiments import benchmark, cloud, judge, scalar_baselines, sections, settings, sft
 from experiments import run as runs
 from experiments.config import claimed, filled
+from grm_jax.evaluation import report, results
+from grm_jax.evaluation.lines import count_suites
 from grm_jax.files import read_json
 
 # Each has train(run, config) and measure(run, config, suites, rules) -> lines by suite.
@@ -90,16 +83,16 @@ def main(run: runs.Run) -> None:
     suites = benchmark.to_suites(loaded, [])
     lines = how.measure(run, config, suites, rules)
     for suite in suites:
-        stored_lines.write(
-            run, kind, suite.name, suite.comparisons, rules, lines[suite.name]
+        results.write_baseline(
+            run.path, kind, suite, rules, benchmark.draw_of(run.fields), lines[suite.name]
         )
 
     if benchmark.finished(run, of_benchmark):
         benchmark.run_benchmark(run)
         return
-    others = stored_lines.read(run, loaded.comparisons, rules)
+    others = benchmark.stored_baselines(run, loaded.comparisons, rules)
     suites = benchmark.to_suites(loaded, [], others)
-    benchmark.write_lines(run, suites, rules, benchmark.count(suites, rules))
+    report.write_lines(benchmark.place(run), suites, rules, count_suites(suites, rules))
 
 
 if __name__ == "__main__":

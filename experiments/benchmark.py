@@ -16,30 +16,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from experiments import (
-    biases,
-    costs,
-    counting,
-    critiques,
-    given,
-    guiding,
-    meta_rm,
-    protocols,
-    report,
-    results,
-    rft,
-    scalar,
-    sections,
-    settings,
-    stored_lines,
-)
+from experiments import arms, given, meta_rm, rft, scalar, sections, settings
 from experiments import run as runs
-from experiments.counting import CountingRules, Drawn, Suite
+from experiments.config import claimed
 from grm_jax import voting
 from grm_jax.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
-from grm_jax.evaluation.tables import Table
+from grm_jax.evaluation import report, results
+from grm_jax.evaluation.lines import CountingRules, Drawn, Line, LinesOf, Suite, group
 from grm_jax.sampling.draw import DrawConfig, TooLong, prompt_ids, unanswered
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
@@ -157,7 +142,7 @@ class Measurement:
                 comparisons = self._given(run, suite, name, own.principles)
                 config = dataclasses.replace(config, principles="given")
             trajectories = self._draw_suite(suite, name, config, comparisons)
-            groups = counting.group(comparisons, trajectories)
+            groups = group(comparisons, trajectories)
             limit = self.engine.buckets.prompt_lengths[-1]
             lengths = [
                 min(limit, len(prompt_ids(c, drawn[0].order, config, run.tokenizer)))
@@ -317,7 +302,7 @@ def run_benchmark(run: runs.Run) -> None:
         except given.NoPrinciples as error:
             run.say(f"arm {arm.arm_name}: left out: {error}")
 
-    suites = to_suites(loaded, drawn, stored_lines.read(run, loaded.comparisons, rules))
+    suites = to_suites(loaded, drawn, stored_baselines(run, loaded.comparisons, rules))
     lines = write_report(run, suites, rules, count_all=config.count_all)
     require_readable(suites, lines, config)
 
@@ -325,7 +310,7 @@ def run_benchmark(run: runs.Run) -> None:
 def to_suites(
     loaded: Loaded,
     drawn: Sequence[dict[str, Drawn]],
-    others: Mapping[str, tuple[counting.Line, ...]] | None = None,
+    others: Mapping[str, tuple[Line, ...]] | None = None,
 ) -> list[Suite]:
     """What was drawn, and the lines of the trained baselines, suite by suite."""
     return [
@@ -337,13 +322,24 @@ def to_suites(
     ]  # fmt: skip
 
 
-def count(suites: Sequence[Suite], rules: CountingRules) -> dict[str, list[counting.Line]]:
-    """The lines of each suite, by name."""
-    return {suite.name: counting.lines(suite, rules) for suite in suites}
+def draw_of(fields: Mapping) -> dict:
+    """How a config draws samples: the fields of its section that are not at their defaults."""
+    return claimed(fields)["benchmark"]["draw"]
+
+
+def stored_baselines(
+    run: runs.Run, comparisons: Mapping[str, Sequence[Comparison]], rules: CountingRules
+) -> dict[str, tuple[Line, ...]]:
+    """By suite, the lines of the trained baselines of the workdir that were measured alike."""
+    now = draw_of(run.fields)
+    return results.read_baselines(
+        run.path, comparisons, rules,
+        lambda draw: draw_of({"benchmark": {"draw": draw}}) == now, run.say,
+    )  # fmt: skip
 
 
 def require_readable(
-    suites: Sequence[Suite], lines: report.LinesOf, config: sections.BenchmarkConfig
+    suites: Sequence[Suite], lines: LinesOf, config: sections.BenchmarkConfig
 ) -> None:
     """Raises ValueError where more samples have no scores, or were cut, than the config allows."""
     # What an arm fails to write is its result.
@@ -351,7 +347,7 @@ def require_readable(
         f"{suite.name}, {line.label}: {share:.1%} {name} (config.benchmark.max_{name}: {most:g})"
         for suite in suites
         for line in lines[suite.name]
-        if line.section in counting.SECTIONS
+        if line.method.plain
         for name, share, most in (
             ("unparsed", line.unparsed, config.max_unparsed), ("cut", line.cut, config.max_cut)
         )
@@ -361,61 +357,21 @@ def require_readable(
         raise ValueError(f"too many samples say nothing; all is written. {'; '.join(bad)}")
 
 
+def place(run: runs.Run) -> report.Place:
+    """Where the report of a run goes, and what it is of."""
+    return report.Place(
+        run.path, run.say, run.console, run.config.benchmark.draw,
+        arms.comparable(run.fields), arms.definitions(run.fields), run.world and run.world.truth,
+    )  # fmt: skip
+
+
 def write_report(
     run: runs.Run, suites: Sequence[Suite], rules: CountingRules, *, count_all: bool = False
-) -> report.LinesOf:
-    """Tables, figures, samples, and what the terminal shows; returns the lines."""
-    lines = count(suites, rules)
-    notes = report.notes(suites, rules, run.config.benchmark.draw)
-    report.scaling_figure(
-        run, suites, rules, lines, f"bands: 95 % over comparisons; ties: {rules.tie_policy}"
-    )
-    report.training_figure(run)
-    report.write_samples(run, suites, rules, lines)
-    critiques.write_page(run, suites, rules)
-    tables = {}
-    for suite in suites:
-        if suite.name == "small_world":
-            tables["diagnostics"] = report.diagnostics_table(run, suite)
-    tables["protocols"] = protocols.table(suites, rules, notes)
-    tables["bias"] = biases.table(suites, rules, notes)
-    tables["cost"] = costs.table(suites, rules, lines)
-    costs.figure(run.path("figures", "cost.png"), suites, rules, lines)
-    more = {suite.name: protocols.lines(suite, rules) for suite in suites if count_all}
-    for suite in suites if count_all else ():
-        if found := guiding.guides(suite, rules):
-            tables[f"guiding_{suite.name}"] = guiding.table(suite, rules, found)
-            guiding.figure(run.path("figures", f"guiding_{suite.name}.png"), found)
-    write_lines(run, suites, rules, lines, more, tables)
-    written = ("tables", "figures", "results", "samples.md", "critiques.html")
-    run.say(f"written: {', '.join(str(run.path(name)) for name in written)}")
-    return lines
-
-
-def write_lines(
-    run: runs.Run,
-    suites: Sequence[Suite],
-    rules: CountingRules,
-    lines: report.LinesOf,
-    more: Mapping[str, Sequence[counting.Line]] | None = None,
-    tables: Mapping[str, Table] | None = None,
-) -> None:
-    """The part of the report that is about lines, whatever they are of.
-
-    `more` lines are in the results only, and `tables` are shown before those of the lines.
-    """
-    notes = report.notes(suites, rules, run.config.benchmark.draw)
-    all_lines = {name: [*own, *(more or {}).get(name, ())] for name, own in lines.items()}
-    results.write_results(run, suites, all_lines, dataclasses.asdict(rules))
-    tables = dict(tables or {})
-    for suite in suites:
-        if table := report.suite_table(suite, lines[suite.name], notes):
-            tables[f"suite_{suite.name}"] = table
-    tables["differences"] = report.differences_table(suites, rules, lines)
-    tables["main"] = report.main_table(suites, lines, notes)
-    report.show(run, tables)
-    for text in report.failure_lines(suites, lines):
-        run.say(text)
+) -> LinesOf:
+    """Tables, figures, pages, and what the terminal shows; returns the lines."""
+    own = set(map(run.stage, arms.STAGES))
+    training = [record for record in run.metrics.read() if record["stage"] in own]
+    return report.write_report(place(run), suites, rules, training, count_all=count_all)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 from experiments import benchmark, rft, scalar_baselines, sections
 from experiments import run as runs
-from experiments.counting import GREEDY, SAMPLED, CountingRules, Line, Suite
 from experiments.scalar_baselines import Pair
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
+from grm_jax.evaluation.lines import CountingRules, Line, Suite
+from grm_jax.evaluation.method import Method
 from grm_jax.sampling import draw
 
 KIND = "cloud"
@@ -91,20 +92,14 @@ def measure(
     )
     writer = "released" if run.config.cold_start is None else "cold_start"
     found: dict[str, list[Line]] = {suite.name: [] for suite in suites}
-    for section, k in ((GREEDY, None), (SAMPLED, config.k)):
+    for kind, k in (("greedy", None), ("voting", config.k)):
         drawn = measurement.draw(run, writer, k=k)
-
-        def label(k: int, section: str = section) -> str:
-            if k > 1:
-                return f"CLoud, Voting@{k}"
-            return f"CLoud, {'greedy' if section == GREEDY else 'one sample'}"
-
         for suite in suites:
             groups = iter(drawn[f"{suite.name}_{KIND}"].groups)
             critiques = [[next(groups) for _ in range(c.n)] for c in suite.comparisons]
             scores = _scores(run, suite.comparisons, critiques)
             found[suite.name] += scalar_baselines.real_lines(
-                suite, rules, scores, section, label, most=k or 1
+                suite, rules, scores, Method(KIND, kind=kind), most=k or 1
             )
     return found
 

@@ -12,12 +12,21 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import benchmark, counting, rft, sections, sft
+from experiments import benchmark, rft, sections, sft
 from experiments import run as runs
-from experiments.counting import GREEDY, SAMPLED, CountingRules, Drawn, Line, Suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
 from grm_jax.evaluation import token_prob
+from grm_jax.evaluation.lines import (
+    CountingRules,
+    Drawn,
+    Line,
+    Suite,
+    ballots_of,
+    sample_facts,
+    tally,
+)
+from grm_jax.evaluation.method import Method
 from grm_jax.learning import meta_rm
 from grm_jax.learning.rejection import reject
 from grm_jax.parallel.sharding import fetch, put
@@ -25,7 +34,6 @@ from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, judge_prompt
 
 STAGE = "llm_judge"
-NAMES = {"llm_judge": "LLM-as-a-Judge", "token_prob": "TokenProb"}
 
 
 def train(run: runs.Run, _: sections.BaselineConfig) -> None:
@@ -89,15 +97,16 @@ def measure(
         measurement.draw_config, answer="best", k=config.k
     )
     sampled = measurement.draw(run, STAGE, k=config.k)
-    drawn = {SAMPLED: sampled}
+    drawn = {Method(kind): sampled}
     if kind == "llm_judge":
-        drawn = {GREEDY: measurement.draw(run, STAGE, k=None), SAMPLED: sampled}
+        greedy = measurement.draw(run, STAGE, k=None)
+        drawn = {Method(kind, kind="greedy"): greedy, **drawn}
     found = {}
     for suite in suites:
         own = pairs_and_lists[suite.name]
         found[suite.name] = [
-            line for section, one in drawn.items()
-            for line in _lines(run, measurement, kind, section, suite, own, one, rules)
+            line for method, one in drawn.items()
+            for line in _lines(run, measurement, method, suite, own, one, rules)
         ]  # fmt: skip
     return found
 
@@ -105,27 +114,20 @@ def measure(
 def _lines(
     run: runs.Run,
     measurement: benchmark.Measurement,
-    kind: str,
-    section: str,
+    method: Method,
     suite: Suite,
     own: Sequence[Comparison],
     drawn: Mapping[str, Drawn],
     rules: CountingRules,
 ) -> list[Line]:
-    most = 1 if section == GREEDY else measurement.draw_config.k
-
-    def name(k: int, _: str) -> str:
-        if k > 1:
-            return f"{NAMES[kind]}, Voting@{k}"
-        return f"{NAMES[kind]}, {'greedy' if section == GREEDY else 'one sample'}"
-
+    most = 1 if method.kind == "greedy" else measurement.draw_config.k
     if not own:  # the same lines in every suite
-        return [Line(section, name(k, "voting")) for k in rules.ks if k <= most]
+        return [Line(dataclasses.replace(method, k=k)) for k in rules.ks if k <= most]
     part = dataclasses.replace(suite, comparisons=own)
     one = drawn[suite.name]
-    ballots = counting.ballots_of(part, one, rules)
-    facts = counting.sample_facts(one.groups)
-    if kind == "token_prob":
+    ballots = ballots_of(part, one, rules)
+    facts = sample_facts(one.groups)
+    if method.stage == "token_prob":
         scores_CSN, told_CS = index_scores(run, measurement, own, one)
         ballots = ballots._replace(
             scores_CSN=np.zeros(ballots.scores_CSN.shape, np.float32),
@@ -135,9 +137,7 @@ def _lines(
         ballots.scores_CSN[:, :samples] = scores_CSN
         ballots.parsed_CS[:, :samples] = told_CS
         facts["unparsed"] = float(1 - told_CS.mean())
-    return counting.tally(
-        part, ballots, rules, section, name, most=most, facts=facts
-    )
+    return tally(part, ballots, rules, method, most=most, facts=facts)
 
 
 def index_scores(

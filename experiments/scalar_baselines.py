@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import counting, scalar, sections
 from experiments import run as runs
-from experiments.counting import CountingRules, Line, Suite
+from experiments import scalar, sections
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.ballots import from_scores
+from grm_jax.evaluation.lines import CountingRules, Line, Suite, tally
+from grm_jax.evaluation.method import Method
 from grm_jax.learning import meta_rm, pairs
 from grm_jax.text.prompts import Message, meta_rm_prompt
 
 SECTION = "baseline"
-LABELS = {"bradley_terry": "Bradley-Terry RM", "pairrm": "PairRM"}
 
 
 class Pair(NamedTuple):
@@ -144,7 +144,7 @@ def _measure(run: runs.Run, kind: str, suite: Suite, rules: CountingRules) -> li
             for shown in own:
                 logits_NN[shown] = next(logits)
             scores.append([pairs.antisymmetric_scores(logits_NN).tolist() if c.n > 1 else None])
-    lines = real_lines(suite, rules, scores, counting.GREEDY, lambda k: LABELS[kind], most=1)
+    lines = real_lines(suite, rules, scores, Method(kind, kind="scalar"), most=1)
     if kind == "pairrm":  # it has nothing to say about single responses
         lines = [line._replace(singles_MC=None) for line in lines]
     return lines
@@ -164,8 +164,7 @@ def real_lines(
     suite: Suite,
     rules: CountingRules,
     scores: Sequence[Sequence[Sequence[float] | None]],
-    section: str,
-    label: Callable[[int], str],
+    method: Method,
     *,
     most: int,
 ) -> list[Line]:
@@ -174,7 +173,4 @@ def real_lines(
         [c.uid for c in suite.comparisons], [c.n for c in suite.comparisons], scores,
         num_samples=rules.num_samples,
     )  # fmt: skip
-    return counting.tally(
-        suite, ballots, rules, section, lambda k, kind: label(k), most=most, facts={},
-        ordered=False,
-    )  # fmt: skip
+    return tally(suite, ballots, rules, method, most=most, facts={}, ordered=False)

@@ -9,8 +9,9 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 
-from experiments import arms, benchmark, grpo, meta_rm, rft, sft
+from experiments import benchmark, grpo, meta_rm, rft, sft
 from experiments import run as runs
+from grm_jax.evaluation.method import title
 
 Stage = Callable[[runs.Run], None]
 
@@ -40,7 +41,7 @@ def stages(run: runs.Run) -> list[tuple[str, Stage]]:
     if config.meta_rm and not meta_rm.is_released(run):
         found.append(("meta RM", meta_rm.run_stage))
     for name in benchmark.arm_names(config):
-        found.append((arms.title(name), functools.partial(_run_arm, name=name)))
+        found.append((title(name), functools.partial(_run_arm, name=name)))
     found.append(("benchmark", benchmark.run_benchmark))
 
     return found

@@ -26,11 +26,12 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments import counting, settings
-from experiments.results import Result, read_results
+from experiments import settings
 from grm_jax.benchmarks import rewardbench
 from grm_jax.evaluation import paper, statistics
+from grm_jax.evaluation.method import Method
 from grm_jax.evaluation.paper import PaperTable
+from grm_jax.evaluation.results import Result, read_results
 from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 from grm_jax.files import write_atomically
@@ -83,7 +84,7 @@ def our_value(column: paper.Column, row: paper.Row, workdir: Workdir) -> Interva
         return None
     parts, weights = [], []
     for suite, name, weight in column.parts:
-        part = _part(workdir.results.get(suite), name, row.ours)
+        part = _part(workdir.results.get(suite), name, row.ours, column.tokens)
         if part is None:
             return None
         parts.append(part)
@@ -94,13 +95,14 @@ def our_value(column: paper.Column, row: paper.Row, workdir: Workdir) -> Interva
     return parts[0] if len(parts) == 1 else Interval(value, value - half, value + half)
 
 
-def _part(result: Result | None, name: str, ours: paper.Lines) -> Interval | None:
+def _part(
+    result: Result | None, name: str, ours: Sequence[Method], tokens: bool
+) -> Interval | None:
     if result is None:
         return None
-    full = {full: key for key, full in counting.with_stages(result.lines).items()}
-    for line in (result.lines[full[key]] for key in ours if key in full):
-        if name.startswith("tokens of "):
-            return _tokens(result, line.tokens, name.removeprefix("tokens of "))
+    for line in (result.lines[method] for method in ours if method in result.lines):
+        if tokens:
+            return _tokens(result, line.tokens, name)
         if name in line.columns:
             return line.columns[name]
     return None
@@ -172,7 +174,7 @@ def ranks(workdirs: Sequence[Workdir]) -> Table:
     sources = {"paper": None} | {workdir.title: workdir for workdir in workdirs}
     cells: dict[str, list[Cell]] = {label: [] for label in RANKED}
     for workdir in sources.values():
-        values = _by_row(paper.TABLE_2, workdir)
+        values = _by_row(paper.TABLES["table2"], workdir)
         rows = [values[label][:4] for label in RANKED]
         if any(value is None for row in rows for value in row):
             means = [Cell()] * len(RANKED)
@@ -190,15 +192,14 @@ def ranks(workdirs: Sequence[Workdir]) -> Table:
 def spread(workdirs: Sequence[Workdir]) -> Table:
     """How unevenly a method scores, which is what the paper means by severe bias."""
     sources = (
-        ("benchmarks", paper.TABLE_2, slice(0, 4)), ("RewardBench sections", paper.TABLE_8,
-        slice(0, 4)), ("PPE domains", paper.TABLE_9, slice(0, 5)),
-        ("RMB parts", paper.TABLE_10, slice(0, 4)),
+        ("benchmarks", "table2", slice(0, 4)), ("RewardBench sections", "table8", slice(0, 4)),
+        ("PPE domains", "table9", slice(0, 5)), ("RMB parts", "table10", slice(0, 4)),
     )  # fmt: skip
     columns, rows = [], {}
     for name, table, part in sources:
         for workdir in (None, *workdirs):
             columns.append(Column("paper" if workdir is None else workdir.title, group=name))
-            for label, values in _by_row(table, workdir).items():
+            for label, values in _by_row(paper.TABLES[table], workdir).items():
                 own = values[part]
                 cell = Cell()
                 if not any(value is None for value in own):
@@ -229,8 +230,8 @@ def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
         one, other = a.results[name], b.results[name]
         _require_same(name, a, b)
         rows = []
-        for key in [key for key in one.lines if key in other.lines]:
-            x, y = one.lines[key].credits_C, other.lines[key].credits_C
+        for method in [method for method in one.lines if method in other.lines]:
+            x, y = one.lines[method].credits_C, other.lines[method].credits_C
             counted = ~np.isnan(x)
             if not counted.any() or np.isnan(y).all():
                 continue
@@ -241,7 +242,7 @@ def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
             cells = (Cell(x[counted].mean()), Cell(y[counted].mean()),
                      Cell(difference.value, difference.low, difference.high),
                      Cell(difference.p_value), Cell(exact))  # fmt: skip
-            rows.append(Row(key[1], cells, key[0]))
+            rows.append(Row(one.lines[method].label, cells, method.section))
         columns = (Column(a.title), Column(b.title), Column("difference", signed=True),
                    Column("p", "p_value", 3), Column("McNemar p", "p_value", 3))  # fmt: skip
         notes = [
@@ -287,8 +288,7 @@ def leaderboard(workdir: Workdir, label: str) -> dict:
         raise ValueError(f"{workdir.name} has no results on rewardbench")
     if " of " in result.coverage and len({*result.coverage.split(" rows")[0].split(" of ")}) > 1:
         raise ValueError(f"{workdir.name}: rewardbench is not whole ({result.coverage})")
-    lines = {name: line for (section, name), line in result.lines.items()
-             if section in counting.SECTIONS}  # fmt: skip
+    lines = {line.label: line for method, line in result.lines.items() if method.plain}
     if label not in lines:
         raise ValueError(f"--line: {label!r} is none of {sorted(lines)}")
     subsets = np.array(result.subsets)

@@ -31,9 +31,9 @@ import numpy as np
 
 import grm_jax
 from configs import deepseek_grm_27b
-from experiments import benchmark, counting, settings
+from experiments import benchmark, settings
 from experiments import run as runs
-from grm_jax.evaluation import statistics
+from grm_jax.evaluation import lines, statistics
 from grm_jax.files import read_json
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS, ModelConfig, published_variant
@@ -166,8 +166,7 @@ def rmb_row(run: runs.Run, loaded: benchmark.Loaded, paper: dict[str, float] | N
     drawn = benchmark.Measurement(run, loaded.comparisons).draw(run, "released", k=None)
     (suite,) = benchmark.to_suites(loaded, [drawn])
     rules = benchmark.counting_rules(run, benchmark.read_config(run))
-    (lines,) = benchmark.count([suite], rules).values()
-    (line,) = (line for line in lines if line.section == counting.GREEDY)
+    (line,) = (line for line in lines.count(suite, rules) if line.method.kind == "greedy")
     value, low, high = (100 * x for x in statistics.bootstrap_mean(line.credits_C))
     found = f"{value:.1f} ({low:.1f} to {high:.1f}), {line.unparsed:.0%} of answers unparsed"
     check, found = "RMB best-of-N", f"{suite.coverage}: {found}"

@@ -67,6 +67,11 @@ class Cell:
         if self.value is None and self.low is not None:
             raise ValueError("cell: an interval needs a value")
 
+    @classmethod
+    def of(cls, interval: Sequence[float] | None) -> Cell:
+        """The cell of an `Interval` or a `Difference`; an empty one for None."""
+        return cls() if interval is None else cls(*interval[:3])
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

@@ -51,8 +51,8 @@ def test_the_same_number_in_two_tables():
 
 
 def test_what_popular_articles_get_wrong_is_said_where_the_value_is():
-    notes = {row.label: row.note for row in paper.TABLE_2.rows}
+    notes = {row.label: row.note for row in paper.TABLES["table2"].rows}
     assert "69.12" in notes["GRM-27B"] and "not @8" in notes["GRM-27B, Voting@32"]
-    (about,) = paper.TABLE_2.notes
+    (about,) = paper.TABLES["table2"].notes
     for text in ("128 A100 (not 228)", "4e-7", "Nemotron-4"):
         assert text in about

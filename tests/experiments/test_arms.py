@@ -3,17 +3,13 @@
 import json
 import signal
 
-import numpy as np
 import pytest
-import scipy.stats
 from ml_collections import ConfigDict
 
 from configs import deepseek_v2_lite_16b, gemma2_27b, small_world
-from experiments import ablate, arms, effects, schema
+from experiments import ablate, arms, schema
 from experiments import run as runs
 from experiments.config import complete
-from experiments.results import Measured, Result
-from grm_jax.evaluation import statistics
 
 
 @pytest.fixture
@@ -211,87 +207,6 @@ def test_a_config_that_ablates_nothing_is_named(config):
 def test_a_stop_at_the_end_of_a_run_begins_no_other(config, tmp_path):
     with pytest.raises(runs.Stopped):
         runs.carry_out(lambda run: run.ask_to_stop(signal.SIGTERM), config, tmp_path)
-
-
-def test_effects_are_paired_by_seed_and_comparison():
-    """Two seeds of 3 and 2 comparisons; every number by hand."""
-    sampled, greedy = "k samples", "greedy"
-
-    def result(seed, of_lines):
-        lines = {key: Measured(np.array(own, np.float64), {}, {}) for key, own in of_lines.items()}
-        count = len(next(iter(of_lines.values())))
-        return Result("small_world", "", None, "c", {"kl 0": "grpo.kl_coef=0.0"},
-                      [f"{seed}-{i}" for i in range(count)],
-                      list(range(count)), ["n2"] * count, {"ks": [1, 2], "seed": seed},
-                      lines)  # fmt: skip
-
-    nan = float("nan")
-    first = result(0, {
-        (greedy, "GRPO, greedy"): [1, 0, 0, nan], (sampled, "GRPO, one sample"): [1, 0.5, 0, nan],
-        (sampled, "Voting@2"): [1, 1, 0, nan], ("kl 0", "GRPO, greedy"): [0, 0, 0, nan],
-        ("kl 0", "Voting@2"): [1, 1, 1, nan],
-    })  # fmt: skip
-    second = result(1, {
-        (greedy, "GRPO, greedy"): [1, 1], (sampled, "GRPO, one sample"): [1, 1],
-        (sampled, "Voting@2"): [0, 1], ("kl 0", "GRPO, greedy"): [0, 1],
-        ("kl 0", "Voting@2"): [1, 1],
-    })  # fmt: skip
-    lines = effects.over_seeds([first, second])
-    pair = ((sampled, "Voting@2"), (greedy, "GRPO, greedy"))
-    difference = lines.difference(*pair)
-    assert difference.value == pytest.approx((1 / 3 - 1 / 2) / 2)
-    assert difference.low < difference.value < difference.high
-    assert lines.seeds_above(*pair) == 1
-    listed = ["Voting@2 − GRPO, greedy", "full − kl 0: Voting@2", "never measured"]
-    table, shown = effects.ablation_table("small_world", [first, second], ["note"], listed)
-    at = {(row.section, row.label): row.cells for row in table.rows}
-    assert at["steps", "Voting@2 − GRPO, greedy"][2].value == pytest.approx(-1 / 12)
-    full = at["full − kl 0", "GRPO, greedy"]
-    assert [full[i].value for i in (0, 1, 2)] == pytest.approx([2 / 3, 1 / 4, 5 / 12])
-    assert full[3].value == full[2].low
-    assert full[6].value == 2 and full[7].value == pytest.approx(0.699)
-    # Both p-values of what was listed; three were, so they are tripled or doubled.
-    p_values = {key: (cells[4].value, cells[5].value) for key, cells in at.items()}
-    small, large = sorted(
-        p_values[key] for key in (("steps", "Voting@2 − GRPO, greedy"), ("full − kl 0", "Voting@2"))
-    )
-    assert small[1] == pytest.approx(min(1.0, 3 * small[0]))
-    assert large[1] == pytest.approx(min(1.0, max(small[1], 2 * large[0])))
-    assert p_values["full − kl 0", "GRPO, greedy"][1] is None
-    test = scipy.stats.ttest_1samp([1 / 3, 1 / 2], 0.0)
-    assert p_values["full − kl 0", "GRPO, greedy"][0] == pytest.approx(test.pvalue)
-    notes = " ".join(table.notes)
-    assert "config.ablate.listed named in advance, 3;" in notes
-    assert "with p counted as 1: never measured" in notes
-    plain, _ = effects.ablation_table("small_world", [first, second], [])
-    assert any("no p is corrected" in note for note in plain.notes)
-    assert at["full − kl 0", "Voting@2"][2].value == pytest.approx((-1 / 3 - 1 / 2) / 2)
-    assert len(shown) == len(table.rows) == 4
-
-    # Worlds have comparisons of their own; a benchmark has the same ones for every seed.
-    key = (sampled, "Voting@2")
-    one = second._replace(lines={key: second.lines[key]})
-    for uids in (["1-0", "1-1"], ["2-0", "2-1"]):
-        values = [np.array([[0.0, 1.0]])] * 2
-        want = statistics.over_seeds(
-            values, clusters=[[0, 1]] * 2, same_items=uids == second.uids
-        )  # fmt: skip
-        got = effects.over_seeds([one, one._replace(uids=uids)])
-        assert got.means.interval(0) == want.interval(0)
-        assert (want.interval(0).half_width > 0) == (uids == second.uids)
-
-    other = second._replace(config="d")
-    with pytest.raises(ValueError, match="measured with other configs"):
-        effects.over_seeds([first, other])
-    fewer = second._replace(lines={k: v for k, v in second.lines.items() if k[0] != "kl 0"})
-    assert effects.missing({0: first, 1: fewer}) == ["kl 0 (seeds 0 only)"]
-    assert effects.missing({0: first, 1: second}) == []
-    # An arm of this name that changes something else is another arm.
-    redefined = second._replace(arms={"kl 0": "grpo.kl_coef=0.01"})
-    assert effects.missing({0: first, 1: redefined}) == ["kl 0 (not the same arm on every seed)"]
-    assert {section for section, _ in effects.over_seeds([first, redefined]).at} == {
-        greedy, sampled,
-    }  # fmt: skip
 
 
 def test_how_a_server_is_asked_may_change_on_a_begun_workdir(config, tmp_path):

@@ -16,21 +16,21 @@ from experiments import (
     baseline,
     benchmark,
     cloud,
-    counting,
     judge,
     scalar,
     scalar_baselines,
     sections,
     sft,
-    stored_lines,
 )
 from experiments import run as runs
-from experiments.results import read_results
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation import token_prob
 from grm_jax.evaluation.ballots import from_scores
+from grm_jax.evaluation.lines import CountingRules, Drawn, Suite
+from grm_jax.evaluation.method import Method
+from grm_jax.evaluation.results import read_results
 from grm_jax.learning import meta_rm, pairs
 from grm_jax.models import heads, transformer
 from grm_jax.sampling import draw
@@ -38,15 +38,23 @@ from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.scores import parse_strict
 from tools import make_training_data
 
-# What each kind adds to the table: (section, label).
+# What each kind adds to the table.
 LINES = {
-    "bradley_terry": [("greedy", "Bradley-Terry RM")],
-    "pairrm": [("greedy", "PairRM")],
-    "cloud": [("greedy", "CLoud, greedy"), ("k samples", "CLoud, one sample"),
-              ("k samples", "CLoud, Voting@4")],
-    "llm_judge": [("greedy", "LLM-as-a-Judge, greedy"), ("k samples", "LLM-as-a-Judge, one sample"),
-                  ("k samples", "LLM-as-a-Judge, Voting@4")],
-    "token_prob": [("k samples", "TokenProb, one sample"), ("k samples", "TokenProb, Voting@4")],
+    "bradley_terry": {"Bradley-Terry RM": Method("bradley_terry", kind="scalar")},
+    "pairrm": {"PairRM": Method("pairrm", kind="scalar")},
+    "cloud": {
+        "CLoud, greedy": Method("cloud", kind="greedy"), "CLoud, one sample": Method("cloud"),
+        "CLoud, Voting@4": Method("cloud", k=4),
+    },
+    "llm_judge": {
+        "LLM-as-a-Judge, greedy": Method("llm_judge", kind="greedy"),
+        "LLM-as-a-Judge, one sample": Method("llm_judge"),
+        "LLM-as-a-Judge, Voting@4": Method("llm_judge", k=4),
+    },
+    "token_prob": {
+        "TokenProb, one sample": Method("token_prob"),
+        "TokenProb, Voting@4": Method("token_prob", k=4),
+    },
 }  # fmt: skip
 
 
@@ -88,25 +96,22 @@ def test_pairrm_sums_opposite_numbers_over_opponents():
 
 
 def test_real_scores_are_counted_like_votes():
-    rules = counting.CountingRules(
-        (1, 2), (1, 1), 4, "sum", "uniform", "chance", "strict", False, 2, 0
-    )
+    rules = CountingRules((1, 2), (1, 1), 4, "sum", "uniform", "chance", "strict", False, 2, 0)
     rows = [comparison("right", 2), comparison("wrong", 3), comparison("tie", 2),
             comparison("silent", 2), comparison("single", 1)]  # fmt: skip
     scores = [[(0.2, 0.1)], [(-1.0, -2.0, 0.5)], [(3.0, 3.0)], [None], [(0.25,)]]
-    suite = counting.Suite("s", "", rows, ())
+    suite = Suite("s", "", rows, ())
     (line,) = scalar_baselines.real_lines(
-        suite, rules, scores, counting.GREEDY, lambda k: f"k = {k}", most=1
+        suite, rules, scores, Method("pairrm", kind="scalar"), most=1
     )
-    assert line.label == "k = 1"
+    assert line.label == "PairRM"
     assert line.credits_C.tolist() == [1.0, 0.0, 0.5, 0.5]
     assert line.singles_MC[0].tolist() == [0.25]
     two = [[(0.0, 1.0), (1.0, 0.5)]] * 2
-    suite = counting.Suite("s", "", [comparison("a", 2), comparison("b", 2)], ())
-    one, both = scalar_baselines.real_lines(
-        suite, rules, two, counting.SAMPLED, lambda k: f"k = {k}", most=2
-    )
-    assert both.label == "k = 2" and both.credits_C.tolist() == [0.0, 0.0]  # 1.0 against 1.5
+    suite = Suite("s", "", [comparison("a", 2), comparison("b", 2)], ())
+    one, both = scalar_baselines.real_lines(suite, rules, two, Method("cloud"), most=2)
+    assert both.method == Method("cloud", k=2)
+    assert both.credits_C.tolist() == [0.0, 0.0]  # 1.0 against 1.5
     assert 0 <= one.credits_C.min() <= one.credits_C.max() <= 1
 
 
@@ -238,7 +243,7 @@ def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
         ]
         for c in rows
     ]  # fmt: skip
-    drawn = counting.Drawn("s", "self", False, groups)
+    drawn = Drawn("s", "self", False, groups)
     scores_CSN, told_CS = judge.index_scores(run, measurement, rows, drawn)
     assert told_CS.tolist() == [[True, False]] * 2
     ids = token_prob.index_ids(run.tokenizer, 3)
@@ -280,9 +285,10 @@ def test_each_kind_from_data_to_table(kind, workdir):
     run._lock.close()
     (result,) = read_results(workdir).values()
     table = (workdir / "tables" / "main.md").read_text()
-    for section, label in LINES[kind]:
+    for label, method in LINES[kind].items():
         assert f"| {label} |" in table
-        measured = result.lines[section, label]
+        measured = result.lines[method]
+        assert measured.label == label
         assert 0 <= measured.columns["accuracy"].value <= 1
         choice = [c.n > 1 for c in run.comparisons("development", 8, seed=10)]
         assert np.array_equal(~np.isnan(measured.credits_C), choice)
@@ -292,22 +298,22 @@ def test_lines_of_all_kinds_stay_in_the_workdir_and_come_back_equal(workdir):
     """Runs after the kinds above: the last one reported the lines of all."""
     run = runs.Run(config(), workdir)
     table = (workdir / "tables" / "main.md").read_text()
-    assert all(f"| {label} |" in table for lines in LINES.values() for _, label in lines)
+    assert all(f"| {label} |" in table for lines in LINES.values() for label in lines)
     own = benchmark.read_config(run)
     rules, loaded = benchmark.counting_rules(run, own), benchmark.load_comparisons(run, own)
     (suite,) = benchmark.to_suites(loaded, [])
     config_of_kind = baseline.read_config(run)
     lines = scalar_baselines.measure(run, config_of_kind, [suite], rules)["small_world"]
-    (again, *_) = stored_lines.read(run, loaded.comparisons, rules)["small_world"]
+    (again, *_) = benchmark.stored_baselines(run, loaded.comparisons, rules)["small_world"]
     np.testing.assert_array_equal(again.credits_C, lines[0].credits_C)
     np.testing.assert_array_equal(again.singles_MC, lines[0].singles_MC)
-    assert (again.section, again.label) == (lines[0].section, lines[0].label)
+    assert again.method == lines[0].method
 
     # Other comparisons or other rules: not these lines.
     fewer = {"small_world": loaded.comparisons["small_world"][1:]}
-    assert stored_lines.read(run, fewer, rules) == {"small_world": ()}
+    assert benchmark.stored_baselines(run, fewer, rules) == {"small_world": ()}
     strict = dataclasses.replace(rules, tie_policy="strict")
-    assert stored_lines.read(run, loaded.comparisons, strict) == {"small_world": ()}
+    assert benchmark.stored_baselines(run, loaded.comparisons, strict) == {"small_world": ()}
     run._lock.close()
 
 

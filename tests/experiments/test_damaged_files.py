@@ -5,10 +5,11 @@ import pathlib
 import pytest
 
 from configs import small_world
-from experiments import ablate, arms, baseline, benchmark, results, sections, stored_lines
+from experiments import ablate, arms, baseline, benchmark, sections
 from experiments import run as runs
 from experiments.config import build, complete
 from experiments.training_data import TrainingData
+from grm_jax.evaluation import results
 from grm_jax.models.hub import record
 
 
@@ -27,7 +28,7 @@ READERS = {
     "stages/base.json": lambda run: run.stage("base"),
     "results/small_world.json": lambda run: results.read_results(run.workdir),
     "baselines/pairrm/config.json": lambda run: baseline.claim(run, "pairrm"),
-    "baselines/pairrm/small_world.json": lambda run: stored_lines.read(
+    "baselines/pairrm/small_world.json": lambda run: benchmark.stored_baselines(
         run, {"small_world": []}, benchmark.counting_rules(run, benchmark.read_config(run))
     ),
     "opened.json": lambda run: ablate.check_opening(run.workdir, run.fields),

@@ -9,12 +9,10 @@ import sys
 
 import jax
 import pytest
-import rich.console
 
 from configs import small_world
-from experiments import baseline, grpo, judge, report, rft, sft
+from experiments import baseline, grpo, judge, rft, sft
 from experiments import run as runs
-from grm_jax.evaluation.tables import Column, Table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -216,24 +214,6 @@ def test_a_stage_that_keeps_nothing_is_no_finished_stage(workdir, monkeypatch, s
     with pytest.raises(ValueError, match=f"stage {stage}: 0 .*config.rft.data.min_kept is 1"):
         runs.carry_out(train, c, workdir)
     assert not (workdir / "params" / stage).exists()
-
-
-def test_tables_are_all_written_before_one_is_printed(tmp_path, monkeypatch, capsys):
-    run = object.__new__(runs.Run)
-    run.__dict__.update(workdir=tmp_path, _logs=tmp_path, console=rich.console.Console())
-    tables = {name: Table(f"a − {name}", (Column("n", "count"),), (), ()) for name in "bc"}
-
-    def closed(*_, **__):
-        raise BrokenPipeError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("builtins.print", closed)
-        with pytest.raises(BrokenPipeError):
-            report.show(run, tables)
-    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"b", "c"}
-    report.show(run, tables)
-    out = capsys.readouterr().out
-    assert 0 <= out.find("a − b") < out.find("a − c")
 
 
 def test_a_terminal_of_ascii_loses_nothing_and_a_tilde_is_expanded(tmp_path):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from configs import small_world
-from experiments import arms, benchmark, counting, results
-from experiments.counting import CountingRules, Drawn, Suite, group
 from grm_jax.benchmarks import SUITES, rewardbench, rules
 from grm_jax.data.comparison import Comparison
-from grm_jax.evaluation import paper, statistics
+from grm_jax.evaluation import paper, results, statistics
+from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, count, group
+from grm_jax.evaluation.method import Method
 from grm_jax.evaluation.tables import read_json
 from grm_jax.models.config import VARIANTS
 from grm_jax.text.prompts import Message
@@ -19,6 +19,7 @@ from tools import tables
 from tools.bench.harness import judge
 
 K = 4
+DOMAINS = [column.name for column in paper.TABLES["table9"].columns[:5]]
 RULES = CountingRules(
     ks=(1, 2, 4), k_metas=(1, 1, 2), num_subsets=8, aggregation="sum", tie_policy="strict",
     parse_policy="wrong", parse="strict", stratified=True, num_samples=K, seed=0,
@@ -38,18 +39,6 @@ def rows_of(suite, subsets, count):
     return found
 
 
-class StubRun:
-    """As much of a run as writing results takes."""
-
-    fields = small_world.get_config()
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def path(self, *names):
-        return self.folder.joinpath(*names)
-
-
 def measured(folder, name, comparisons, accuracy, seed, *, model="gemma2_27b", coverage="",
              of="grpo"):  # fmt: skip
     """Writes results of a stub judge, greedy and with K samples; returns the lines."""
@@ -59,9 +48,11 @@ def measured(folder, name, comparisons, accuracy, seed, *, model="gemma2_27b", c
         groups = group(comparisons, judge(comparisons, stage, 1 if greedy else K, accuracy, seed))
         drawn.append(Drawn(of, "self", greedy, groups, model=VARIANTS[model]))
     suite = Suite(name, coverage, comparisons, tuple(drawn))
-    lines = benchmark.count([suite], RULES)
-    results.write_results(StubRun(folder), [suite], lines, {"tie_policy": "strict"})
-    return {(line.section, line.label): line for line in lines[name]}
+    lines = count(suite, RULES)
+    results.write_results(
+        folder.joinpath, [suite], {name: lines}, {"tie_policy": "strict"}, config="c", arms={}
+    )
+    return {line.method: line for line in lines}
 
 
 @pytest.fixture
@@ -73,29 +64,6 @@ def suites():
     }
 
 
-def test_results_are_read_as_they_were_counted(tmp_path, suites):
-    lines = measured(tmp_path / "a", "rewardbench", suites["rewardbench"], 0.7, 1)
-    read = results.read_results(tmp_path / "a")["rewardbench"]
-    assert read.lines.keys() == lines.keys() and read.parameters == pytest.approx(27.2e9, rel=0.01)
-    assert read.uids == [c.uid for c in suites["rewardbench"]]
-    assert len(set(read.clusters)) == len(read.uids) // 2
-    for key, line in lines.items():
-        np.testing.assert_array_equal(read.lines[key].credits_C, line.credits_C)
-        for name in line.measured:
-            assert read.lines[key].columns[name] == line.interval(name)
-    path = tmp_path / "a/results/rewardbench.json"
-    before = path.read_bytes()
-    (path.parent / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
-    assert list(results.read_results(tmp_path / "a")) == ["rewardbench"]
-    measured(tmp_path / "a", "rewardbench", suites["rewardbench"], 0.7, 1)
-    assert path.read_bytes() == before
-    path.write_bytes(before[:-20])
-    with pytest.raises(ValueError, match=r"rewardbench\.json: not a result"):
-        results.read_results(tmp_path / "a")
-    with pytest.raises(ValueError, match="no results"):
-        results.read_results(tmp_path / "b")
-
-
 def test_ours_stands_beside_the_papers(tmp_path, suites, capsys):
     lines = measured(tmp_path / "run", "rewardbench", suites["rewardbench"], 0.8, 1,
                      coverage="92 of 2985 rows")  # fmt: skip
@@ -103,8 +71,8 @@ def test_ours_stands_beside_the_papers(tmp_path, suites, capsys):
     table = read_json(tmp_path / "out/table8.json")
     names = [(column.group, column.name) for column in table.columns]
     at = {row.label: dict(zip(names, row.cells, strict=True)) for row in table.rows}
-    own = lines["greedy", "GRPO, greedy"]
-    for section in (*paper.SECTIONS, "RewardBench"):
+    own = lines[Method("grpo", kind="greedy")]
+    for section in (*rewardbench.SECTIONS, "RewardBench"):
         cell, expected = at["GRM-27B"][section, "run (27.2B)"], own.interval(section)
         assert (cell.value, cell.low, cell.high) == expected
         gap = at["GRM-27B"][section, "run − paper"].value
@@ -126,31 +94,30 @@ def test_votes_stand_in_the_row_of_the_stage_that_voted(tmp_path, suites, of):
     """The last stage of a run votes without its name: of RFT alone these are no votes of GRPO."""
     lines = measured(tmp_path / "run", "rewardbench", suites["rewardbench"], 0.8, 1, of=of)
     workdir = tables.read("run", tmp_path / "run")
-    column = paper.TABLE_8.columns[-1]
-    votes = lines["k samples", "Voting@4"].interval("RewardBench")
-    for stage, label in (("rft", "RFT, Voting@4"), ("grpo", "GRPO, Voting@4")):
-        row = paper.Row("-", (), (("k samples", label),))
+    column = paper.TABLES["table8"].columns[-1]
+    votes = lines[Method(of, k=4)].interval("RewardBench")
+    for stage in ("rft", "grpo"):
+        row = paper.Row("-", (), (Method(stage, k=4),))
         assert tables.our_value(column, row, workdir) == (votes if stage == of else None)
-    assert ("k samples", "GRPO, Voting@4") in paper.voting(4)
 
 
 def test_means_of_several_suites_want_all_of_them(tmp_path, suites):
     folder = tmp_path / "run"
     parts = {"rewardbench": suites["rewardbench"], "ppe_preference": suites["ppe_preference"],
-             "ppe_correctness": rows_of("ppe_correctness", paper.DOMAINS, 10),
+             "ppe_correctness": rows_of("ppe_correctness", DOMAINS, 10),
              "rmb_bon": rows_of("bon", ["Helpfulness", "Harmlessness"], 20)}  # fmt: skip
     lines = {name: measured(folder, name, rows, 0.7, 2) for name, rows in parts.items()}
-    (row,) = (row for row in paper.TABLE_2.rows if row.label == "GRM-27B")
+    greedy = Method("grpo", kind="greedy")
+    table = paper.TABLES["table2"]
 
     def value():
         workdir = tables.Workdir("run", results.read_results(folder))
-        return tables.our_value(paper.OVERALL, row, workdir)
+        return tables.our_value(table.columns[-1], table.row(greedy), workdir)
 
     assert value() is None
     rows = rows_of("pairwise", ["Helpfulness", "Harmlessness"], 30)
     lines["rmb_pairwise"] = measured(folder, "rmb_pairwise", rows, 0.6, 3)
-    key = ("greedy", "GRPO, greedy")
-    one = {name: own[key].interval(column) for (name, own), column in zip(
+    one = {name: own[greedy].interval(column) for (name, own), column in zip(
         lines.items(), ("RewardBench", "accuracy", "mean", "mean", "mean"), strict=True)}
     rmb = (one["rmb_bon"].value + one["rmb_pairwise"].value) / 2
     four = [one[name].value for name in ("rewardbench", "ppe_preference", "ppe_correctness")]
@@ -168,8 +135,11 @@ def test_two_runs_are_compared_item_by_item(tmp_path, suites, capsys):
     (table,) = tables.compared(a, b).values()
     clusters = rules.of_rows([c.messages for c in rows])[1]
     for row in table.rows:
-        x, y = (w.results["ppe_preference"].lines[row.section, row.label].credits_C
-                for w in (a, b))  # fmt: skip
+        x, y = (
+            line.credits_C for w in (a, b)
+            for method, line in w.results["ppe_preference"].lines.items()
+            if (method.section, line.label) == (row.section, row.label)
+        )  # fmt: skip
         expected = statistics.paired_difference(x, y, clusters=clusters)
         mine, theirs, difference, p, exact = row.cells
         assert (mine.value, theirs.value) == (x.mean(), y.mean())
@@ -243,7 +213,7 @@ def test_export_for_the_leaderboard(tmp_path, suites):
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert [*record][:3] == ["model", "model_type", "chat_template"]
     assert {*record} - {*rewardbench.ROWS} == {"model", "model_type", "chat_template"}
-    credits = lines["k samples", "Voting@4"].credits_C
+    credits = lines[Method("grpo", k=4)].credits_C
     for subset in rewardbench.ROWS:
         own = [credit for credit, c in zip(credits, rows, strict=True) if c.subset == subset]
         assert record[subset] == pytest.approx(np.mean(own))
@@ -273,13 +243,10 @@ def test_every_table_is_named_and_printed(capsys):
     assert capsys.readouterr().out.count("needs the released weights") >= len(paper.TABLES) - 2
 
 
-def test_lines_are_named_as_the_benchmark_names_them():
-    for stage, (greedy, one) in {"grpo": (0, 0), "released": (1, 1)}.items():
-        assert paper.GRM[greedy] == (counting.GREEDY, counting.greedy(stage))
-        assert paper.ONE[one] == (counting.SAMPLED, counting.one_sample(stage))
-    assert ((counting.GREEDY, counting.greedy("rft")),) == paper.RFT
-    titles = {arms.title(name) for name in small_world.get_config().ablate.arms}
-    assert {paper.WITHOUT, paper.REJECTIVE, paper.GENERAL, paper.HINTED, paper.NON_HINTED} <= titles
+def test_arms_of_the_paper_are_those_of_the_configs():
+    ours = [own for table in paper.TABLES.values() for row in table.rows for own in row.ours]
+    named = {own.arm for own in ours if own.arm}
+    assert len(named) == 5 and named <= {*small_world.get_config().ablate.arms}
 
 
 @pytest.mark.parametrize("name", paper.TABLES)

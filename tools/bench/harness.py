@@ -18,9 +18,9 @@ import numpy as np
 from configs import small_world
 from experiments import benchmark
 from experiments import run as runs
-from experiments.counting import Drawn, group
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
+from grm_jax.evaluation.lines import Drawn, group
 from grm_jax.sampling import draw, orders
 from grm_jax.text.scores import parse_lenient, parse_strict
 from tools import errors_in_one_line
@@ -130,7 +130,7 @@ def main() -> None:
     lines = benchmark.write_report(run, benchmark.to_suites(loaded, [drawn]), rules)
     lap("count, tables, figures")
     for suite, own in lines.items():
-        (line,) = (line for line in own if line.label.endswith("one sample"))
+        (line,) = (line for line in own if line.method == drawn[suite].method)
         if line.credits_C is not None:
             print(f"{suite}: one sample is right in {line.credits_C.mean():.4f}")
     for name, spent in seconds.items():

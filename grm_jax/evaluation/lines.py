@@ -6,13 +6,12 @@ responses.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import arms
 from grm_jax import voting
 from grm_jax.benchmarks import SUITES, metric_of, rules
 from grm_jax.benchmarks.suite import Items, Metric, Outcome
@@ -20,24 +19,10 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation import official, statistics
 from grm_jax.evaluation.ballots import from_trajectories
+from grm_jax.evaluation.method import VOTES, Method
 from grm_jax.evaluation.statistics import Resampled
 from grm_jax.models.config import ModelConfig
 from grm_jax.voting import Ballots
-
-STAGE_NAMES = {
-    "random_weights": "random weights",
-    "released": "released",
-    "remote": "remote",
-    "base": "base",
-    "cold_start": "cold start",
-    "rft": "RFT",
-    "grpo": "GRPO",
-}
-BLIND = "content-blind baselines"
-GREEDY = "greedy"
-SAMPLED = "k samples"
-# Every other section is that of an arm.
-SECTIONS = (BLIND, GREEDY, SAMPLED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +67,7 @@ class Drawn(NamedTuple):
       prompt_tokens: of the prompt of each comparison, in the order of its first sample.
       model: shape of the policy; None where it is not known.
       meta_model: shape of the meta RM, or None.
-      arm: the arm it is of, "" for the run itself.
+      arm: see `Method`.
       stratified: of an arm, whether its subsets are spread evenly over orders; None for what the
         rules say.
     """
@@ -95,22 +80,21 @@ class Drawn(NamedTuple):
     prompt_tokens: Sequence[int] = ()
     model: ModelConfig | None = None
     meta_model: ModelConfig | None = None
-    arm: str = arms.MAIN
+    arm: str = ""
     stratified: bool | None = None
 
     @property
-    def section(self) -> str:
-        """The section of the table it belongs to."""
-        if self.arm:
-            return arms.title(self.arm)
-        return GREEDY if self.greedy else SAMPLED
+    def method(self) -> Method:
+        """The method of one of its samples."""
+        return Method(self.stage, self.arm, "greedy" if self.greedy else "voting")
 
 
 class Line(NamedTuple):
     """One row of a table on one suite; a property that does not apply is None.
 
     Attributes:
-      section, label: where it stands.
+      method: what it is a row of.
+      named: see `Method.label`.
       credits_C: float64, the credit of each comparison with a choice.
       singles_MC: float64, the score of each single response in each subset; the middle of the range
         if unparsed.
@@ -122,8 +106,8 @@ class Line(NamedTuple):
         one suite share their resamples.
     """
 
-    section: str
-    label: str
+    method: Method
+    named: bool = True
     credits_C: np.ndarray | None = None
     singles_MC: np.ndarray | None = None
     unparsed: float | None = None
@@ -131,9 +115,22 @@ class Line(NamedTuple):
     values: Mapping[str, np.ndarray] = {}
     measured: Mapping[str, Resampled] = {}
 
+    @property
+    def section(self) -> str:
+        """The section of a table in which it stands."""
+        return self.method.section
+
+    @property
+    def label(self) -> str:
+        """Its label in tables."""
+        return self.method.label(named=self.named)
+
     def interval(self, column: str) -> statistics.Interval | None:
         """A measured column with its interval."""
         return self.measured[column].interval(0) if column in self.measured else None
+
+
+LinesOf = Mapping[str, Sequence[Line]]  # by name of the suite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,47 +209,41 @@ def group(
     return list(by_uid.values())
 
 
-def lines(suite: Suite, config: CountingRules) -> list[Line]:
+def count(suite: Suite, counting: CountingRules) -> list[Line]:
     """All lines of a suite: blind baselines, then whatever was drawn, then the trained baselines.
 
     Lines of a section stay together.
     """
-    found = blind(suite, config)
+    found = blind(suite, counting)
     for drawn in suite.drawn:
-        found += _count(suite, drawn, config, prefix(suite, drawn))
+        own = counting
+        if drawn.stratified is not None:
+            own = dataclasses.replace(counting, stratified=drawn.stratified)
+        counted = tally(
+            suite, ballots_of(suite, drawn, own), own, drawn.method, named=named(suite, drawn),
+            most=1 if drawn.greedy else min(map(len, drawn.groups)),
+            facts=sample_facts(drawn.groups),
+        )  # fmt: skip
+        found += sorted(counted, key=lambda line: line.method.kind == "guided")
     found += suite.others
     sections = list(dict.fromkeys(line.section for line in found))
     return _measured(suite, sorted(found, key=lambda line: sections.index(line.section)))
 
 
-def prefix(suite: Suite, drawn: Drawn) -> str:
-    """The stage, for labels of votes: "" for the last of each arm, whose votes are "Voting@k"."""
-    last = {one.arm: one.stage for one in suite.drawn if not one.greedy}
-    return "" if drawn.stage == last.get(drawn.arm) else STAGE_NAMES[drawn.stage]
+def count_suites(suites: Sequence[Suite], counting: CountingRules) -> dict[str, list[Line]]:
+    """The lines of each suite, by its name."""
+    return {suite.name: count(suite, counting) for suite in suites}
 
 
-def with_stages(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
-    """Lines (section, label) with the stage in the labels of all votes: "GRPO, Voting@8".
-
-    Sections without a stage of their own, such as other rules, have the votes of the run's.
-    """
-    keys, last = list(keys), {}
-    for section, label in keys:
-        stage = label.removesuffix(", one sample")
-        if stage != label and stage in STAGE_NAMES.values():
-            last[section] = stage
-
-    def full(section: str, label: str) -> tuple[str, str]:
-        stage = last.get(section, last.get(SAMPLED))
-        bare = stage is not None and label.startswith(("Voting@", "MetaRM@"))
-        return section, f"{stage}, {label}" if bare else label
-
-    return {key: full(*key) for key in keys}
+def named(suite: Suite, drawn: Drawn) -> bool:
+    """Whether labels of votes name the stage: those of the last sampled stage of an arm do not."""
+    sampled = [one.stage for one in suite.drawn if one.arm == drawn.arm and not one.greedy]
+    return drawn.stage not in sampled[-1:]
 
 
 def arms_in_figures(suite: Suite) -> list[str]:
-    """Sections of arms whose curves a figure has room for: of one or two, or of none."""
-    found = list(dict.fromkeys(drawn.section for drawn in suite.drawn if drawn.arm))
+    """Arms whose curves a figure has room for: one or two, or none."""
+    found = list(dict.fromkeys(drawn.arm for drawn in suite.drawn if drawn.arm))
     return found if len(found) <= 2 else []
 
 
@@ -275,7 +266,7 @@ def _measured(suite: Suite, found: list[Line]) -> list[Line]:
     return [line._replace(measured=own) for line, own in zip(found, measured, strict=True)]
 
 
-def blind(suite: Suite, config: CountingRules) -> list[Line]:
+def blind(suite: Suite, counting: CountingRules) -> list[Line]:
     """What verdicts without reading earn."""
     names = ("first", "random", "longest", "shortest")
     comparisons, choice_C, single_C = suite.comparisons, suite.choice_C, suite.single_C
@@ -287,17 +278,19 @@ def blind(suite: Suite, config: CountingRules) -> list[Line]:
     for c, comparison in enumerate(comparisons):
         lengths_CN[c, : comparison.n] = [len(text) for text in comparison.responses]
     there_CN = np.where(np.isnan(lengths_CN), np.nan, 0.0)
-    rng = np.random.default_rng((config.seed, 1))
+    rng = np.random.default_rng((counting.seed, 1))
     scores = {
         "first": there_CN + (np.arange(there_CN.shape[1]) == 0),
-        "random": there_CN + rng.random((config.num_subsets, *there_CN.shape)),
+        "random": there_CN + rng.random((counting.num_subsets, *there_CN.shape)),
         "longest": lengths_CN,
         "shortest": -lengths_CN,
     }
     found = []
     for name in names:
         totals_MCN = scores[name].reshape(-1, *there_CN.shape)
-        line = Line(BLIND, name, credits[name] if choices else None)
+        line = Line(
+            Method(name, kind="blind"), credits_C=credits[name] if choices else None
+        )
         if single_C.any():
             constant = name in ("first", "random")
             line = line._replace(
@@ -324,36 +317,15 @@ def _valued(suite: Suite, line: Line, outcome: Outcome) -> Line:
 
 def last_sampled(suite: Suite) -> Drawn:
     """The stage that votes."""
-    return [drawn for drawn in suite.drawn if drawn.section == SAMPLED][-1]
+    return [drawn for drawn in suite.drawn if not drawn.arm and not drawn.greedy][-1]
 
 
-def one_sample(stage: str) -> str:
-    """Label of the row of one sample at the voting temperature."""
-    return f"{STAGE_NAMES[stage]}, one sample"
-
-
-def greedy(stage: str) -> str:
-    """Label of the row of greedy decoding."""
-    return f"{STAGE_NAMES[stage]}, greedy"
-
-
-def ballots_of(suite: Suite, drawn: Drawn, config: CountingRules) -> Ballots:
+def ballots_of(suite: Suite, drawn: Drawn, counting: CountingRules) -> Ballots:
     """The ballots of what was drawn, by the parser that counts."""
     return from_trajectories(
         drawn.groups, [comparison.n for comparison in suite.comparisons], meta=drawn.meta,
-        num_samples=config.num_samples, lenient=config.parse == "lenient",
+        num_samples=counting.num_samples, lenient=counting.parse == "lenient",
     )  # fmt: skip
-
-
-def _count(suite: Suite, drawn: Drawn, config: CountingRules, stage: str) -> list[Line]:
-    most = 1 if drawn.greedy else min(len(own) for own in drawn.groups)
-    if drawn.stratified is not None:
-        config = dataclasses.replace(config, stratified=drawn.stratified)
-    found = tally(
-        suite, ballots_of(suite, drawn, config), config, drawn.section,
-        lambda k, kind: label(drawn, k, kind, stage), most=most, facts=sample_facts(drawn.groups),
-    )  # fmt: skip
-    return _in_order(found)
 
 
 def sample_facts(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
@@ -368,55 +340,56 @@ def sample_facts(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
 def tally(
     suite: Suite,
     ballots: Ballots,
-    config: CountingRules,
-    section: str,
-    name: Callable[[int, str], str],
+    counting: CountingRules,
+    method: Method,
     *,
     most: int,
     facts: Mapping[str, float],
+    named: bool = True,
     ordered: bool = True,
 ) -> list[Line]:
     """Lines of ballots, nothing measured in them yet.
 
     Args:
       suite: what was judged; all of its comparisons.
-      ballots: whole or real scores, padded to `config.num_samples` samples.
-      config: how to count.
-      section: of the lines.
-      name: (k, "voting" or "guided") -> label; guided lines are there if ballots have meta scores.
+      ballots: whole or real scores, padded to `counting.num_samples` samples.
+      counting: how to count.
+      method: of one sample. There are guided lines too if the ballots have meta scores.
       most: largest k.
       facts: fields of the line of one sample, see `sample_facts`.
+      named: see `Method.label`.
       ordered: the presentation order may change scores; otherwise a verdict in one order is that
         in the other.
     """
     choice_C, single_C = suite.choice_C, suite.single_C
     common = {
-        "num_subsets": config.num_subsets,
-        "key": jax.random.key(config.seed),
-        "aggregation": config.aggregation,
+        "num_subsets": counting.num_subsets,
+        "key": jax.random.key(counting.seed),
+        "aggregation": counting.aggregation,
     }
-    every = common | {"ks": config.ks, "stratified": config.stratified}
+    every = common | {"ks": counting.ks, "stratified": counting.stratified}
     guide = ballots.meta_CS is not None
-    every["k_meta"] = config.k_metas if guide else None
+    every["k_meta"] = counting.k_metas if guide else None
     credits = voting.accuracy_curve(
-        ballots, suite.gold_CN, tie_policy=config.tie_policy, parse_policy=config.parse_policy,
+        ballots, suite.gold_CN, tie_policy=counting.tie_policy, parse_policy=counting.parse_policy,
         **every,
     )  # fmt: skip
     totals = None
     if "totals_MCN" in suite.metric.needs or single_C.any() or not ordered:
         totals = voting.score_curve(ballots, **every)
-    games = _games(suite, ballots, config, common, guide) if ordered else {}
+    games = _games(suite, ballots, counting, common, guide) if ordered else {}
     found = []
-    for i, k in enumerate(config.ks):
+    for i, k in enumerate(counting.ks):
         if k > most:
             continue
-        for kind in ("voting", "guided"):
+        for kind in VOTES:
             credits_KC = getattr(credits, kind)
             if credits_KC is None or (kind == "guided" and k == 1):
                 continue
             # Rounded, so that means of equal credits in float32 do not differ by 1e-8.
             credits_C = np.round(np.asarray(credits_KC, np.float64)[i], 6)
-            line = Line(section, name(k, kind), None)
+            own = dataclasses.replace(method, kind=kind, k=k) if method.kind in VOTES else method
+            line = Line(own, named)
             if choice_C.any():
                 line = line._replace(credits_C=credits_C[choice_C])
             totals_MCN = None
@@ -425,7 +398,7 @@ def tally(
             if single_C.any():
                 singles_MC = totals_MCN[:, single_C, 0]
                 line = line._replace(
-                    singles_MC=np.where(np.isnan(singles_MC), config.single_middle, singles_MC)
+                    singles_MC=np.where(np.isnan(singles_MC), counting.single_middle, singles_MC)
                 )
             game = games.get((k, kind))
             if not ordered and "games" in suite.metric.needs:
@@ -435,14 +408,14 @@ def tally(
     return found
 
 
-def _games(suite, ballots: Ballots, config: CountingRules, common: dict, guide: bool) -> dict:
+def _games(suite, ballots: Ballots, counting: CountingRules, common: dict, guide: bool) -> dict:
     """Verdict shares of the two orders of pairs, by (k, kind), as far as both have k samples."""
     if "games" not in suite.metric.needs:
         return {}
     swapped_CS = np.asarray(ballots.orders_CSN)[:, :, 0] == 1
     orders = [ballots.drawn_CS & ~swapped_CS, ballots.drawn_CS & swapped_CS]
     most = min(int(drawn_CS.sum(axis=1).min()) for drawn_CS in orders)
-    at = {k: k_meta for k, k_meta in zip(config.ks, config.k_metas, strict=True) if k <= most}
+    at = {k: k_meta for k, k_meta in zip(counting.ks, counting.k_metas, strict=True) if k <= most}
     if not at:
         return {}
     found: dict[tuple[int, str], list[np.ndarray]] = {}
@@ -451,26 +424,11 @@ def _games(suite, ballots: Ballots, config: CountingRules, common: dict, guide: 
             ballots._replace(drawn_CS=drawn_CS), ks=tuple(at), stratified=False,
             k_meta=tuple(at.values()) if guide else None, **common,
         )  # fmt: skip
-        for kind in ("voting", "guided")[: 1 + guide]:
+        for kind in [*VOTES][: 1 + guide]:
             for k, totals_MCN in zip(at, np.asarray(getattr(totals, kind)), strict=True):
                 shares_C4 = rules.shares(rules.verdicts(totals_MCN[..., :2]))
                 found.setdefault((k, kind), []).append(shares_C4)
     return {key: (first, second) for key, (first, second) in found.items()}
-
-
-def label(drawn: Drawn, k: int, kind: str, prefix: str) -> str:
-    """Label of the row of a vote; kind is "voting" or "guided"."""
-    if drawn.greedy:
-        return greedy(drawn.stage)
-    if k == 1:
-        return one_sample(drawn.stage)
-    votes = f"{'MetaRM' if kind == 'guided' else 'Voting'}@{k}"
-    return f"{prefix}, {votes}" if prefix else votes
-
-
-def _in_order(found: list[Line]) -> list[Line]:
-    """Voting before guided voting."""
-    return sorted(found, key=lambda line: "MetaRM@" in line.label)
 
 
 def single_auc(

@@ -9,10 +9,10 @@ import types
 import numpy as np
 import pytest
 
-from experiments import benchmark, counting, critiques
-from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax.data.comparison import Comparison
-from grm_jax.evaluation.critique_page import RESULTS, critique_page
+from grm_jax.evaluation import report
+from grm_jax.evaluation.critique_page import RESULTS, critique_page, suite_items
+from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, count, group
 from grm_jax.text.prompts import Message
 from grm_jax.text.scores import is_correct
 from tests.harness.browser import Browser, executable
@@ -46,9 +46,9 @@ def suite_of(name, rows, accuracy=0.5, k=K):
     drawn = []
     for greedy in (True, False):
         own = judge(rows, "greedy" if greedy else "sampled", 1 if greedy else k, accuracy, 1)
-        groups = counting.group(rows, own)
+        groups = group(rows, own)
         rng = np.random.default_rng(3)
-        meta = None if greedy else [rng.normal(size=len(group)).tolist() for group in groups]
+        meta = None if greedy else [rng.normal(size=len(own)).tolist() for own in groups]
         drawn.append(Drawn("grpo", "self", greedy, groups, meta))
     return Suite(name, "", rows, tuple(drawn))
 
@@ -62,9 +62,7 @@ def changed(suite, c, s, **fields):
 
 
 def written(tmp_path, suites, rules=RULES):
-    critiques.write_page(
-        types.SimpleNamespace(path=lambda name: tmp_path / name), suites, rules
-    )
+    report.write_pages(types.SimpleNamespace(path=tmp_path.joinpath), suites, rules)
     return tmp_path / "critiques.html"
 
 
@@ -86,11 +84,9 @@ def test_verdicts_are_those_of_the_tables(parse):
     for s in range(K):
         suite = changed(suite, 20, s, **silent, lenient_scores=None)
         suite = changed(suite, 21, s, scores=(5, 5, 5), lenient_scores=(5, 5, 5))
-    items, note = critiques.suite_items(suite, rules, 10_000)
+    items, note = suite_items(suite, rules, 10_000)
     assert note == "small_world: 60 of 60 comparisons; texts of 4 of 4 samples"
-    credits = {
-        line.label: line.credits_C for line in benchmark.count([suite], rules)["small_world"]
-    }
+    credits = {line.label: line.credits_C for line in count(suite, rules)}
     seen = set()
     for c, item in enumerate(items):
         votes = {}
@@ -125,7 +121,7 @@ def test_disagreement_is_the_share_that_would_choose_another():
         order = (1, 0) if s == 1 else (0, 1)
         shown = tuple(scores[i] for i in order)
         suite = changed(suite, 0, s, order=order, scores=shown, lenient_scores=shown)
-    (item,), _ = critiques.suite_items(suite, RULES, 100)
+    (item,), _ = suite_items(suite, RULES, 100)
     drawn = item.drawn["GRPO, 4 samples"]
     assert drawn.disagreement == 0.25 and drawn.votes["Voting@4"].totals == (27, 12)
     assert [sample.result for sample in drawn.samples] == ["right", "right", "wrong", "tie"]
@@ -133,9 +129,9 @@ def test_disagreement_is_the_share_that_would_choose_another():
 
 def test_what_is_left_out_is_told_and_counts():
     suite = suite_of("small_world", comparisons(50, "s"))
-    items, note = critiques.suite_items(suite, RULES, 20)
+    items, note = suite_items(suite, RULES, 20)
     assert note == "small_world: 20 of 50 comparisons; texts of 1 of 4 samples"
-    some, _ = critiques.suite_items(suite, RULES, 150)
+    some, _ = suite_items(suite, RULES, 150)
     assert len(some) == 50
     for item in some:
         samples = item.drawn["GRPO, 4 samples"].samples

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments import counting
-from experiments.counting import CountingRules, Drawn, Suite
 from grm_jax.benchmarks import rules
 from grm_jax.evaluation import plots, statistics
+from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, ballots_of, last_sampled, tally
 from grm_jax.evaluation.statistics import Difference, WithinAUC
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
 
@@ -59,41 +58,41 @@ def simulated(drawn: Drawn, auc: float, seed: int) -> Drawn:
     return drawn._replace(meta=meta)
 
 
-def guides(suite: Suite, config: CountingRules) -> list[Guide]:
+def guides(suite: Suite, counting: CountingRules) -> list[Guide]:
     """Simulated meta RMs of several AUCs, and that of the run; none where nothing can be ranked."""
-    drawn = counting.last_sampled(suite)
-    if not within_auc(simulated(drawn, 0.5, config.seed)).pairs:
+    drawn = last_sampled(suite)
+    if not within_auc(simulated(drawn, 0.5, counting.seed)).pairs:
         return []  # no comparison has right and wrong samples
-    shown = [(f"simulated, {auc:g}", simulated(drawn, auc, config.seed)) for auc in LEVELS]
+    shown = [(f"simulated, {auc:g}", simulated(drawn, auc, counting.seed)) for auc in LEVELS]
     if drawn.meta is not None:
         shown.append((TRAINED, drawn))
-    return [Guide(label, within_auc(one).value, _gains(suite, one, config)) for label, one in shown]
+    return [
+        Guide(label, within_auc(one).value, _gains(suite, one, counting)) for label, one in shown
+    ]
 
 
-def _gains(suite: Suite, drawn: Drawn, config: CountingRules) -> dict[int, Difference]:
+def _gains(suite: Suite, drawn: Drawn, counting: CountingRules) -> dict[int, Difference]:
     most = min(map(len, drawn.groups))
-    found = counting.tally(
-        suite, counting.ballots_of(suite, drawn, config), config, drawn.section,
-        lambda k, kind: f"{kind}@{k}", most=most, facts={},
-    )  # fmt: skip
-    at = {line.label: line.credits_C for line in found}
+    ballots = ballots_of(suite, drawn, counting)
+    found = tally(suite, ballots, counting, drawn.method, most=most, facts={})
+    at = {(line.method.kind, line.method.k): line.credits_C for line in found}
     messages = [c.messages for c in np.array(suite.comparisons, object)[suite.choice_C]]
     clusters = rules.of_rows(messages)[1]
     return {
-        k: statistics.paired_difference(at[f"guided@{k}"], at[f"voting@{k}"], clusters=clusters)
-        for k in config.ks if 1 < k <= most
+        k: statistics.paired_difference(at["guided", k], at["voting", k], clusters=clusters)
+        for k in counting.ks if 1 < k <= most
     }  # fmt: skip
 
 
-def table(suite: Suite, config: CountingRules, found: Sequence[Guide]) -> Table:
+def table(suite: Suite, counting: CountingRules, found: Sequence[Guide]) -> Table:
     """AUC inside comparisons, and guided minus plain voting for each k."""
     ks = list(found[0].gains)
     columns = [Column("AUC inside comparisons"), *(Column(f"k = {k}", signed=True) for k in ks)]
     rows = [
         Row(one.label, (Cell(one.auc), *(Cell(*one.gains[k][:3]) for k in ks))) for one in found
     ]
-    kept = ", ".join(f"{k_meta} of {k}" for k, k_meta in zip(config.ks, config.k_metas, strict=True)
-                     if k in ks)  # fmt: skip
+    by_k = dict(zip(counting.ks, counting.k_metas, strict=True))
+    kept = ", ".join(f"{by_k[k]} of {k}" for k in counting.ks if k in ks)
     notes = [
         f"MetaRM@k − Voting@k in points, 95 % bootstrap interval over comparisons; kept: {kept}; "
         "a simulated meta RM scores a sample by whether it is correct, plus normal noise"

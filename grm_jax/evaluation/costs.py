@@ -5,6 +5,7 @@ drawn: each distinct order among the k samples is a prompt that is prefilled onc
 decodes its own tokens, and guided voting reads every sample once more.
 """
 
+import dataclasses
 import math
 import os
 from collections import Counter
@@ -13,10 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import counting
-from experiments.counting import CountingRules, Drawn, Suite
-from experiments.report import LinesOf
 from grm_jax.evaluation import paper, plots
+from grm_jax.evaluation.lines import (
+    CountingRules,
+    Drawn,
+    LinesOf,
+    Suite,
+    arms_in_figures,
+    named,
+)
+from grm_jax.evaluation.method import CURVES, NAMES, Method, title
 from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
 from grm_jax.models import cost
@@ -71,50 +78,50 @@ def costs_of(
 
 
 class Point(NamedTuple):
-    """One line of a suite: where it stands in tables, the curve it is on, and its cost."""
+    """One line of a suite: its method, the curve that it is on, and its cost."""
 
-    section: str
-    label: str
+    method: Method
     curve: str
     cost: Cost
 
 
-def points(suite: Suite, config: CountingRules) -> list[Point]:
+def points(suite: Suite, counting: CountingRules) -> list[Point]:
     """Everything that was drawn on a suite by a model of known shape."""
     found = []
     for drawn in suite.drawn:
         if drawn.model is None:
             continue
         most = 1 if drawn.greedy else min(map(len, drawn.groups))
-        prefix = counting.prefix(suite, drawn)
-        for kind in ("voting", "guided") if drawn.meta is not None else ("voting",):
-            ks = [k for k in config.ks if k <= most and not (kind == "guided" and k == 1)]
-            curve = counting.greedy(drawn.stage)
+        for kind in CURVES if drawn.meta is not None else ("voting",):
+            ks = [k for k in counting.ks if k <= most and not (kind == "guided" and k == 1)]
+            curve = drawn.method.label()
             if not drawn.greedy:
-                curve = {"voting": "voting", "guided": "guided by the meta RM"}[kind]
-                curve = f"{prefix}, {curve}" if prefix else curve
+                stage = f"{NAMES[drawn.stage]}, " if named(suite, drawn) else ""
+                curve = f"{stage}{CURVES[kind]}"
             if drawn.arm:
-                curve += f", {drawn.section}"
-            spread = config.stratified if drawn.stratified is None else drawn.stratified
+                curve += f", {title(drawn.arm)}"
+            spread = counting.stratified if drawn.stratified is None else drawn.stratified
             spent = costs_of(drawn, ks, guided=kind == "guided", stratified=spread)
             for k, one in zip(ks, spent, strict=True):
-                label = counting.label(drawn, k, kind, prefix)
-                found.append(Point(drawn.section, label, curve, one))
+                method = drawn.method
+                if not drawn.greedy:
+                    method = dataclasses.replace(method, kind=kind, k=k)
+                found.append(Point(method, curve, one))
     return found
 
 
-def table(suites: Sequence[Suite], config: CountingRules, lines: LinesOf) -> Table:
+def table(suites: Sequence[Suite], counting: CountingRules, lines: LinesOf) -> Table:
     """Accuracy, tokens and TFLOPs of every line that was drawn, suite by suite."""
     rows = []
     for suite in suites:
-        at = {(line.section, line.label): line for line in lines[suite.name]}
+        at = {line.method: line for line in lines[suite.name]}
         head = suite.name + (f", {suite.coverage}" if suite.coverage else "")
-        for section, label, _, spent in points(suite, config):
-            interval = at[section, label].interval("accuracy")
-            accuracy = Cell() if interval is None else Cell(*interval)
-            numbers = (spent.generated, spent.prefilled, spent.flops / 1e12)
-            name = label if section in counting.SECTIONS else f"{label}, {section}"
-            rows.append(Row(name, (accuracy, *map(Cell, numbers)), head))
+        for method, _, spent in points(suite, counting):
+            line = at[method]
+            cells = (spent.generated, spent.prefilled, spent.flops / 1e12)
+            cells = (Cell.of(line.interval("accuracy")), *map(Cell, cells))
+            name = f"{line.label}, {title(method.arm)}" if method.arm else line.label
+            rows.append(Row(name, cells, head))
     columns = [Column("accuracy"), Column("generated tokens", "plain"),
                Column("prefilled tokens", "plain"), Column("TFLOPs", "plain", 4)]  # fmt: skip
     return Table("Cost of a verdict", columns, rows, [NOTE], "method")
@@ -130,38 +137,40 @@ def published(suite: Suite) -> list[plots.Curve]:
     if suite.name != "rewardbench" or not lengths:
         return []
     length = round(float(np.mean(lengths)))
-    of_grm = {row.label: row.values for row in paper.FIGURE_7.rows}["GRM-27B"]
-    new = round(float(np.mean(of_grm)))
+    tokens = paper.TABLES["figure7"].row(Method("grpo", kind="greedy")).values
+    new = round(float(np.mean(tokens)))
     found = []
-    for name, variant, readers in (
-        ("GRM-27B, voting", "gemma2_27b", 1), ("GRM-27B, guided", "gemma2_27b", 2),
-        ("GRM-16B, voting", "deepseek_v2_lite_16b", 1),
+    for kind, size, variant, readers in (
+        ("voting", 27, "gemma2_27b", 1), ("guided", 27, "gemma2_27b", 2),
+        ("voting", 16, "deepseek_v2_lite_16b", 1),
     ):  # fmt: skip
         model = VARIANTS[variant]
         sample = cost.forward_flops(model, [length - 1], output_tokens=0)
         sample += cost.sample_flops(model, length, new)
         sample += (readers - 1) * cost.forward_flops(model, [length + new], output_tokens=0)
-        points = [
-            (k * sample, Interval(*[row.values[0] / 100] * 3))
-            for k in paper.KS for row in paper.FIGURE_4.rows if row.label == f"{name}, k = {k}"
-        ]  # fmt: skip
+        points = []
+        for k in paper.KS:
+            method = Method("grpo", kind=kind if k > 1 else "voting", k=k)
+            if row := paper.TABLES["figure4"].row(method, size):
+                points.append((k * sample, Interval(*[row.values[0] / 100] * 3)))
         flops, intervals = zip(*points, strict=True)
-        found.append(plots.Curve(f"paper: {name}", flops, intervals, published=True))
+        name = f"paper: GRM-{size}B, {kind}"
+        found.append(plots.Curve(name, flops, intervals, published=True))
     return found
 
 
 def figure(
-    path: str | os.PathLike, suites: Sequence[Suite], config: CountingRules, lines: LinesOf
+    path: str | os.PathLike, suites: Sequence[Suite], counting: CountingRules, lines: LinesOf
 ) -> None:
     """Accuracy against FLOPs: a curve for each kind of vote, a mark for greedy, and the paper's."""
     curves = []
     for suite in suites:
-        at = {(line.section, line.label): line for line in lines[suite.name]}
+        at = {line.method: line for line in lines[suite.name]}
         by_name: dict[str, list] = {}
-        shown = {counting.GREEDY, counting.SAMPLED, *counting.arms_in_figures(suite)}
-        for section, label, curve, spent in points(suite, config):
-            interval = at[section, label].interval("accuracy")
-            if interval is not None and section in shown:
+        shown = {"", *arms_in_figures(suite)}
+        for method, curve, spent in points(suite, counting):
+            interval = at[method].interval("accuracy")
+            if interval is not None and method.arm in shown:
                 name = f"{suite.name}: {curve}" if len(suites) > 1 else curve
                 by_name.setdefault(name, []).append((max(spent.flops, 1.0), interval))
         for name, own in by_name.items():

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import counting, report
-from experiments.counting import Line
-from experiments.results import Result, read_results
 from grm_jax.evaluation import paper, plots, statistics
+from grm_jax.evaluation.differences import pairs
+from grm_jax.evaluation.method import STAGES, Method
+from grm_jax.evaluation.results import Result, read_results
 from grm_jax.evaluation.statistics import Difference, OverSeeds, Resampled
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 from grm_jax.files import visible_files
@@ -36,23 +36,23 @@ class Lines(NamedTuple):
     """The lines of a suite over R seeds; L lines.
 
     Attributes:
-      at: place of a line by (section, label).
+      at: place of a line by its method.
       credits_R: of each seed float64 [L, I], items that have right and wrong responses.
       means: over seeds, of all lines; of a single seed, resampled.
     """
 
-    at: dict[tuple[str, str], int]
+    at: dict[Method, int]
     credits_R: list[np.ndarray]
     means: OverSeeds | Resampled
 
-    def difference(self, a: tuple[str, str], b: tuple[str, str]) -> Difference:
+    def difference(self, a: Method, b: Method) -> Difference:
         """Line a minus line b."""
         return self.means.difference(self.at[a], self.at[b])
 
-    def seeds_above(self, a: tuple[str, str], b: tuple[str, str]) -> int:
+    def seeds_above(self, a: Method, b: Method) -> int:
         """Seeds on which line a is above line b."""
-        a, b = self.at[a], self.at[b]
-        return sum(float(own[a].mean()) > float(own[b].mean()) for own in self.credits_R)
+        i, j = self.at[a], self.at[b]
+        return sum(float(own[i].mean()) > float(own[j].mean()) for own in self.credits_R)
 
 
 def over_seeds(results: Sequence[Result]) -> Lines:
@@ -81,27 +81,27 @@ def _same_items(results: Sequence[Result]) -> bool:
     return all(one.uids == results[0].uids for one in results)
 
 
-def _shared(results: Sequence[Result]) -> list[tuple[str, str]]:
+def _shared(results: Sequence[Result]) -> list[Method]:
     first = results[0]
     return [
-        key for key in first.lines
-        if all(_counts(one, key) and _defined(one, key) == _defined(first, key) for one in results)
+        method for method in first.lines
+        if all(
+            _counts(one, method)
+            and one.arms.get(method.section) == first.arms.get(method.section)
+            for one in results
+        )
     ]  # fmt: skip
 
 
-def _defined(result: Result, key: tuple[str, str]) -> str | None:
-    """What the arm of a line changes; None for the run itself."""
-    return result.arms.get(key[0])
-
-
-def _counts(result: Result, key: tuple[str, str]) -> bool:
-    return key in result.lines and bool(np.isfinite(result.lines[key].credits_C).any())
+def _counts(result: Result, method: Method) -> bool:
+    line = result.lines.get(method)
+    return line is not None and bool(np.isfinite(line.credits_C).any())
 
 
 def missing(results: Mapping[int, Result]) -> list[str]:
     """Sections that only some seeds have, and these seeds; arms that are not the same on all."""
     of_seed = {
-        seed: {section for section, label in one.lines if _counts(one, (section, label))}
+        seed: {method.section for method in one.lines if _counts(one, method)}
         for seed, one in results.items()
     }
     found = []
@@ -114,21 +114,28 @@ def missing(results: Mapping[int, Result]) -> list[str]:
     return found
 
 
-def _pairs(result: Result, lines: Lines) -> list[tuple[str, str, Line, Line]]:
-    """(section, label, a, b): the steps of the run, then what each arm loses."""
-    own = [Line(section, label) for section, label in lines.at]
-    ks = tuple(result.rules["ks"])
-    found = []
-    for label, a, b in report.pairs(ks, own):
-        arm = b.section not in counting.SECTIONS
-        found.append((f"full − {b.section}" if arm else "steps", a.label if arm else label, a, b))
-    # Of the votes of an arm those of most samples.
-    most = {b.section: b.label for *_, b in found if b.label.startswith("Voting@")}
-    return [
-        row for row in found
-        if row[0] == "steps" or not row[3].label.startswith("Voting@")
-        or most[row[3].section] == row[3].label
-    ]  # fmt: skip
+class _Pair(NamedTuple):
+    """A difference of the table: where it stands, its name among those that are listed, a, b."""
+
+    section: str
+    label: str
+    name: str
+    a: Method
+    b: Method
+
+
+def _pairs(result: Result, lines: Lines) -> list[_Pair]:
+    """The steps of the run, then what each arm loses: of its votes, those of most samples."""
+    found = pairs(result.rules["ks"], lines.at)
+    most = {b.section: b for *_, b in found if b.kind == "voting" and b.votes}
+    rows = []
+    for label, a, b in found:
+        if b.plain:
+            rows.append(_Pair("steps", label, label, a, b))
+        elif b.kind != "voting" or not b.votes or b == most[b.section]:
+            label = result.lines[a].label
+            rows.append(_Pair(f"full − {b.section}", label, f"full − {b.section}: {label}", a, b))
+    return rows
 
 
 def ablation_table(
@@ -143,34 +150,26 @@ def ablation_table(
       listed: see `AblateConfig`.
     """
     lines = over_seeds(results)
-    full = counting.with_stages(lines.at)
-    pairs = [
-        (section, label, ((a.section, a.label), (b.section, b.label)),
-         label if section == "steps" else f"{section}: {label}")
-        for section, label, a, b in _pairs(results[0], lines)
-    ]  # fmt: skip
-    differences = {name: lines.difference(*keys) for *_, keys, name in pairs}
+    rows = _pairs(results[0], lines)
+    differences = {row.name: lines.difference(row.a, row.b) for row in rows}
     p_values = [differences[name].p_value if name in differences else math.nan for name in listed]
     corrected = dict(zip(listed, statistics.holm(p_values), strict=True))
-    rows, effects = [], []
-    stages = [counting.greedy(stage) for stage in counting.STAGE_NAMES]
-    last = [label for section, label in lines.at if label in stages][-1:]
-    for section, label, keys, name in pairs:
+    body, effects = [], []
+    last = [own.stage for own in lines.at if own.kind == "greedy" and own.stage in STAGES][-1:]
+    for section, label, name, a, b in rows:
         difference = differences[name]
         p_value = None if math.isnan(difference.p_value) else difference.p_value
-        values = [lines.means.interval(lines.at[key]).value for key in keys]
-        theirs = [paper.overall(full[key]) for key in keys]
+        values = [lines.means.interval(lines.at[own]).value for own in (a, b)]
+        theirs = [paper.overall(own) for own in (a, b)]
         gap = None if None in theirs else round(theirs[0] - theirs[1], 1) / 100
         cells = (
-            *map(Cell, values),
-            Cell(difference.value, difference.low, difference.high), Cell(difference.low),
-            Cell(p_value), Cell(corrected.get(name)), Cell(lines.seeds_above(*keys)),
+            *map(Cell, values), Cell.of(difference), Cell(difference.low),
+            Cell(p_value), Cell(corrected.get(name)), Cell(lines.seeds_above(a, b)),
             *(Cell(None if value is None else value / 100) for value in theirs), Cell(gap),
         )  # fmt: skip
-        rows.append(Row(label, cells, section))
-        if section == "steps":
-            effects.append(plots.Effect(label, difference, gap))
-        elif label in last or label.startswith("Voting@"):
+        body.append(Row(label, cells, section))
+        shown = a.votes if a.kind == "voting" else a.kind == "greedy" and a.stage in last
+        if b.plain or shown:
             effects.append(plots.Effect(name, difference, gap))
     columns = [
         Column("a"), Column("b"), Column("a − b", signed=True),
@@ -180,14 +179,14 @@ def ablation_table(
         Column("a − b", signed=True, group="paper"),
     ]  # fmt: skip
     title = f"Steps and arms, accuracy (%): {suite}"
-    sections = dict.fromkeys(section for section, _ in lines.at)
+    sections = dict.fromkeys(method.section for method in lines.at)
     changes = [
         f"{name}: {results[0].arms[name]}" for name in sections if name in results[0].arms
     ]
     found = [*notes, HOLM.format(len(listed)) if listed else UNLISTED]
     if lacking := [name for name in listed if name not in differences]:
         found.append(f"listed and not measured, with p counted as 1: {'; '.join(lacking)}")
-    return Table(title, columns, rows, [*found, PAPER, *changes], "a − b"), effects
+    return Table(title, columns, body, [*found, PAPER, *changes], "a − b"), effects
 
 
 def seeds_table(
@@ -196,10 +195,10 @@ def seeds_table(
     """Every line: its mean over seeds, and each seed."""
     lines = over_seeds(results)
     rows = []
-    for (section, label), i in lines.at.items():
-        interval = lines.means.interval(i)
+    for method, i in lines.at.items():
         own = [Cell(float(credits[i].mean())) for credits in lines.credits_R]
-        rows.append(Row(label, (Cell(*interval), *own), section))
+        cells = (Cell.of(lines.means.interval(i)), *own)
+        rows.append(Row(results[0].lines[method].label, cells, method.section))
     columns = [Column("mean"), *(Column(f"seed {seed}") for seed in seeds)]
     return Table(f"Accuracy (%) by seed: {suite}", columns, rows, notes, "method")
 

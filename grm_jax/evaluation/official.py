@@ -1,6 +1,6 @@
 """Intervals of the numbers that a benchmark reports, from the values of its items.
 
-Facts and golden numbers of every benchmark: tests/benchmarks/test_metrics.py.
+Facts and golden numbers of every benchmark: tests/benchmarks/test_official_metrics.py.
 """
 
 from __future__ import annotations

@@ -44,68 +44,42 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
     """Greedy, voting up to 32 at T = 0.5 in random orders, and guided voting with k / 2 kept."""
-    c = ConfigDict()
-    c.seed = 0
-    c.mesh = ConfigDict(
-        {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1, "rules": "", "rollout_rules": ""}
-    )
-    c.template = ConfigDict({"form": "full", "principles": "self"})
-    c.tokenizer = ConfigDict({"path": ""})
-    c.sampling = ConfigDict({"chunk": 128})
-    c.released = ConfigDict({"model": model, "meta_rm": meta_rm})
-    c.model = ConfigDict(
+    return ConfigDict(
         {
-            "dtype": "bfloat16",
-            "param_dtype": "bfloat16",
-            "attention_chunk": 1024,
-            "expert_path": "auto",
-            "remat": "none",
+            "seed": 0,
+            "mesh": {"fsdp": 1, "tensor": 1},
+            "template": {"form": "full", "principles": "self"},
+            "tokenizer": {"path": ""},
+            "sampling": {"chunk": 128},
+            "released": {"model": model, "meta_rm": meta_rm},
+            "model": {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "none"},
+            # Only what scoring needs: the meta RM is not trained here.
+            "meta_rm": {"loop": {"comparisons": 0, "batch_size": 4, "row_length": 4096}},
+            "benchmark": {
+                "suites": "judgebench,llmbar,rmb_bon",
+                "data_dir": "data",
+                "limit": 100_000,
+                "greedy_stages": "released",
+                "sampled_stages": "released",
+                "ks": "1,2,4,8,16,32",
+                "draw": {
+                    "k": 32,
+                    "order_policy": "random",
+                    "temperature": 0.5,
+                    "max_new_tokens": 2048,
+                    # 16 of the 3,786 lists of RMB exceed 8,192 tokens; 33 with DeepSeek's ids.
+                    "max_truncated": 0.05,
+                    "binary_singles": False,
+                },
+                "buckets": {
+                    "prompt_lengths": "1024,2048,4096,8192",
+                    "output_lengths": "2048",
+                    "samples": "1,2,4,8",
+                    "samples_per_unit": 32,
+                },
+            },
         }
     )
-    # Only what scoring needs: the meta RM is not trained here.
-    c.meta_rm = ConfigDict()
-    c.meta_rm.loop = ConfigDict({"comparisons": 0, "batch_size": 4, "row_length": 4096})
-    c.benchmark = ConfigDict(
-        {
-            "suites": "judgebench,llmbar,rmb_bon",
-            "data_dir": "data",
-            "limit": 100_000,
-            "greedy_stages": "released",
-            "sampled_stages": "released",
-            "ks": "1,2,4,8,16,32",
-            "num_subsets": 64,
-            "tie_policy": "uniform",
-            "parse_policy": "chance",
-            "k_meta": "",
-            "aggregation": "sum",
-            "parse": "strict",
-            "max_unparsed": 0.2,
-            "max_cut": 0.2,
-            "principles": "",
-            "reference": False,
-            "meta_rm": True,
-        }
-    )
-    c.benchmark.draw = ConfigDict(
-        {
-            "k": 32,
-            "order_policy": "random",
-            "temperature": 0.5,
-            "max_new_tokens": 2048,
-            # 16 of the 3,786 lists of RMB exceed 8,192 tokens; 33 with DeepSeek's tokenizer.
-            "max_truncated": 0.05,
-            "binary_singles": False,
-        }
-    )
-    c.benchmark.buckets = ConfigDict(
-        {
-            "prompt_lengths": "1024,2048,4096,8192",
-            "output_lengths": "2048",
-            "samples": "1,2,4,8",
-            "samples_per_unit": 32,
-        }
-    )
-    return c
 
 
 def run_locally(c: ConfigDict, model: str, *, meta_rm: str) -> None:

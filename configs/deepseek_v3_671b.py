@@ -27,16 +27,27 @@ Variants:
 from ml_collections import ConfigDict
 
 from configs import recipes
+from configs.recipes import sampled
 
 VARIANTS = ("", "runlocal")
+
+# 50K rejective-sampled examples (appendix C.1); the rest as configs/gemma2_27b.py.
+NUMBERS = {
+    "rft": {
+        "num_samples": 3, "num_hinted": 1,
+        "data": {"comparisons": 27_000, "general": 1_070_000},
+        **sampled(1024, samples="1", samples_per_unit=256),
+        "packing": {"row_length": 4096, "batch_size": 256},
+        "optimizer": {"learning_rate": 5e-6, "steps": 900, "warmup_steps": 27},
+    },
+}  # fmt: skip
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config of one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {VARIANTS}")
-    c = recipes.recipe("checkpoints/DeepSeek-V3", "deepseek_v3_671b")
-    recipes.rft_only(c)
+    c = recipes.recipe("checkpoints/DeepSeek-V3", "deepseek_v3_671b", NUMBERS)
     c.mesh.fsdp, c.mesh.tensor, c.mesh.expert = 16, 2, 16
     if variant == "runlocal":
         recipes.run_locally(c, "deepseek_v3")

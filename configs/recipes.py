@@ -1,8 +1,8 @@
-"""What the configs of the paper's runs share: stages, hyper-parameters, choices where it is silent.
+"""The parts that the recipes share: data, lengths, arms, adapters, and the run on a laptop.
 
-Each number is the paper's (arXiv 2504.02495, section 4 and appendix C) unless its comment says
-"choice". The paper's own data are not public: the sets below are the public ones among those it
-names, and HelpSteer3, which came later.
+The numbers of a recipe (batches, rates, steps) stand in its own file. They are the paper's (arXiv
+2504.02495, section 4 and appendix C) unless a comment says "choice". The paper's own data are not
+public: the sets below are the public ones among those it names, and HelpSteer3, which came later.
 """
 
 from ml_collections import ConfigDict
@@ -15,23 +15,39 @@ TRAIN = (
     "helpsteer2:data/helpsteer2,helpsteer3:data/helpsteer3,math:data/math"
 )
 
-
 TRAINED = ("rft", "grpo", "meta_rm", "baseline")
+ARMS = {
+    "without_principles": "template.principles=none; benchmark.principles=",
+    "without_rejective_sampling": "rft.use_hinted=False; rft.use_non_hinted=False",
+    "without_hinted_sampling": "rft.use_hinted=False",
+    "without_non_hinted_sampling": "rft.use_non_hinted=False",
+    "without_general_data": "rft.data.general=0",
+    "kl_0": "grpo.kl_coef=0.0",
+    "kl_0_02": "grpo.kl_coef=0.02",
+    "kl_0_32": "grpo.kl_coef=0.32",
+    "balanced_orders": "benchmark.draw.order_policy=balanced",
+    "both_orders": "benchmark.draw.order_policy=both",
+    # Not in the paper: the same policy, given principles; `grm_jax.sampling.given`.
+    "own_principles_given": "benchmark.principles=own",
+    "shuffled_principles": "benchmark.principles=shuffled",
+    "principles_of_query": "benchmark.principles=query",
+}
 
 
-def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
-    """RFT, GRPO and meta RM of a model that follows instructions, every parameter trained.
+def recipe(model: str, variant: str, numbers: dict) -> ConfigDict:
+    """SPCT of a model that follows instructions, every parameter trained.
 
     Args:
       model: folder of its weights, as downloaded.
       variant: name of its shape.
-      kl_coef: beta of GRPO.
+      numbers: the sections of the trained stages. Without GRPO the recipe is RFT and a benchmark.
     """
     c = released_benchmark(model, meta_rm="")
     c.released.variant = variant
-    # By tools.plan on 64 v5p chips: half of the traffic of 16 x 4 (docs/lab/2026-11.md). A rollout
-    # keeps parameters whole along their width, which an update would have to gather at each token.
-    c.mesh.fsdp, c.mesh.tensor, c.mesh.rollout_rules = 32, 2, "embed="
+    # A rollout keeps parameters whole along their width, which an update would have to gather at
+    # each token. By tools.plan that is half of the traffic (docs/lab/2026-11.md).
+    c.mesh.rollout_rules = "embed="
+    # Stages that train low-rank adapters; `adapters` names them.
     c.lora = ConfigDict({"stages": "", "rank": 64, "alpha": 128.0})
     c.data = ConfigDict(
         {"train": TRAIN, "development": "", "test": "", "general": "messages:data/general",
@@ -39,95 +55,27 @@ def recipe(model: str, variant: str, *, kl_coef: float = 0.08) -> ConfigDict:
     )  # fmt: skip
     c.model.param_dtype = "float32"  # so that an update of 4e-7 is not rounded away; choice
     c.model.remat = "full"
-    # Betas, weight decay, clipping, schedules and warm-up are not published; choice.
-    optimizer = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip_norm": 1.0}
+    del c.meta_rm
+    c.update(numbers)
+    # The second beta is not published; choice.
+    for name in TRAINED:
+        if name in c:
+            c[name].optimizer.b2 = 0.95
 
-    # 1,256K examples, 1,070K of them general; batches of 1,024. Examples have 1,000 tokens or so,
-    # so 256 packed rows hold about as many; choice. The teacher is the model itself, not
-    # DeepSeek-V2.5, whose weights few can run; choice.
-    c.rft = ConfigDict({"num_samples": 3, "num_hinted": 1, "drop_too_easy": True})
-    c.rft.data = ConfigDict(
-        {"comparisons": 100_000, "general": 1_070_000, "micro_batches": 2,
-         "checkpoint_every": 100}
-    )  # fmt: skip
-    c.rft.draw = ConfigDict(
-        {"temperature": 1.0, "max_new_tokens": 1024, "max_truncated": 0.05}  # choice
-    )
-    c.rft.buckets = _buckets(samples="1", samples_per_unit=256)
-    c.rft.packing = ConfigDict({"row_length": 4096, "batch_size": 256})
-    c.rft.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 5e-6, "steps": 900, "schedule": "cosine",
-         "warmup_steps": 27}
-    )  # fmt: skip
-
-    # "Batch size 512" is read as trajectories, 128 groups of 4: the time of a step favours that.
-    c.grpo = ConfigDict({"group_size": 4, "kl_coef": kl_coef, "micro_batches": 2})
-    c.grpo.loop = ConfigDict(
-        {"comparisons": 237_000, "prompts_per_step": 128, "checkpoint_every": 20,
-         "easy_for": "rft", "start": "rft"}
-    )  # fmt: skip
-    c.grpo.draw = ConfigDict(
-        {"temperature": 1.0, "max_new_tokens": 1024, "max_truncated": 0.05}  # choice
-    )
-    c.grpo.buckets = _buckets(samples="4", samples_per_unit=512)
-    c.grpo.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-7, "steps": 900, "schedule": "constant",
-         "warmup_steps": 10}
-    )  # fmt: skip
-
-    # Steps, samples and balance of the meta RM are not published; choice.
-    c.meta_rm = ConfigDict({"balance": "comparison", "only_mixed": True, "micro_batches": 4})
-    c.meta_rm.loop = ConfigDict(
-        {"comparisons": 40_000, "batch_size": 512, "row_length": 4096, "checkpoint_every": 50}
-    )
-    c.meta_rm.draw = ConfigDict(
-        {"k": 8, "order_policy": "random", "temperature": 0.5, "max_new_tokens": 1024,
-         "max_truncated": 0.05}
-    )  # fmt: skip
-    c.meta_rm.buckets = _buckets(samples="8", samples_per_unit=512)
-    c.meta_rm.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 1e-5, "steps": 600, "schedule": "cosine",
-         "warmup_steps": 20}
-    )  # fmt: skip
-
-    # Trained baselines on the comparisons of GRPO. Their steps and rates are not published; choice.
-    c.baseline = ConfigDict({"kind": "bradley_terry", "k": 8, "micro_batches": 4})
-    c.baseline.loop = ConfigDict(
-        {"comparisons": 237_000, "batch_size": 512, "row_length": 4096, "checkpoint_every": 50}
-    )
-    c.baseline.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 5e-6, "steps": 900, "schedule": "cosine",
-         "warmup_steps": 27}
-    )  # fmt: skip
-
-    c.benchmark.greedy_stages = "released,rft,grpo"
-    c.benchmark.sampled_stages = "rft,grpo"
     c.benchmark.draw.max_new_tokens = 1024
     c.benchmark.buckets.output_lengths = "1024"
     c.benchmark.buckets.samples = "1,8"
     c.benchmark.buckets.samples_per_unit = 512
     c.benchmark.split, c.benchmark.arms, c.benchmark.arm_k = "test", "", 8
+    if "grpo" not in c:
+        c.benchmark.greedy_stages, c.benchmark.sampled_stages = "released,rft", "rft"
+        c.benchmark.buckets.samples_per_unit = 2048  # 256 prompts of 8, one a device
+        c.benchmark.meta_rm = False
+        return c
+    c.benchmark.greedy_stages, c.benchmark.sampled_stages = "released,rft,grpo", "rft,grpo"
     # Arms as in Table 4 of the paper: rejective sampling is left out by learning from general data
     # only. One seed, as there.
-    c.ablate = ConfigDict({"seeds": "0", "development_seeds": "", "only": ""})
-    c.ablate.arms = ConfigDict(
-        {
-            "without_principles": "template.principles=none; benchmark.principles=",
-            "without_rejective_sampling": "rft.use_hinted=False; rft.use_non_hinted=False",
-            "without_hinted_sampling": "rft.use_hinted=False",
-            "without_non_hinted_sampling": "rft.use_non_hinted=False",
-            "without_general_data": "rft.data.general=0",
-            "kl_0": "grpo.kl_coef=0.0",
-            "kl_0_02": "grpo.kl_coef=0.02",
-            "kl_0_32": "grpo.kl_coef=0.32",
-            "balanced_orders": "benchmark.draw.order_policy=balanced",
-            "both_orders": "benchmark.draw.order_policy=both",
-            # Not in the paper: the same policy, given principles; `experiments.given`.
-            "own_principles_given": "benchmark.principles=own",
-            "shuffled_principles": "benchmark.principles=shuffled",
-            "principles_of_query": "benchmark.principles=query",
-        }
-    )
+    c.ablate = ConfigDict({"seeds": "0", "development_seeds": "", "only": "", "arms": ARMS})
     group_arms(c)
     return c
 
@@ -142,28 +90,15 @@ def group_arms(c: ConfigDict) -> None:
         )
 
 
-def _buckets(*, samples: str, samples_per_unit: int) -> ConfigDict:
-    return ConfigDict(
-        {
-            "prompt_lengths": "1024,2048,4096",
-            "output_lengths": "1024",
-            "samples": samples,
-            "samples_per_unit": samples_per_unit,
-        }
-    )
-
-
-def rft_only(c: ConfigDict) -> None:
-    """Models above 27B: no RL, meta RM or baselines, and 50K rejective-sampled examples (C.1)."""
-    del c.grpo
-    del c.meta_rm
-    del c.ablate
-    del c.baseline
-    c.rft.data.comparisons, c.rft.data.micro_batches = 27_000, 1
-    c.benchmark.greedy_stages = "released,rft"
-    c.benchmark.sampled_stages = "rft"
-    c.benchmark.buckets.samples_per_unit = 2048  # 256 prompts of 8, one a device
-    c.benchmark.meta_rm = False
+def sampled(max_new_tokens: int, *, samples: str, samples_per_unit: int, **draw) -> dict:
+    """Lengths and shapes of a stage that samples: up to 4,096 prompt tokens; choice."""
+    return {
+        "draw": {"max_new_tokens": max_new_tokens, "max_truncated": 0.05, **draw},
+        "buckets": {
+            "prompt_lengths": "1024,2048,4096", "output_lengths": str(max_new_tokens),
+            "samples": samples, "samples_per_unit": samples_per_unit,
+        },
+    }  # fmt: skip
 
 
 def adapters(c: ConfigDict, *, devices: int) -> None:

@@ -23,6 +23,25 @@ from ml_collections import ConfigDict
 from configs.recipes import group_arms
 
 VARIANTS = ("", "demo", "ci", "runlocal", "gemma_tokens")
+ARMS = {
+    "without_principles": "template.principles=none; benchmark.principles=",
+    # A model of this size forgets the form without trajectories: then GRPO starts at once.
+    "without_rejective_sampling": "grpo.loop.start=cold_start",
+    "without_hinted_sampling": "rft.use_hinted=False",
+    "without_non_hinted_sampling": "rft.use_non_hinted=False",
+    "without_general_data": "rft.data.general=0",
+    "kl_0": "grpo.kl_coef=0.0",
+    "kl_0_02": "grpo.kl_coef=0.02",
+    "kl_0_32": "grpo.kl_coef=0.32",
+    "random_orders": "benchmark.draw.order_policy=random",
+    "both_orders": "benchmark.draw.order_policy=both",
+    # Principles that are given to the same policy: content against form.
+    "own_principles_given": "benchmark.principles=own",
+    "shuffled_principles": "benchmark.principles=shuffled",
+    "true_principles": "benchmark.principles=given",
+    # Verdicts by name, in the order of the query: is it the format or the content?
+    "verdicts_by_name": "cold_start.data.verdicts=query",
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -40,201 +59,95 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _full() -> ConfigDict:
-    c = ConfigDict()
-    c.seed = 0
-    # One device: at this size a second one costs more in waiting than its core brings.
-    c.mesh = ConfigDict(
-        {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1, "rules": "", "rollout_rules": ""}
-    )
-    c.template = ConfigDict({"form": "compact", "principles": "self"})
-    c.tokenizer = ConfigDict({"path": "", "vocab_size": 1024})
-    c.sampling = ConfigDict({"chunk": 96})  # 96: trajectories are equally long, so no look-ups
-    c.model = ConfigDict(
-        {
-            "num_layers": 2,
-            "embed_dim": 64,
-            "num_heads": 4,
-            "num_kv_heads": 2,
-            "head_dim": 16,
-            "ffn_dim": 128,
-            "sliding_window": 32,  # longer than a response, so that its words see their number
-            "query_scale": 16**-0.5,
-        }
-    )
-    # Stages that train low-rank adapters instead of all parameters, such as "rft,grpo".
-    c.lora = ConfigDict({"stages": "", "rank": 8, "alpha": 16.0})
-    c.small_world = ConfigDict(
-        {
-            "world_seed": 0,
-            "num_audiences": 12,
-            "bias": 0.5,
-            "noise": 0.7,
-            "verdict_flips": 0.03,
-            "hinted": 0.12,
-            "single": 0.1,
-        }
-    )
     # Many small steps: at this size the number of updates decides, not the size of a batch.
     packing = {"row_length": 344, "batch_size": 4}
-    optimizer = {"schedule": "cosine", "weight_decay": 0.0, "clip_norm": 1.0}
-
-    c.base = ConfigDict()
-    c.base.data = ConfigDict({"demonstrations": 0, "general": 28_000, "checkpoint_every": 200})
-    c.base.packing = ConfigDict(packing)
-    c.base.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-3, "steps": 3500, "warmup_steps": 50}
-    )
-    c.cold_start = ConfigDict()
-    c.cold_start.data = ConfigDict(
-        {"demonstrations": 20_000, "general": 5000, "checkpoint_every": 200}
-    )
-    c.cold_start.packing = ConfigDict(packing)
-    c.cold_start.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 4e-3, "steps": 4000, "warmup_steps": 50}
-    )
-
-    # Rejective fine-tuning: 3 non-hinted samples, 1 hinted.
-    c.rft = ConfigDict({"num_samples": 3, "num_hinted": 1, "drop_too_easy": True})
-    c.rft.data = ConfigDict({"comparisons": 2000, "general": 500, "checkpoint_every": 100})
-    c.rft.draw = ConfigDict({"temperature": 1.0, "max_new_tokens": 96})
-    c.rft.buckets = ConfigDict(
+    # Prompts of a stage that samples have up to 240 tokens, trajectories up to 96.
+    shape = {"prompt_lengths": "240", "output_lengths": "96"}
+    c = ConfigDict(
         {
-            "prompt_lengths": "240",
-            "output_lengths": "96",
-            "samples": "1",
-            "samples_per_unit": 128,
+            "seed": 0,
+            # One device: at this size a second one costs more in waiting than its core brings.
+            "mesh": {"data": 1},
+            "template": {"form": "compact", "principles": "self"},
+            "tokenizer": {"path": "", "vocab_size": 1024},
+            "sampling": {"chunk": 96},  # 96: trajectories are equally long, so no look-ups
+            "model": {
+                "num_layers": 2, "embed_dim": 64, "num_heads": 4, "num_kv_heads": 2,
+                "head_dim": 16, "ffn_dim": 128, "query_scale": 16**-0.5,
+                "sliding_window": 32,  # longer than a response, so that its words see their number
+            },
+            # Stages that train low-rank adapters instead of all parameters, such as "rft,grpo".
+            "lora": {"stages": "", "rank": 8, "alpha": 16.0},
+            "small_world": {
+                "world_seed": 0, "num_audiences": 12, "bias": 0.5, "noise": 0.7,
+                "verdict_flips": 0.03, "hinted": 0.12, "single": 0.1,
+            },
+            "base": {
+                "data": {"demonstrations": 0, "general": 28_000, "checkpoint_every": 200},
+                "packing": {**packing},
+                "optimizer": {"learning_rate": 4e-3, "steps": 3500, "warmup_steps": 50},
+            },
+            "cold_start": {
+                "data": {"demonstrations": 20_000, "general": 5000, "checkpoint_every": 200},
+                "packing": {**packing},
+                "optimizer": {"learning_rate": 4e-3, "steps": 4000, "warmup_steps": 50},
+            },
+            # Rejective fine-tuning: 3 non-hinted samples, 1 hinted.
+            "rft": {
+                "num_samples": 3, "num_hinted": 1,
+                "data": {"comparisons": 2000, "general": 500},
+                "draw": {"max_new_tokens": 96},
+                "buckets": {**shape, "samples": "1"},
+                "packing": {**packing},
+                "optimizer": {"learning_rate": 1e-3, "steps": 400, "warmup_steps": 20},
+            },
+            # GRPO. At 140 thousand parameters the learning rate is far above the paper's 4e-7.
+            "grpo": {
+                "group_size": 4, "kl_coef": 0.08, "micro_batches": 48,
+                "loop": {"comparisons": 6000, "prompts_per_step": 48},
+                "draw": {"max_new_tokens": 96},
+                "buckets": {**shape, "samples": "4", "samples_per_unit": 192},
+                "optimizer": {"learning_rate": 8e-4, "steps": 120, "schedule": "constant"},
+            },
+            # Meta RM: non-hinted trajectories of the cold start (drawn for RFT) and of GRPO.
+            "meta_rm": {
+                "loop": {"comparisons": 4000, "batch_size": 32, "row_length": 320,
+                         "checkpoint_every": 200},
+                "draw": {"k": 8, "max_new_tokens": 96},
+                "buckets": {**shape, "samples": "1,2,4,8"},
+                "optimizer": {"learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50},
+            },
+            # Trained baselines; equal numbers of comparisons are the very ones of GRPO.
+            "baseline": {
+                "kind": "bradley_terry", "k": 8,
+                "loop": {"comparisons": 6000, "batch_size": 16, "row_length": 256,
+                         "checkpoint_every": 200},
+                "optimizer": {"learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50},
+            },
+            "benchmark": {
+                "suites": "small_world", "data_dir": "", "split": "test", "limit": 1000,
+                "greedy_stages": "cold_start,rft,grpo", "sampled_stages": "rft,grpo",
+                "arms": "without_principles", "arm_k": 8,
+                "ks": "1,2,4,8,16,32",
+                "draw": {"k": 32, "order_policy": "balanced", "temperature": 0.5,
+                         "max_new_tokens": 96, "max_truncated": 1.0},
+                # Longer prompts are those of real suites, spelt out in this vocabulary; what is
+                # longer is cut.
+                "buckets": {"prompt_lengths": "240,2048", "output_lengths": "96",
+                            "samples": "1,8,16,32"},
+            },
+            # What `experiments.ablate` runs: seeds (of the world too), and arms, each one entry.
+            "ablate": {
+                "seeds": "11,12,13,14,15", "development_seeds": "0,1,2,3,7",
+                "opened": "4,5,6,8,9,10",
+                "only": "",  # such as "kl_0,group_2"; all arms
+                # The lines with a bar on the held-out seeds, named with the first two of them.
+                "listed": "Voting@8 − GRPO, greedy; Voting@32 − Voting@8; GRPO − RFT, one sample; "
+                "full − without principles: Voting@8",
+                "arms": ARMS,
+            },
         }
-    )
-    c.rft.packing = ConfigDict(packing)
-    c.rft.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 1e-3, "steps": 400, "warmup_steps": 20}
-    )
-
-    # GRPO. At 140 thousand parameters the learning rate is far above the paper's 4e-7.
-    c.grpo = ConfigDict({"group_size": 4, "kl_coef": 0.08, "micro_batches": 48})
-    c.grpo.loop = ConfigDict(
-        {"comparisons": 6000, "prompts_per_step": 48, "checkpoint_every": 10,
-         "easy_for": "", "start": "rft"}
-    )
-    c.grpo.draw = ConfigDict({"temperature": 1.0, "max_new_tokens": 96})
-    c.grpo.buckets = ConfigDict(
-        {
-            "prompt_lengths": "240",
-            "output_lengths": "96",
-            "samples": "4",
-            "samples_per_unit": 192,
-        }
-    )
-    c.grpo.optimizer = ConfigDict(
-        {**optimizer, "schedule": "constant", "learning_rate": 8e-4, "steps": 120}
-    )
-
-    # Meta RM: non-hinted trajectories of the cold start (drawn for RFT) and of GRPO.
-    c.meta_rm = ConfigDict({"balance": "comparison", "only_mixed": True})
-    c.meta_rm.loop = ConfigDict(
-        {"comparisons": 4000, "batch_size": 32, "row_length": 320, "checkpoint_every": 200}
-    )
-    c.meta_rm.draw = ConfigDict(
-        {"k": 8, "order_policy": "random", "temperature": 1.0, "max_new_tokens": 96}
-    )
-    c.meta_rm.buckets = ConfigDict(
-        {
-            "prompt_lengths": "240",
-            "output_lengths": "96",
-            "samples": "1,2,4,8",
-            "samples_per_unit": 128,
-        }
-    )
-    c.meta_rm.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50}
-    )
-
-    # Trained baselines; equal numbers of comparisons are the very ones of GRPO.
-    c.baseline = ConfigDict({"kind": "bradley_terry", "k": 8})
-    c.baseline.loop = ConfigDict(
-        {"comparisons": 6000, "batch_size": 16, "row_length": 256, "checkpoint_every": 200}
-    )
-    c.baseline.optimizer = ConfigDict(
-        {**optimizer, "learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50}
-    )
-
-    c.benchmark = ConfigDict(
-        {
-            "suites": "small_world",
-            "data_dir": "",
-            "limit": 1000,
-            "greedy_stages": "cold_start,rft,grpo",
-            "sampled_stages": "rft,grpo",
-            "ks": "1,2,4,8,16,32",
-            "num_subsets": 64,
-            "tie_policy": "uniform",
-            "parse_policy": "chance",
-            "k_meta": "",
-            "aggregation": "sum",
-            "parse": "strict",
-            "max_unparsed": 0.2,
-            "max_cut": 0.2,
-            "principles": "",
-            "reference": False,
-            "count_all": False,
-            "arms": "without_principles",
-            "arm_k": 8,
-            "meta_rm": True,
-            "split": "test",
-        }
-    )
-    c.benchmark.draw = ConfigDict(
-        {
-            "k": 32,
-            "order_policy": "balanced",
-            "max_orders": 4,
-            "temperature": 0.5,
-            "max_new_tokens": 96,
-            "max_truncated": 1.0,
-        }
-    )
-    # Longer prompts are those of real suites, spelt out in this vocabulary; what is longer is cut.
-    c.benchmark.buckets = ConfigDict(
-        {
-            "prompt_lengths": "240,2048",
-            "output_lengths": "96",
-            "samples": "1,8,16,32",
-            "samples_per_unit": 128,
-        }
-    )
-    # What `experiments.ablate` runs: seeds (of the world too), and arms, each one entry.
-    c.ablate = ConfigDict(
-        {
-            "seeds": "11,12,13,14,15",
-            "development_seeds": "0,1,2,3,7",
-            "opened": "4,5,6,8,9,10",
-            "only": "",  # such as "kl_0,group_2"; all arms
-            # The lines that have a bar on the held-out seeds, named with the first two of them.
-            "listed": "Voting@8 − GRPO, greedy; Voting@32 − Voting@8; GRPO − RFT, one sample; "
-            "full − without principles: Voting@8",
-        }
-    )
-    c.ablate.arms = ConfigDict(
-        {
-            "without_principles": "template.principles=none; benchmark.principles=",
-            # A model of this size forgets the form without trajectories: then GRPO starts at once.
-            "without_rejective_sampling": "grpo.loop.start=cold_start",
-            "without_hinted_sampling": "rft.use_hinted=False",
-            "without_non_hinted_sampling": "rft.use_non_hinted=False",
-            "without_general_data": "rft.data.general=0",
-            "kl_0": "grpo.kl_coef=0.0",
-            "kl_0_02": "grpo.kl_coef=0.02",
-            "kl_0_32": "grpo.kl_coef=0.32",
-            "random_orders": "benchmark.draw.order_policy=random",
-            "both_orders": "benchmark.draw.order_policy=both",
-            # Principles that are given to the same policy: content against form.
-            "own_principles_given": "benchmark.principles=own",
-            "shuffled_principles": "benchmark.principles=shuffled",
-            "true_principles": "benchmark.principles=given",
-            # Verdicts by name, in the order of the query: is it the format or the content?
-            "verdicts_by_name": "cold_start.data.verdicts=query",
-        }
-    )
+    )  # fmt: skip
     group_arms(c)
     return c
 

@@ -8,6 +8,7 @@ train state, the position in the data, and the size of the log; a killed run tha
 ends bitwise where an unbroken one does.
 """
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Iterator
@@ -61,12 +62,19 @@ def without_easy(
 
 
 def next_work(batches: Iterator[list[Comparison]], *args, **kwargs) -> draw.WorkList:
-    """The plan of the next batch that has a prompt which is not too long; see `draw.plan`."""
+    """The plan of the next batch that has a prompt which is not too long; see `draw.plan`.
+
+    Its `dropped` begins with the comparisons of the batches before, which have none.
+    """
+    dropped: tuple[str, ...] = ()
     while True:
+        batch = next(batches)
         try:
-            return draw.plan(next(batches), *args, **kwargs)
+            work = draw.plan(batch, *args, **kwargs)
         except draw.TooLong:
+            dropped += tuple(comparison.uid for comparison in batch)
             continue
+        return dataclasses.replace(work, dropped=dropped + work.dropped)
 
 
 def run_stage(run: runs.Run) -> None:

@@ -49,6 +49,7 @@ from grm_jax.models.config import LoRAConfig, ModelConfig
 from grm_jax.models.hub import record
 from grm_jax.parallel import processes, sharding
 from grm_jax.parallel.mesh import MeshConfig, Rules, make_mesh
+from grm_jax.ranges import split
 from grm_jax.sampling import keys
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
@@ -103,6 +104,10 @@ class Run:
             self.data = TrainingData(self.config.data, self.config.seed, self.workdir, self.say)
             if self.writes and self.data.fresh:
                 write_json(self.workdir / "data.json", self.data.report)
+            for arm in (arms.MAIN, *split(self.fields.get("benchmark", {}).get("arms") or "")):
+                if (grpo := build(self._arms[arm]).grpo) is not None:
+                    field = "config.grpo.loop.prompts_per_step"
+                    self.data.require_batch(grpo.loop.prompts_per_step, field)
         self.mesh = _set_up_devices(self.config.mesh)
         self._logs = launch.own_logs(self.workdir, _LOGS)
         # Made here and not on first use, which may be inside a trace.

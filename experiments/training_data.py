@@ -76,14 +76,23 @@ class TrainingData:
                 f"{' ...' if len(overlaps) > 5 else ''} (config.data.overlap=drop leaves them out)"
             )
 
+    def require_batch(self, rows: int, field: str) -> None:
+        """Raises ValueError where `train` has fewer usable rows than `field` takes at once."""
+        usable = sum(counts["records"] for counts in self.report["sources"]["train"].values())
+        usable -= len(self._left_out("train"))
+        if rows > usable:
+            raise ValueError(f"{field}: {rows} rows are more than config.data.train has, {usable}")
+
+    def _left_out(self, split: str) -> frozenset[str]:
+        uids = frozenset(o["uid"] for o in self.report["overlaps"] if o["split"] == split)
+        return uids if self._config.overlap == "drop" else frozenset()
+
     def take(self, split: str, count: int) -> list[Record]:
         """The first `count` records of a split; the order is the same for every stage."""
-        dropped = frozenset(o["uid"] for o in self.report["overlaps"] if o["split"] == split)
-        without = dropped if self._config.overlap == "drop" else frozenset()
         sources = self._config.sources(split)
         if not sources:
             raise ValueError(f"config.data.{split}: no training set is named")
-        return mixture.take(sources, count, seed=self._seed, without=without)
+        return mixture.take(sources, count, seed=self._seed, without=self._left_out(split))
 
     def _lines(self) -> list[str]:
         found = []

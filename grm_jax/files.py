@@ -1,5 +1,6 @@
 """Files that are whole or not there, JSON in them, and the walk over folders of data."""
 
+import functools
 import glob
 import json
 import os
@@ -75,23 +76,39 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         raise
 
 
-def visible_files(
-    folder: str | os.PathLike, pattern: str, above: frozenset[str] = frozenset()
-) -> list[pathlib.Path]:
+def visible_files(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
     """Files below a folder by name, without those in or of names that begin with a dot.
 
-    Links are followed, except to a folder that the link is in.
+    Links are followed, as if what they name were there. Of folders that lead to each other in a
+    circle, each is entered once from wherever the circle is come upon.
 
     Args:
       folder: where; need not exist.
       pattern: of `glob`, below the folder; it may begin with "**/" for any depth.
-      above: for the recursion, the real folders that are being walked.
     """
-    here = os.path.realpath(folder)
-    if here in above:
-        return []
     deep, name = pattern.startswith("**/"), pattern.removeprefix("**/")
-    found = [pathlib.Path(folder, path) for path in glob.glob(name, root_dir=folder)]
-    for inner in glob.glob("*/", root_dir=folder) if deep else ():
-        found += visible_files(pathlib.Path(folder, inner), pattern, above | {here})
-    return sorted(path for path in found if not path.is_dir())
+    inner: dict[str, dict[str, str]] = {}  # by real folder: its folders, names to real ones
+
+    @functools.cache
+    def below(top: str) -> set[str]:
+        found, todo = set(), [top]
+        while todo:
+            here = todo.pop()
+            if here not in inner:
+                names = glob.glob("*/", root_dir=here) if deep else ()
+                inner[here] = {one: os.path.realpath(os.path.join(here, one)) for one in names}
+            todo += {*inner[here].values()} - found
+            found.update(inner[here].values())
+        return found
+
+    real = os.path.realpath(folder)
+    walk, files = [(pathlib.Path(folder), real, {real})], []  # what of its circle was entered
+    below(real)
+    for path, here, entered in walk:
+        files += [path / one for one in glob.glob(name, root_dir=here)]
+        for one, there in inner[here].items():
+            circle = here in below(there)
+            if not (circle and there in entered):
+                walk.append((path / one, there, entered if circle else {there}))
+                entered.add(there)
+    return sorted(path for path in files if not path.is_dir())

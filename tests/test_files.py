@@ -1,5 +1,7 @@
 """Files are whole or not there."""
 
+import time
+
 import pytest
 
 from grm_jax import files
@@ -53,6 +55,38 @@ def test_a_tree_with_links_is_walked_as_one_without(tmp_path):
     assert files.visible_files(tmp_path / "absent", "**/*") == []
     (linked / "gone.json").symlink_to(plain / "gone")  # who reads it will say so
     assert linked / "gone.json" in files.visible_files(linked, "*.json")
+
+
+@pytest.mark.parametrize("by", ["links", "parents"])
+def test_folders_in_circles_are_walked_in_little_time(tmp_path, by):
+    """Each links to every other one, or to the folder that all are in."""
+    names = [f"{i:02}" for i in range(50 if by == "parents" else 12)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.json").write_text("{}")
+        for other in {*names} - {name} if by == "links" else ():
+            (tmp_path / name / other).symlink_to(tmp_path / other)
+        if by == "parents":
+            (tmp_path / name / "up").symlink_to("..")
+    began = time.process_time()
+    found = [p.relative_to(tmp_path) for p in files.visible_files(tmp_path, "**/*.json")]
+    assert time.process_time() - began < 5
+    assert len(set(found)) == len(found) == (144 if by == "links" else 50)
+    assert {path.parts[0] for path in found} == {*names}
+    # From within, what is reached by a link only is found too.
+    assert len(files.visible_files(tmp_path / names[0], "**/*.json")) == len(names)
+
+
+def test_a_folder_that_two_links_name_is_in_both_places(tmp_path):
+    """With a circle inside it too."""
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "store" / "deep" / "x.json").write_text("{}")
+    (tmp_path / "store" / "deep" / "up").symlink_to(tmp_path / "store")
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store")
+    found = files.visible_files(tmp_path / "data", "**/*.json")
+    assert found == [tmp_path / f"data/{name}/deep/x.json" for name in ("a", "b")]
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,9 @@ class GRPOConfig(Checked):
         super().__post_init__()
         given = (self.length_norm == "constant") == (self.length_constant is not None)
         self.demand("length_constant", given, "given exactly when length_norm is 'constant'")
+        for field in ("advantage_std", "advantage_std_eps"):
+            unused = self.advantage != "grpo" and getattr(self, field) != getattr(GRPOConfig, field)
+            self.demand(field, not unused, f"left out with advantage = {self.advantage!r}")
         # "trainer" takes the policy before the update as the old one.
         once = self.old_logprobs == "sampler" or self.inner_epochs == 1
         self.demand("old_logprobs", once, f"'sampler' with inner_epochs = {self.inner_epochs}")

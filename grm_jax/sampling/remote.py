@@ -12,7 +12,8 @@ providers that do not know `n` serve too. What becomes of a call:
   off, too large or not of the form. The call is made again, later and later; a sample that fails
   too often ends the run, and its unit is not written.
 - A refusal of every request (a wrong key, no such model, an unknown parameter) ends the run. Where
-  its words do not tell it from that of one request, something else is asked after it.
+  its words do not tell it from that of one request, or nothing was answered yet, something else is
+  asked after it.
 
 A unit is written when it is whole, and a server may charge for each of its samples. So answers are
 kept in a file from when they come until their unit is in the store, and the next run asks for what
@@ -23,6 +24,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import ipaddress
 import json
 import os
 import pathlib
@@ -43,7 +45,9 @@ from grm_jax.sampling.engine import Completion
 from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_URL = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:(\d{1,5}))?(/[^\s@?#]*)?", re.ASCII | re.I)
+_URL = re.compile(
+    r"https?://([\w-]+(?:\.[\w-]+)*\.?|\[[\da-f:.]+\])(:(\d{1,5}))?(/[^\s@?#]*)?", re.ASCII | re.I
+)
 _OURS = {"model", "messages", "n", "stream"}  # fields of the request
 _LONGEST_WAIT, _ERROR_WAIT = 60.0, 3.0  # seconds between calls; for the body of an error
 _LARGEST = 2**24  # bytes of a reply
@@ -125,9 +129,18 @@ def api_key() -> str:
     return key
 
 
+def _is_address(url: str) -> bool:
+    found = _URL.fullmatch(url)
+    with contextlib.suppress(ValueError):
+        if found and found[1].startswith("["):
+            ipaddress.IPv6Address(found[1][1:-1])
+        return found is not None and int(found[3] or 0) < 2**16
+    return False
+
+
 def check_url(url: str) -> None:
     """ValueError, without its text, for what is no address, or holds more than an address."""
-    if not (found := _URL.fullmatch(url)) or int(found[3] or 0) >= 2**16:
+    if not _is_address(url):
         raise ValueError(
             "url: must start with http:// or https:// and a host, without user, password or query; "
             f"a key belongs into the environment, as {KEY_VARIABLE}"
@@ -299,8 +312,12 @@ class RemoteEngine:
             for answer in sorted(answers, key=lambda answer: isinstance(answer, _Failed)):
                 if isinstance(answer, BaseException):
                     raise answer
-            if doubtful:
-                await self._ask_another(*doubtful[0])
+            refused = [one for one in zip(unit, answers, strict=True) if one[1].refusal]
+            if doubtful or refused and not self._answered:
+                await self._ask_another(*(doubtful or refused)[0])
+            if unit and len(refused) == len(unit):
+                problem = f"no answer to any of {len(unit)} requests: {refused[0][1].refusal}"
+                logging.warning("%s", self._error(refused[0][0], problem))
         return answers
 
     async def _ask_another(self, asked: _Asked, answer: Answer) -> None:

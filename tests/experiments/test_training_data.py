@@ -174,15 +174,22 @@ def test_rft_writes_its_general_data_before_it_draws(monkeypatch):
 
 
 def test_a_step_whose_prompts_are_all_too_long_takes_the_next_batch(monkeypatch):
+    """And counts what it has passed over."""
+    long, mixed, after = (
+        [types.SimpleNamespace(uid=f"{name}/{i}") for i in range(2)] for name in ("a", "b", "c")
+    )
+
     def plan(batch, config, *, seed):
-        if batch == ["long"]:
-            raise draw.TooLong("all 1 comparisons are too long")
-        return batch, config, seed
+        assert (config, seed) == ("config", 1)
+        if batch is long:
+            raise draw.TooLong("all 2 comparisons are too long")
+        return draw.WorkList([], (batch[1].uid,), (batch[0].uid,), ())
 
     monkeypatch.setattr(draw, "plan", plan)
-    batches = iter([["long"], ["long"], ["short"], ["next"]])
-    assert grpo.next_work(batches, "config", seed=1) == (["short"], "config", 1)
-    assert next(batches) == ["next"]
+    batches = iter([long, long, mixed, after])
+    work = grpo.next_work(batches, "config", seed=1)
+    assert work.dropped == ("a/0", "a/1", "a/0", "a/1", "b/1") and work.truncated == ("b/0",)
+    assert next(batches) is after
 
 
 def test_take_is_one_order_of_all_sets(files, tmp_path):
@@ -239,6 +246,25 @@ def test_a_bad_row_is_found_before_the_run(files, tmp_path):
     write(files / "own.jsonl", pair(0, "a?"), {**pair(1, "b?"), "best": 7})
     with pytest.raises(ValueError, match=r"own\.jsonl:2: field 'best'"):
         runs.Run(config(files), tmp_path / "w")
+
+
+@pytest.mark.parametrize("overlap", ["refuse", "drop"])
+def test_fewer_rows_than_a_batch_of_grpo_are_told_before_any_work(files, tmp_path, overlap):
+    write(files / "own.jsonl", *(pair(i, "Which soup?" if i == 3 else f"{i}?") for i in range(6)))
+    c = config(files, train=f"comparisons:{files}/own.jsonl", overlap=overlap)
+    c.grpo.loop.comparisons, c.grpo.loop.prompts_per_step = 16, 6
+    if overlap == "refuse":
+        write(files / "own.jsonl", *(pair(i, f"{i}?") for i in range(5)))
+    words = r"config\.grpo\.loop\.prompts_per_step: 6 rows are more than config\.data\.train has, 5"
+    with pytest.raises(ValueError, match=words):
+        runs.Run(c, tmp_path / "w")
+    assert not (tmp_path / "w/params").exists()
+    c.grpo.loop.prompts_per_step = 4
+    runs.Run(c, tmp_path / "v")
+    c.ablate.arms.wide, c.benchmark.arms = "grpo.loop.prompts_per_step=6", "wide"
+    c.benchmark.arm_k = 2
+    with pytest.raises(ValueError, match=words):
+        runs.Run(c, tmp_path / "u")
 
 
 @pytest.mark.parametrize(

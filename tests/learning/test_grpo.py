@@ -351,6 +351,8 @@ def test_kl_estimators():
         ({"length_constant": 5}, r"length_constant: "),
         ({"length_norm": "constant", "length_constant": 0}, r"length_constant: "),
         ({"old_logprobs": "trainer", "inner_epochs": 2}, r"old_logprobs: .*inner_epochs"),
+        ({"advantage": "rloo", "advantage_std": "sample"}, r"^advantage_std: .*'rloo', got"),
+        ({"advantage": "dr_grpo", "advantage_std_eps": 0.0}, r"^advantage_std_eps: .*'dr_grpo'"),
     ],
 )
 def test_impossible_choices_name_the_field(fields, match):

@@ -409,6 +409,7 @@ ENDS = {
     "accepted only": (reply("", 202), "status 202", 1),
     "no such model, by 400": (refused("no model teacher", 400), "no model teacher.*nothing", 7),
     "unknown parameter": (refused("Unknown parameter: 'seed'", 400), "'seed'.*nothing else", 7),
+    "a length that no request has": (refused("maximum context length is 9"), "is 9.*nothing", 7),
     "finish reason": (reply(completion("x", "done")), "done, not in stop_reasons .*else", 7),
     "busy": (reply("later", 429), "no answer in 2 calls.*status 429: later", 2),
 }  # fmt: skip
@@ -433,6 +434,24 @@ def test_a_refusal_of_all_ends_the_run_before_the_data_are_used_up(
             drawn(server, tokenizer, tmp_path / "t.jsonl", parallel=1)
         assert len(server.requests) == 4 + 1
         assert not (tmp_path / "t.partial").exists()
+
+
+def test_a_unit_without_any_answer_is_told(ask, served, monkeypatch):
+    """Its rows are too long, and nothing else is."""
+    told = []
+    monkeypatch.setattr(remote.logging, "warning", lambda text, *args: told.append(text % args))
+    fault = refused("maximum context length is 9", 400)
+
+    def long(body):
+        plain = "the word yes" in body["messages"][0]["content"]
+        return reply(completion("yes")) if plain else fault
+
+    got = ask(long)
+    assert all(one.refusal for one in got) and len(served.requests) == len(got) + 1 == 7
+    (line,) = told
+    assert re.search("/v1: comparison 'c0' sample 0: no answer to any of 6 requests: .* is 9", line)
+    ask(second_comparison(fault))
+    assert len(told) == 1
 
 
 def test_money_that_runs_out_is_no_outcome_of_the_rows(ask, served):
@@ -551,7 +570,9 @@ def test_requests_keep_to_a_rate(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     "fields", [{"url": "localhost:8000"}, {"url": "http://"}, {"url": "http://x y"},
-               {"url": "http://x:65536"}, {"model": ""}, {"parallel": 0}, {"tries": 0},
+               {"url": "http://x:65536"}, {"url": "http://[:::]"}, {"url": "https://[1::2::3]:80/v1"},
+               {"url": "http://[1.2.3.4]"}, {"url": "http://a..b"}, {"url": "http://."},
+               {"model": ""}, {"parallel": 0}, {"tries": 0},
                {"rate": -1.0}, {"timeout": 0.0}, {"total_timeout": 0.0}, {"extra": "[]"},
                {"extra": "{"}, {"extra": '{"n": 2}'}, {"extra": '{"stream": true}'}],
     ids=str,
@@ -573,8 +594,9 @@ def test_an_address_with_a_secret_is_refused_and_not_printed(url, engine):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://[::1]:8000/v1", "https://api.x-y.org", "http://x_1:1/a/b/"]
-)
+    "url", ["http://[::1]:8000/v1", "https://api.x-y.org", "http://x_1:1/a/b/",
+            "http://[::ffff:1.2.3.4]", "http://x."],
+)  # fmt: skip
 def test_addresses(url):
     assert Server(url, "m").url == url
 

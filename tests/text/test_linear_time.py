@@ -25,6 +25,8 @@ READERS = {
     "last_box_start": last_box_start,
     "final_answer": final_answer,
     "same_answer": lambda text: same_answer(text, "1"),
+    "same_answer, of a gold": lambda text: same_answer("1", text),
+    "same_answer, of a number": lambda text: same_answer("1", f"{text}x"),
     "guard": guard,
 }
 

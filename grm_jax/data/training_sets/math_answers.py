@@ -123,12 +123,14 @@ def normal_answer(text: str) -> str:
     return text.casefold() if len(text) > 1 and text.isalpha() else text
 
 
-_DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 # Whole part of a mixed number and fraction, or a ratio.
 _RATIO = re.compile(r"([+-]?)(\d*)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)", re.ASCII)
 
 
 def _number(text: str) -> Fraction | None:
+    if len(text) > _MAX_LENGTH:
+        return None
     if re.fullmatch(_DECIMAL, text, re.ASCII):
         return Fraction(text.rstrip("."))
     if match := _RATIO.fullmatch(text):

@@ -10,6 +10,7 @@ import ml_collections
 
 from experiments import arms, settings
 from experiments.config import GRPO, RFT, Benchmark, Config, Supervised, build, complete
+from experiments.config import fields as typed_fields
 from grm_jax.models import hub
 from grm_jax.models.config import VARIANTS, ModelConfig
 from grm_jax.models.hub import config_file
@@ -172,11 +173,27 @@ def model_config(config: Config, vocab_size: int) -> ModelConfig:
             if variant not in VARIANTS:
                 raise ValueError(f"variant: must be one of {sorted(VARIANTS)}, got {variant!r}")
             shape = VARIANTS[variant]
+            _check_one_shape(shape, variant, given)
         else:
             return ModelConfig(vocab_size=vocab_size, rules=config.mesh.table(), **given)
         return dataclasses.replace(shape, rules=config.mesh.table(), **given)
     except ValueError as error:
         raise ValueError(f"config.model.{error}") from error
+
+
+def _check_one_shape(shape: ModelConfig, variant: str, given: Mapping) -> None:
+    """Fields may differ from a published size, but all that have no default are another shape."""
+    needed = {
+        field.name for field in typed_fields(ModelConfig)
+        if field.default is dataclasses.MISSING and not field.optional
+    } - {"vocab_size"}  # fmt: skip
+    different = {name: given.get(name) for name in needed if given.get(name) != getattr(shape, name)}
+    other = [f"{name}={value}" for name, value in sorted(different.items())]
+    if other and given.keys() >= needed:
+        raise ValueError(
+            f"variant: {variant!r} has another shape than the one that section model spells, "
+            f"{', '.join(other)}; keep one of the two"
+        )
 
 
 def _check_benchmark(config: Config, benchmark: Benchmark) -> None:

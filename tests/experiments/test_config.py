@@ -39,6 +39,7 @@ VALUES = {
 REFUSED = {
     "grpo.length_norm=constant": "length_constant: must be given exactly when",
     "grpo.length_constant=1": "length_constant: must be given exactly when",
+    "model.variant=tiny": "config.model.variant: 'tiny' has another shape than",
     "model.param_dtype=bfloat16": "would round away the updates",
     "grpo.draw.top_p=0.25": "config.grpo.draw.top_p: must be 1",
     "rft.engine=openai": "engine_url: must start with http",
@@ -188,6 +189,21 @@ def test_a_variant_by_flag_is_the_variant_of_a_file():
     assert claimed(flagged) == claimed(spelled)
     models = [schema.model_config(build(one), 1) for one in (flagged, spelled)]
     assert models[0] == models[1] and models[0].activation == "silu"
+
+
+def test_a_variant_beside_a_whole_shape_names_both():
+    config = parsed("--config.model.variant=gemma2_2b")
+    with pytest.raises(ValueError, match=r"'gemma2_2b' has another shape .*embed_dim=") as caught:
+        schema.model_config(build(config), 1)
+    assert "config.model.variant" in str(caught.value)
+    part = {"variant": "gemma2_2b", "num_layers": 2}
+    config.model = ConfigDict(part)
+    model = schema.model_config(build(config), 1)
+    assert (model.num_layers, model.embed_dim) == (2, 2304)  # a part of a shape overrides it
+    whole = {name: getattr(model, name) for name in small_world.get_config("ci").model}
+    config.model = ConfigDict({**whole, **part})
+    with pytest.raises(ValueError, match="spells, num_layers=2; keep"):
+        schema.model_config(build(config), 1)
 
 
 CONFIGS = [(small_world, variant) for variant in small_world.VARIANTS] + [

@@ -1,12 +1,15 @@
 """The flags of a program that takes a config: `--config`, its fields, and `--show_config`.
 
     --config=configs/small_world.py:demo --config.grpo.advantage=dr_grpo
+    --config.grpo.clip_high=None   of a field that may be None
     --show_config            every field with its value, origin and meaning, and nothing else
     --show_config=grpo       those of one section
 """
 
+import dataclasses
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -30,6 +33,25 @@ class _ConfigFile(flags.ArgumentParser):
         return self.of_file.flag_type()
 
 
+class _OrNone(flags.ArgumentParser):
+    """Of a field that may be None: the word "None", where a default is not what it would mean."""
+
+    def __init__(self, of_value: flags.ArgumentParser, default: Any):
+        self.of_value, self.default = of_value, default
+
+    def parse(self, argument: Any) -> Any:
+        """The value; None for the word."""
+        if argument != "None":
+            return self.of_value.parse(argument)
+        if self.default is not None:
+            raise ValueError(f"None is no value: it stands for the default, {self.default!r}")
+        return None
+
+    def flag_type(self) -> str:
+        """For the help."""
+        return self.of_value.flag_type()
+
+
 class _OptionalValue(flags.Flag):
     """A flag that may stand without a value, which is "true" then."""
 
@@ -45,7 +67,17 @@ def define_config(values: flags.FlagValues = flags.FLAGS, **options) -> flags.Fl
     holder = config_flags.DEFINE_config_file(
         "config", None, "configs/<file>.py[:variant]", values, **options
     )
-    values["config"].parser = _ConfigFile(values["config"].parser)
+    flag = values["config"]
+    flag.parser, parse = _ConfigFile(flag.parser), flag.parse
+
+    def parse_then_allow_none(path: str) -> None:
+        parse(path)  # defines the flags of fields
+        for line in shown(flag.value, {}, {}, ()) if isinstance(flag.value, ConfigDict) else ():
+            if line.field.optional and (name := f"config.{line.name}") in values:
+                default = None if line.field.default is dataclasses.MISSING else line.field.default
+                values[name].parser = _OrNone(values[name].parser, default)
+
+    flag.parse = parse_then_allow_none
     return holder
 
 

@@ -187,12 +187,11 @@ def _check_one_shape(shape: ModelConfig, variant: str, given: Mapping) -> None:
         field.name for field in typed_fields(ModelConfig)
         if field.default is dataclasses.MISSING and not field.optional
     } - {"vocab_size"}  # fmt: skip
-    different = {name: given.get(name) for name in needed if given.get(name) != getattr(shape, name)}
-    other = [f"{name}={value}" for name, value in sorted(different.items())]
+    other = [name for name in sorted(needed) if given.get(name) != getattr(shape, name)]
     if other and given.keys() >= needed:
         raise ValueError(
             f"variant: {variant!r} has another shape than the one that section model spells, "
-            f"{', '.join(other)}; keep one of the two"
+            f"{', '.join(f'{name}={given[name]}' for name in other)}; keep one of the two"
         )
 
 

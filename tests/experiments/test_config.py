@@ -105,6 +105,36 @@ def test_fields_that_no_file_spells_are_flags(change):
     assert str(getattr(objective.grpo.objective, field)) == value
 
 
+def test_an_optional_field_may_be_none_by_flag(tmp_path):
+    (tmp_path / "c.py").write_text(
+        "from configs import small_world\n"
+        "def get_config():\n"
+        "    c = small_world.get_config('ci')\n"
+        "    with c.grpo.unlocked():\n"
+        "        c.grpo.clip_high, c.grpo.length_constant = 0.3, 5\n"
+        "        c.grpo.length_norm = 'constant'\n"
+        "    return c\n"
+    )
+    flags_ = ["grpo.clip_high=None", "grpo.length_norm=token", "grpo.length_constant=None",
+              "model.sliding_window=None"]  # fmt: skip
+    changed = parsed(*(f"--config.{flag}" for flag in flags_), path=f"{tmp_path}/c.py")
+    objective = build(changed).grpo.objective
+    assert (objective.clip_high, objective.length_constant) == (None, None)
+    assert schema.model_config(build(changed), 1).sliding_window is None
+    last = parsed("--config.grpo.clip_high=None", "--config.grpo.clip_high=0.5")
+    assert build(last).grpo.objective.clip_high == 0.5
+    assert claimed(parsed("--config.grpo.clip_high=None")) == claimed(parsed())
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [("model.final_softcap", "stands for the default, 30.0"), ("grpo.kl_coef", "float")],
+)
+def test_none_of_a_field_that_is_never_none_is_refused(flag, said):
+    with pytest.raises(flags.IllegalFlagValueError, match=said):
+        parsed(f"--config.{flag}=None")
+
+
 def test_a_flag_of_an_unknown_field_names_the_nearest():
     with pytest.raises(AttributeError, match="advantage"):
         parsed("--config.grpo.advantag=dr_grpo")

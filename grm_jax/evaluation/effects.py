@@ -261,6 +261,12 @@ def _write_suite(
     ]
     if other:
         notes.append(f"left out, measured with another config: seeds {', '.join(map(str, other))}")
+    kinds: dict[str, list[int]] = {}
+    for seed, one in by_seed.items():
+        kinds.setdefault(one.rules.get("orders", "of before or unknown"), []).append(seed)
+    if len(kinds) > 1:
+        named = (f"{kind} on seeds {', '.join(map(str, own))}" for kind, own in kinds.items())
+        notes.append(f"averaged over balanced orders of several kinds: {'; '.join(named)}")
     if parts := missing(by_seed):
         notes.append(f"left out, not on every seed: {'; '.join(parts)}")
     table, effects = ablation_table(suite, results, notes, listed)

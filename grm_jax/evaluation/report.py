@@ -112,6 +112,13 @@ def write_report(
     return lines
 
 
+def _rule(place: Place, counting: CountingRules) -> dict:
+    """How votes are counted, and balanced orders drawn: results of before had other ones."""
+    policies = "; ".join((f"order_policy={place.draw.order_policy}", *place.arms.values()))
+    orders = {"orders": "cyclic"} if "order_policy=balanced" in policies else {}
+    return dataclasses.asdict(counting) | orders
+
+
 def write_lines(
     place: Place,
     suites: Sequence[Suite],
@@ -128,7 +135,7 @@ def write_lines(
     results.write_results(
         place.path, suites,
         {name: [*own, *(more or {}).get(name, ())] for name, own in lines.items()},
-        dataclasses.asdict(counting), config=place.config, arms=place.arms,
+        _rule(place, counting), config=place.config, arms=place.arms,
     )  # fmt: skip
     tables = dict(tables or {})
     for suite in suites:

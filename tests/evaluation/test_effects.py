@@ -4,9 +4,41 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from grm_jax.evaluation import effects, statistics
+from grm_jax.evaluation import effects, report, statistics
+from grm_jax.evaluation.lines import CountingRules
 from grm_jax.evaluation.method import Method
 from grm_jax.evaluation.results import Measured, Result
+from grm_jax.sampling.draw import DrawConfig
+
+
+@pytest.mark.parametrize("kinds", [(None, None), ("cyclic", "cyclic"), (None, "cyclic")])
+def test_seeds_whose_balanced_orders_mean_something_else_are_told(tmp_path, kinds):
+    (tmp_path / "tables").mkdir()
+    method = Method("grpo", kind="greedy")
+    lines = {method: Measured("GRPO, greedy", np.array([1.0, 0.0]), {}, {})}
+    by_seed = {
+        seed: Result("s", "", None, "c", {}, [f"{seed}-0", f"{seed}-1"], [0, 1], ["n2"] * 2,
+                     {"ks": [1]} | ({"orders": kind} if kind else {}), lines)
+        for seed, kind in enumerate(kinds)
+    }  # fmt: skip
+    assert effects._write_suite(tmp_path, "s", by_seed, [0, 1], "c", (), False) == {0, 1}
+    told = "several kinds: of before or unknown on seeds 0; cyclic on seeds 1"
+    for name in ("seeds", "ablation"):
+        text = (tmp_path / "tables" / f"{name}.md").read_text()
+        assert (told in text) == (len(set(kinds)) > 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "arms", "told"),
+    [("balanced", {}, True), ("random", {}, False), ("both", {"a": "grpo.kl_coef=0"}, False),
+     ("random", {"b": "grpo.kl_coef=0; benchmark.draw.order_policy=balanced"}, True)],
+)  # fmt: skip
+def test_results_say_how_balanced_orders_were_drawn(tmp_path, policy, arms, told):
+    draw = DrawConfig(k=2, order_policy=policy)
+    place = report.Place(tmp_path.joinpath, print, None, draw, "c", arms, None)
+    rule = report._rule(place, CountingRules((1,), (1,), 1, "sum", "half", "chance", "strict",
+                                             True, 2, 0))  # fmt: skip
+    assert rule.get("orders") == ("cyclic" if told else None) and rule["ks"] == (1,)
 
 
 def test_effects_are_paired_by_seed_and_comparison():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,23 @@ RIVALS = (
 )  # fmt: skip
 
 
-def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[tuple[str, Method, Method]]:
-    """The differences of interest, as (label, a, b), of which both methods were measured.
+class Pair(NamedTuple):
+    """A difference of interest, a minus b.
+
+    Attributes:
+      section: "steps" of the run, or what an arm or another rule loses, "full − kl 0".
+      label: in its section.
+      a, b: the methods.
+    """
+
+    section: str
+    label: str
+    a: Method
+    b: Method
+
+
+def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[Pair]:
+    """The differences of interest of which both methods were measured.
 
     What votes gain over greedy and over one sample, and over the baselines; what each stage gains
     over the one below it; what guiding gains; and what each arm and each other rule loses.
@@ -33,7 +49,7 @@ def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[tuple[str, Met
     def add(a: Method, b: Method, label: str = "") -> None:
         if a in methods and b in methods:
             label = label or f"{a.label(named=False)} − {b.label(named=False)}"
-            found.append((label, a, b))
+            found.append(Pair("steps" if b.plain else f"full − {b.section}", label, a, b))
 
     voted = [8 if 8 in ks else ks[-1], ks[-1]] if last and ks else []
     if voted:
@@ -55,7 +71,7 @@ def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[tuple[str, Met
     for b in methods:
         if not b.plain:
             a = dataclasses.replace(b, arm="", rule="")
-            add(a, b, f"{a.label(named=False)}: full − {b.section}")
+            add(a, b, a.label(named=False))
     return found
 
 
@@ -73,7 +89,8 @@ def differences_table(
             short = "" if number == "accuracy" else f"{number}, "
             columns.append(Column(f"{short}difference", signed=True, group=name))
             columns.append(Column(f"{short}p", "p_value", digits=3, group=name))
-            for label, a, b in pairs(counting.ks, at):
+            for section, label, a, b in pairs(counting.ks, at):
+                label = label if section == "steps" else f"{label}: {section}"
                 cells.setdefault(label, []).extend(_difference(at[a], at[b], number))
     rows = [Row(label, tuple(own)) for label, own in cells.items()]
     parts = [f"{suite.name}: {suite.coverage}" for suite in suites if suite.coverage]

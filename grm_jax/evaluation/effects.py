@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from grm_jax.evaluation import paper, plots, statistics
-from grm_jax.evaluation.differences import pairs
+from grm_jax.evaluation.differences import Pair, pairs
 from grm_jax.evaluation.method import STAGES, Method
 from grm_jax.evaluation.results import Result, read_results
 from grm_jax.evaluation.statistics import Difference, OverSeeds, Resampled
@@ -114,28 +114,15 @@ def missing(results: Mapping[int, Result]) -> list[str]:
     return found
 
 
-class _Pair(NamedTuple):
-    """A difference of the table: where it stands, its name among those that are listed, a, b."""
-
-    section: str
-    label: str
-    name: str
-    a: Method
-    b: Method
-
-
-def _pairs(result: Result, lines: Lines) -> list[_Pair]:
+def _pairs(lines: Lines, ks: Sequence[int]) -> list[Pair]:
     """The steps of the run, then what each arm loses: of its votes, those of most samples."""
-    found = pairs(result.rules["ks"], lines.at)
-    most = {b.section: b for *_, b in found if b.kind == "voting" and b.votes}
-    rows = []
-    for label, a, b in found:
-        if b.plain:
-            rows.append(_Pair("steps", label, label, a, b))
-        elif b.kind != "voting" or not b.votes or b == most[b.section]:
-            label = result.lines[a].label
-            rows.append(_Pair(f"full − {b.section}", label, f"full − {b.section}: {label}", a, b))
-    return rows
+    found = pairs(ks, lines.at)
+    most = {b.section: b for *_, b in found if b.kind == "voting"}
+    return [
+        pair for pair in found
+        if pair.b.plain or not (pair.b.kind == "voting" and pair.b.votes)
+        or pair.b == most[pair.b.section]
+    ]  # fmt: skip
 
 
 def ablation_table(
@@ -150,13 +137,16 @@ def ablation_table(
       listed: see `AblateConfig`.
     """
     lines = over_seeds(results)
-    rows = _pairs(results[0], lines)
-    differences = {row.name: lines.difference(row.a, row.b) for row in rows}
+    rows = {
+        pair.label if pair.b.plain else f"{pair.section}: {pair.label}": pair
+        for pair in _pairs(lines, results[0].rules["ks"])
+    }
+    differences = {name: lines.difference(pair.a, pair.b) for name, pair in rows.items()}
     p_values = [differences[name].p_value if name in differences else math.nan for name in listed]
     corrected = dict(zip(listed, statistics.holm(p_values), strict=True))
     body, effects = [], []
     last = [own.stage for own in lines.at if own.kind == "greedy" and own.stage in STAGES][-1:]
-    for section, label, name, a, b in rows:
+    for name, (section, label, a, b) in rows.items():
         difference = differences[name]
         p_value = None if math.isnan(difference.p_value) else difference.p_value
         values = [lines.means.interval(lines.at[own]).value for own in (a, b)]

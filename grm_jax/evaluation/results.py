@@ -8,7 +8,6 @@ puts beside its own. Equal runs write equal bytes.
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -104,17 +103,18 @@ def write_results(
 
 
 def _line(suite: Suite, line: Line) -> dict:
-    credits: list[float | None] = [None] * len(suite.comparisons)
+    credits_C = np.full(len(suite.comparisons), np.nan)
     if line.credits_C is not None:
-        for c, credit in zip(np.flatnonzero(suite.choice_C), line.credits_C, strict=True):
-            credits[c] = float(credit)
+        credits_C[suite.choice_C] = line.credits_C
     columns = {name: [*one.interval(0)] for name, one in line.measured.items()}
     if line.singles_MC is not None:
         auc = single_auc(line.singles_MC, suite.labels)
         if auc is not None:
             columns["AUC"] = [*auc]
     named = {"section": line.section, "label": line.label, **dataclasses.asdict(line.method)}
-    return {**named, "credits": credits, "columns": columns, "tokens": _tokens(suite, line)}
+    return {
+        **named, "credits": _plain(credits_C), "columns": columns, "tokens": _tokens(suite, line)
+    }  # fmt: skip
 
 
 def _tokens(suite: Suite, line: Line) -> dict[str, float]:
@@ -147,14 +147,14 @@ def _read(path: pathlib.Path) -> Result:
             raise ValueError(f"version {record['version']}, this reads {LABELLED} and {VERSION}")
         lines = {}
         for method, line in zip(_methods(record["lines"]), record["lines"], strict=True):
-            credits = [math.nan if x is None else float(x) for x in line["credits"]]
-            if len(credits) != len(record["uids"]):
-                raise ValueError(f"line {line['label']!r} has {len(credits)} credits")
+            credits_C = _array(line["credits"])
+            if len(credits_C) != len(record["uids"]):
+                raise ValueError(f"line {line['label']!r} has {len(credits_C)} credits")
             columns = {
                 name: statistics.Interval(*map(float, one))
                 for name, one in line["columns"].items()
             }
-            lines[method] = Measured(line["label"], np.array(credits), columns, line["tokens"])
+            lines[method] = Measured(line["label"], credits_C, columns, line["tokens"])
         fields = (record[name] for name in Result._fields if name != "lines")
         return Result(*fields, lines)
     except (ValueError, KeyError, TypeError) as error:
@@ -274,17 +274,15 @@ def _plain(values: np.ndarray | None):
     if values is None:
         return None
     values = np.asarray(values, np.float64)
-    if values.ndim == 0:
-        return None if math.isnan(values) else float(values)
-    return [_plain(value) for value in values]
+    return np.where(np.isnan(values), None, values).tolist()
+
+
+def _array(values: list | None) -> np.ndarray | None:
+    """float64, with NaN for None."""
+    return None if values is None else np.array(values, np.float64)
 
 
 def _counted(method: Method, record: Mapping) -> Line:
-    credits_C, singles_MC = (
-        None if record[name] is None else np.array(record[name], np.float64) for name in _ARRAYS
-    )
-    values = {name: np.array(x, np.float64) for name, x in record["values"].items()}
-    return Line(
-        method, credits_C=credits_C, singles_MC=singles_MC, unparsed=record["unparsed"],
-        cut=record["cut"], values=values,
-    )  # fmt: skip
+    arrays = {name: _array(record[name]) for name in _ARRAYS}
+    values = {name: _array(x) for name, x in record["values"].items()}
+    return Line(method, **arrays, values=values, unparsed=record["unparsed"], cut=record["cut"])

@@ -15,7 +15,7 @@ def test_votes_are_compared_with_their_own_stage():
     stages = ("cold_start", "rft", "grpo")
     methods = [Method("rft", kind="greedy"), Method("grpo", kind="greedy")]
     methods += [Method(stage, k=k) for stage in stages for k in (1, 8)]
-    found = {label: (a, b) for label, a, b in pairs((1, 8), methods)}
+    found = {pair.label: (pair.a, pair.b) for pair in pairs((1, 8), methods)}
     vote = Method("grpo", k=8)
     assert found["Voting@8 − GRPO, greedy"] == (vote, Method("grpo", kind="greedy"))
     assert found["Voting@8 − GRPO, one sample"] == (vote, Method("grpo"))
@@ -25,7 +25,7 @@ def test_votes_are_compared_with_their_own_stage():
     assert not any(label.startswith("Voting@8 − RFT") for label in found)
     # Whichever of them is the last.
     swapped = [Method(stage, k=k) for stage in ("grpo", "rft") for k in (1, 8)]
-    found = {label: (a, b) for label, a, b in pairs((1, 8), swapped)}
+    found = {pair.label: (pair.a, pair.b) for pair in pairs((1, 8), swapped)}
     assert found["GRPO − RFT, Voting@8"] == (vote, Method("rft", k=8))
     assert found["Voting@8 − RFT, one sample"] == (Method("rft", k=8), Method("rft"))
 
@@ -33,11 +33,11 @@ def test_votes_are_compared_with_their_own_stage():
 def test_arms_and_other_rules_are_compared_with_the_same_line_of_the_run():
     own = [Method("grpo"), Method("grpo", k=8), Method("grpo", kind="guided", k=8)]
     arm, rule = Method("grpo", "kl_0", k=8), Method("grpo", kind="guided", k=8, rule="k_meta: 1")
-    found = {label: (a, b) for label, a, b in pairs((1, 8), [*own, arm, rule])}
-    assert found["Voting@8: full − kl 0"] == (own[1], arm)
-    assert found["MetaRM@8: full − k_meta: 1"] == (own[2], rule)
-    assert found["MetaRM@8 − Voting@8"] == (own[2], own[1])
-    assert not any("kl 0" in label for label, *_ in pairs((1, 8), [own[0], arm]))
+    found = {(section, label): (a, b) for section, label, a, b in pairs((1, 8), [*own, arm, rule])}
+    assert found["full − kl 0", "Voting@8"] == (own[1], arm)
+    assert found["full − k_meta: 1", "MetaRM@8"] == (own[2], rule)
+    assert found["steps", "MetaRM@8 − Voting@8"] == (own[2], own[1])
+    assert not pairs((1, 8), [own[0], arm])
 
 
 def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_last_stage():
@@ -55,7 +55,7 @@ def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_las
     (pairrm,) = (line for line in lines if line.label == "PairRM")
     assert pairrm.interval("accuracy").value == 0.25
     methods = [line.method for line in lines]
-    found = {label: (a, b) for label, a, b in pairs(rules.ks, methods)}
+    found = {pair.label: (pair.a, pair.b) for pair in pairs(rules.ks, methods)}
     rival = Method("pairrm", kind="scalar")
     assert found["GRPO, greedy − PairRM"] == (Method("grpo", kind="greedy"), rival)
     assert found["Voting@2 − PairRM"] == (Method("grpo", k=2), rival)

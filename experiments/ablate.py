@@ -21,12 +21,13 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from experiments import arms, schema, sections, settings, spct
-from experiments import run as runs
+from experiments import arms, launch, schema, sections, settings
 from experiments.config import build, filled
+from experiments.run import Run
+from experiments.stages import order
 from grm_jax.evaluation import effects, results
 from grm_jax.evaluation.method import title
-from grm_jax.files import read_json, visible_files
+from grm_jax.files import read_json, visible_files, write_json
 from grm_jax.parallel import processes
 from grm_jax.ranges import split
 
@@ -140,17 +141,17 @@ def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Notes in opened.json when a held-out seed was first measured, and with what."""
     if not (folder / "opened.json").exists():
         today = datetime.date.today().isoformat()
-        runs.write_json(folder / "opened.json", {"date": today, "config": arms.measuring(config)})
+        write_json(folder / "opened.json", {"date": today, "config": arms.measuring(config)})
 
 
-def run_seed(run: runs.Run, *, held_out: bool) -> None:
+def run_seed(run: Run, *, held_out: bool) -> None:
     """The loop of one seed; a held-out one is opened when nothing is left but to measure it."""
-    *training, benchmark = spct.stages(run)
+    *training, benchmark = order.whole(run)
     opening = []
-    if held_out and run.writes:
+    if held_out and run.workdir.writes:
         config = ml_collections.ConfigDict(run.fields)
-        opening = [("opening", lambda run: record_opening(run.workdir, config))]
-    spct.carry_out(run, [*training, *opening, benchmark])
+        opening = [("opening", lambda run: record_opening(run.workdir.root, config))]
+    order.carry_out(run, [*training, *opening, benchmark])
 
 
 def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -176,7 +177,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         folder = workdir / f"seed_{seed}"
         try:
             of_this = of_seed(config, seed, measured_arms(config, folder))
-            runs.carry_out(functools.partial(run_seed, held_out=held_out), of_this, folder)
+            launch.carry_out(functools.partial(run_seed, held_out=held_out), of_this, folder)
         except (ValueError, FloatingPointError) as error:  # the others may be well
             print(f"seed {seed}: {error}", flush=True)
             failed.append(f"seed {seed}: {error}")
@@ -192,4 +193,4 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    runs.start(main)
+    launch.start(main)

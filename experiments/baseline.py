@@ -9,20 +9,21 @@ config.benchmark measures are finished, its whole report is written with every b
 workdir in it, and before that the tables and results of the baselines alone.
 """
 
-
-from experiments import benchmark, cloud, judge, scalar_baselines, sections, settings, sft
-from experiments import run as runs
+from experiments import launch, measurement, sections, settings
+from experiments.baselines import cloud, judge, pairs
 from experiments.config import claimed, filled
+from experiments.run import Run
+from experiments.stages import benchmark, order
 from grm_jax.evaluation import report, results
 from grm_jax.evaluation.lines import count_suites
-from grm_jax.files import read_json
+from grm_jax.files import read_json, write_json
 
 # Each has train(run, config) and measure(run, config, suites, rules) -> lines by suite.
-KINDS = {"bradley_terry": scalar_baselines, "pairrm": scalar_baselines, "cloud": cloud,
+KINDS = {"bradley_terry": pairs, "pairrm": pairs, "cloud": cloud,
          "llm_judge": judge, "token_prob": judge}  # fmt: skip
 
 
-def read_config(run: runs.Run) -> sections.BaselineConfig:
+def read_config(run: Run) -> sections.BaselineConfig:
     """Section `baseline`.
 
     Raises:
@@ -45,7 +46,7 @@ def read_config(run: runs.Run) -> sections.BaselineConfig:
     return config
 
 
-def claim(run: runs.Run, kind: str) -> None:
+def claim(run: Run, kind: str) -> None:
     """Keeps the section that a kind is trained with, and refuses another one later.
 
     Only `k`, which decides no parameters, may change. The section may differ from kind to kind.
@@ -53,7 +54,7 @@ def claim(run: runs.Run, kind: str) -> None:
     Raises:
       ValueError: naming the fields that differ.
     """
-    path = run.path("baselines", kind, "config.json")
+    path = run.workdir.path("baselines", kind, "config.json")
     section = claimed(run.fields)["baseline"]
     now = {"baseline": {name: value for name, value in section.items() if name != "k"}}
     if path.exists():
@@ -64,31 +65,29 @@ def claim(run: runs.Run, kind: str) -> None:
                 f"{path.parent} belongs to another config; give another --workdir, or undo: "
                 + "; ".join(different)
             )
-    runs.write_json(path, now)
+    write_json(path, now)
 
 
-def main(run: runs.Run) -> None:
+def main(run: Run) -> None:
     """Trains one kind, measures it on all suites, and reports."""
     config = read_config(run)
     kind, how = config.kind, KINDS[config.kind]
     claim(run, kind)
-    sft.run_stage(run, "base")
-    if how is not scalar_baselines:
-        sft.run_stage(run, "cold_start")
+    order.up_to("base" if how is pairs else "cold_start")(run)
     how.train(run, config)
 
-    of_benchmark = benchmark.read_config(run)
+    of_benchmark = measurement.read_config(run)
     rules = benchmark.counting_rules(run, of_benchmark)
-    loaded = benchmark.load_comparisons(run, of_benchmark)
+    loaded = measurement.load_comparisons(run, of_benchmark)
     suites = benchmark.to_suites(loaded, [])
     lines = how.measure(run, config, suites, rules)
     for suite in suites:
         results.write_baseline(
-            run.path, kind, suite, rules, benchmark.draw_of(run.fields), lines[suite.name]
+            run.workdir.path, kind, suite, rules, benchmark.draw_of(run.fields), lines[suite.name]
         )
 
     if benchmark.finished(run, of_benchmark):
-        benchmark.run_benchmark(run)
+        benchmark.run_stage(run)
         return
     others = benchmark.stored_baselines(run, loaded.comparisons, rules)
     suites = benchmark.to_suites(loaded, [], others)
@@ -96,4 +95,4 @@ def main(run: runs.Run) -> None:
 
 
 if __name__ == "__main__":
-    runs.main(main)
+    launch.main(main)

@@ -37,15 +37,18 @@ from grm_jax.sampling.scheduler import Buckets
 
 # Fields of a dataclass that stand in the section of their parent, such as `grpo.kl_coef`.
 _FLAT = {"flat": True}
-# The template of a run decides these, whatever is drawn.
-_TEMPLATE = {"form": "full", "principles": "self", "answer": "scores", "reference": False}
+# Fields of every section `draw` that the template of the run decides, or only an experiment sets.
+_TEMPLATE = {"form": lambda built: built["template"].form,
+             "principles": lambda built: built["template"].principles,
+             "answer": "scores", "reference": False}  # fmt: skip
 
 
 def _drawn(**siblings: Any) -> Any:
     """A section `draw`, of which the template and fields of its parent decide some fields.
 
     Args:
-      siblings: values of fields, or functions of what was built of the parent before.
+      siblings: values of fields, or functions of what was built before, of the config and of the
+        parent.
     """
     return dataclasses.field(metadata={"fixed": {**_TEMPLATE, **siblings}})
 
@@ -311,7 +314,9 @@ def build(config: Mapping) -> Config:
     return _build(Config, filled(config), "config", {})
 
 
-def _build(cls: type, section: Mapping, where: str, fixed: Mapping[str, Any]) -> Any:
+def _build(
+    cls: type, section: Mapping, where: str, fixed: Mapping[str, Any], above: Mapping = _NONE
+) -> Any:
     known = [field.name for field in (*_values(cls, fixed), *_sections(cls))]
     known += [field.name for field in fields(cls) if field.kind == "model"]
     for key in section:
@@ -333,8 +338,9 @@ def _build(cls: type, section: Mapping, where: str, fixed: Mapping[str, Any]) ->
         elif field.kind == "section":
             if not isinstance(section.get(name), Mapping):
                 raise ValueError(f"{dotted}: section is missing")
-            decided = {k: v(built) if callable(v) else v for k, v in field.fixed.items()}
-            built[name] = _build(field.hint, section[name], dotted, decided)
+            scope = {**above, **built}
+            decided = {k: v(scope) if callable(v) else v for k, v in field.fixed.items()}
+            built[name] = _build(field.hint, section[name], dotted, decided, scope)
         else:
             built[name] = _value(section.get(name), field, dotted)
     try:

@@ -1,4 +1,4 @@
-"""Several processes of one run: starting them, where each keeps its logs, failing together.
+"""From the command line to a run: its flags, one process or several, and how a run ends.
 
 Every process does the same work on its part of the arrays and knows all records. Process 0 alone
 writes logs, tables and figures into the workdir, which all must see (a shared file system); the
@@ -6,21 +6,26 @@ others keep theirs in a folder of their own that goes when they end. Checkpoints
 are written by all, each its part.
 """
 
-import atexit
+import functools
 import os
 import pathlib
-import shutil
+import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 
 import jax
-from absl import flags
+import ml_collections
+from absl import app, flags, logging
 
-from grm_jax.parallel.processes import index, wait
+from experiments import command_line
+from experiments.run import Run, Stopped
+from grm_jax.parallel import processes
 
+_CONFIG = command_line.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False,
     "One of several processes of a run; TPU pods, Slurm and others say which.",
@@ -31,10 +36,71 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "Index of this process, with --coordinator.")
 
+STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
 FAILURE = "failure.txt"
 
 
-def start(workdir: pathlib.Path) -> None:
+def carry_out(
+    experiment: Callable[[Run], None], config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+    """One experiment on one workdir, which SIGTERM stops at its next safe point."""
+    run = Run.open(config, workdir)
+    signal.signal(signal.SIGTERM, run.ask_to_stop)
+    try:
+        with jax.set_mesh(run.mesh):
+            experiment(run)
+        if run.stopping:  # nothing else may begin
+            run.stop("all of it")
+    finally:
+        run.workdir.close()
+
+
+def main(experiment: Callable[[Run], None]) -> None:
+    """Runs one experiment from the command line."""
+    start(functools.partial(carry_out, experiment))
+
+
+def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) -> None:
+    """Runs a program of a config and a workdir from the command line."""
+
+    def with_flags(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # jax tells of each backend that is not there
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        sys.stdout.reconfigure(errors="replace")  # no table is lost on a terminal of ASCII
+        try:
+            if command_line.show_config():
+                return
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
+        workdir = pathlib.Path(_WORKDIR.value).expanduser()
+        try:
+            _join(workdir)
+            program(_CONFIG.value, workdir)
+        except Stopped as stopped:
+            if processes.index() == 0:
+                print(stopped, flush=True)
+            sys.exit(STOPPED)
+        except Exception as error:
+            if processes.several():
+                _fail(workdir, error)
+            if isinstance(error, ValueError | OSError | FloatingPointError):
+                sys.exit(f"error: {error}")
+            raise
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            return app.parse_flags_with_usage(argv)
+        except (AttributeError, KeyError) as error:
+            if (unknown := command_line.unknown_field(error, argv)) is None:
+                raise
+            sys.exit(f"error: {unknown}")
+
+    command_line.require("workdir")
+    app.run(with_flags, flags_parser=parse)
+
+
+def _join(workdir: pathlib.Path) -> None:
     """Joins the other processes, if the flags say that there are any.
 
     Raises:
@@ -52,14 +118,14 @@ def start(workdir: pathlib.Path) -> None:
     threading.Thread(target=_watch, args=(workdir / FAILURE,), daemon=True).start()
 
 
-def fail(workdir: pathlib.Path, error: Exception) -> None:
+def _fail(workdir: pathlib.Path, error: Exception) -> None:
     """Ends this process, and by its failure file all others, each with the reason.
 
     Without it they would wait in a collective for one that never comes.
     """
     traceback.print_exception(error)
-    text = f"process {index()} of {jax.process_count()} failed: {error}\n"
-    partial = workdir / f"{FAILURE}.{index()}"
+    text = f"process {processes.index()} of {jax.process_count()} failed: {error}\n"
+    partial = workdir / f"{FAILURE}.{processes.index()}"
     partial.write_text(text, encoding="utf-8")
     partial.replace(workdir / FAILURE)
     _end(text)
@@ -75,24 +141,3 @@ def _end(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
     os._exit(1)  # a usual exit would wait for the others
-
-
-def own_logs(workdir: pathlib.Path, names: tuple[str, ...]) -> pathlib.Path:
-    """Where this process keeps its logs: the workdir, or a copy of what is there so far.
-
-    Args:
-      workdir: of the run.
-      names: files and folders that are logs.
-    """
-    if index() == 0:
-        wait("logs are copied")
-        return workdir
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"grm_jax_process_{index()}_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in names:
-        if (workdir / name).is_dir():
-            shutil.copytree(workdir / name, folder / name)
-        elif (workdir / name).exists():
-            shutil.copy(workdir / name, folder / name)
-    wait("logs are copied")
-    return folder

@@ -1,21 +1,13 @@
-"""What every experiment shares: flags, the workdir, the model, the tokenizer, the data.
+"""One experiment on one workdir: what every stage of it shares.
 
-    workdir/config.json        the config; another config is refused
-            stages/<stage>.json  what decided a stage; another stage of its name is refused
-            data.json          what the check of the training files found
-            fingerprint.json   versions, devices, commit: whatever must not be in a table
-            tokenizer.model    the tokenizer, if it was trained here
-            metrics.jsonl      one line a record; wall-clock figures under "time"
-            tensorboard/  checkpoints/<stage>/  params/<stage>/  trajectories/<stage>.jsonl
-            meta_scores/  baselines/<kind>/  tables/  figures/  results/  samples.md
-            critiques.html
+The config, the devices and the base key, the tokenizer and the model, where comparisons come from,
+what a person is told, and whether the run was asked to stop. The files are those of
+`experiments.workdir`.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -25,33 +17,28 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 import jax
 import ml_collections
 import numpy as np
 import rich.console
-from absl import app, flags, logging
 
-from experiments import arms, command_line, launch, progress, schema, settings
-from experiments.config import build, claimed, complete, filled
-from experiments.metrics import Metrics
+from experiments import arms, progress, schema
+from experiments.config import Config, build, complete
+from experiments.progress import Metrics
 from experiments.training_data import TrainingData
+from experiments.workdir import Workdir
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld
-from grm_jax.files import read_json, write_atomically
-from grm_jax.learning import checkpoints
-from grm_jax.learning.checkpoints import params_digest
-from grm_jax.learning.state import TrainState
+from grm_jax.files import write_json
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import LoRAConfig, ModelConfig
-from grm_jax.models.hub import record
 from grm_jax.parallel import processes, sharding
 from grm_jax.parallel.mesh import MeshConfig, Rules, make_mesh
 from grm_jax.ranges import split
 from grm_jax.sampling import keys
-from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.remote import RemoteEngine, Server
 from grm_jax.sampling.scheduler import Buckets
@@ -59,77 +46,88 @@ from grm_jax.text import prompts
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
-_CONFIG = command_line.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
-
-# What one process of several writes. Everything else is read, or written in parts, by all.
-_LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "baselines", "tables",
-         "figures", "results", "samples.md", "critiques.html")  # fmt: skip
-
-STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
-
 
 class Stopped(Exception):
     """The run was asked to stop and nothing that it did is lost; the message says where it is."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """One experiment on one workdir. Nothing touches a device before the config is checked."""
+    """One arm of one experiment on one workdir.
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike):
-        """Checks the config, claims the workdir and writes config.json and fingerprint.json.
+    Attributes:
+      fields: the whole config, with every default, as flags and arms change it.
+      config: the same, typed and checked.
+      arm_name: of this arm; `arms.MAIN` is the run itself.
+      arms: `fields` of the run itself and of each of its arms.
+      workdir: where it is, shared by all arms, as is what follows.
+      mesh: the devices.
+      base_key: what every other key is folded from.
+      data: the files of section `data`; None on a small world.
+      metrics: what training writes.
+      console: where a person is told something.
+      stop_asked: set once somebody wants the run to stop.
+    """
+
+    fields: ml_collections.FrozenConfigDict
+    config: Config
+    arm_name: str
+    arms: Mapping[str, ml_collections.FrozenConfigDict]
+    workdir: Workdir
+    mesh: jax.sharding.Mesh
+    base_key: jax.Array
+    data: TrainingData | None
+    metrics: Metrics
+    console: rich.console.Console
+    stop_asked: threading.Event
+
+    @classmethod
+    def open(cls, config: ml_collections.ConfigDict, root: str | os.PathLike) -> "Run":
+        """Checks the config, claims the workdir, sets up the devices; in this order.
 
         Raises:
           ValueError: for a bad config, or a workdir of another config or in use.
         """
-        self.fields = ml_collections.FrozenConfigDict(complete(config))
-        self.workdir = pathlib.Path(workdir)
-        self.arm_name = arms.MAIN
-        self.engines: list[JittedEngine] = []
-        self.console = rich.console.Console()
-        self._stop_asked = threading.Event()  # an arm shares it
-        self.config = schema.check(self.fields)
-        self._arms = schema.arm_configs(self.fields, all_arms=False)
-        # Names what no run on this workdir may change, whatever the arm.
-        decisive = json.dumps(arms.decisive(claimed(self.fields)), sort_keys=True)
-        self.digest = hashlib.sha256(decisive.encode()).hexdigest()[:16]
-        self.writes = processes.index() == 0
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        if self.writes:
-            self._lock = _Claim(self.workdir)
-        self._check_config()
-        self.console.quiet = not self.writes
-        self.data = None
-        if self.config.data is not None:
-            self.data = TrainingData(self.config.data, self.config.seed, self.workdir, self.say)
-            if self.writes and self.data.fresh:
-                write_json(self.workdir / "data.json", self.data.report)
-            for arm in (arms.MAIN, *split(self.fields.get("benchmark", {}).get("arms") or "")):
-                if (grpo := build(self._arms[arm]).grpo) is not None:
+        fields = ml_collections.FrozenConfigDict(complete(config))
+        typed = schema.check(fields)
+        of_arms = schema.arm_configs(fields, all_arms=False)
+        workdir = Workdir(root)
+        workdir.keep_config(fields)
+        console = rich.console.Console(quiet=not workdir.writes)
+        data = None
+        if typed.data is not None:
+            say = functools.partial(console.print, markup=False, highlight=False)
+            data = TrainingData(typed.data, typed.seed, workdir.root, say)
+            if workdir.writes and data.fresh:
+                write_json(workdir.path("data.json"), data.report)
+            for arm in (arms.MAIN, *split((fields.get("benchmark") or {}).get("arms") or "")):
+                if (grpo := build(of_arms[arm]).grpo) is not None:
                     field = "config.grpo.loop.prompts_per_step"
-                    self.data.require_batch(grpo.loop.prompts_per_step, field)
-        self.mesh = _set_up_devices(self.config.mesh)
-        self._logs = launch.own_logs(self.workdir, _LOGS)
+                    data.require_batch(grpo.loop.prompts_per_step, field)
+        mesh = _set_up_devices(typed.mesh)
+        workdir.separate_logs()
         # Made here and not on first use, which may be inside a trace.
-        with jax.set_mesh(self.mesh):
-            self.base_key = jax.random.key(self.config.seed)
-        self.metrics = Metrics(self._logs)
-        if self.writes:
-            write_json(self.workdir / "fingerprint.json", _environment())
+        with jax.set_mesh(mesh):
+            base_key = jax.random.key(typed.seed)
+        if workdir.writes:
+            write_json(workdir.path("fingerprint.json"), _environment())
+        metrics = Metrics(workdir.path("metrics.jsonl").parent)
+        return cls(
+            fields=fields, config=typed, arm_name=arms.MAIN, arms=of_arms, workdir=workdir,
+            mesh=mesh, base_key=base_key, data=data, metrics=metrics, console=console,
+            stop_asked=threading.Event(),
+        )  # fmt: skip
 
-    def _check_config(self) -> None:
-        path = self.workdir / "config.json"
-        now = claimed(self.fields)
-        if path.exists():
-            fixed = [arms.decisive(filled(config)) for config in (read_json(path), now)]
-            different = settings.differing_fields(*fixed)
-            if different:
-                raise ValueError(
-                    f"{self.workdir} belongs to another config; give another --workdir, or undo: "
-                    + "; ".join(different)
-                )
-        if self.writes:
-            write_json(path, now)
+    def arm(self, name: str) -> "Run":
+        """The same run with the changes of an arm.
+
+        Raises:
+          ValueError: there is no such arm.
+        """
+        if name not in self.arms:
+            arms.changed(self.fields, name)  # raises
+        fields = self.arms[name]
+        return dataclasses.replace(self, fields=fields, config=build(fields), arm_name=name)
 
     # The way out.
 
@@ -139,7 +137,7 @@ class Run:
         Safe points are the end of a training step, which is then saved, and that of a work unit.
         """
         signal.signal(number, signal.SIG_DFL)
-        self._stop_asked.set()
+        self.stop_asked.set()
 
     @property
     def stopping(self) -> bool:
@@ -147,18 +145,13 @@ class Run:
 
         To be read by all of them, once a step or unit, before deciding to save.
         """
-        return processes.any_of(self._stop_asked.is_set())
+        return processes.any_of(self.stop_asked.is_set())
 
     def stop(self, where: str) -> NoReturn:
         """Leaves the experiment; everything that was done has to be on disk."""
         raise Stopped(f"stopped, {where} is on disk; the same command goes on from there")
 
-    # Names and places.
-
-    @property
-    def principles(self) -> str:
-        """The principle mode."""
-        return self.config.template.principles
+    # Stages.
 
     def stage(self, name: str) -> str:
         """Name of a stage on disk, which arms share that train it in the same way.
@@ -166,31 +159,20 @@ class Run:
         Raises:
           ValueError: the workdir has a stage of this name that was made in another way.
         """
-        return arms.stage_name(self.workdir / "stages", self.fields, self._arms, name)
+        return arms.stage_name(self.workdir.path("stages"), self.fields, self.arms, name)
 
-    def begin(self, name: str) -> None:
-        """Keeps what decides a stage, before anything of it is written."""
-        path = self.workdir / "stages" / f"{self.stage(name)}.json"
-        if self.writes and not path.exists():
-            write_json(path, json.loads(arms.deciding(self.fields, name)))
+    def begin(self, name: str) -> str | None:
+        """Name on disk of a stage that is still to be trained; None if it is finished.
 
-    def arm(self, name: str) -> "Run":
-        """The same run with the changes of an arm; shares workdir, devices and metrics.
-
-        Raises:
-          ValueError: there is no such arm.
+        Keeps what decides the stage, before anything of it is written. Raises as `stage`.
         """
-        if name not in self._arms:
-            arms.changed(self.fields, name)  # raises
-        other = object.__new__(Run)
-        # What is cached already follows from sections that no arm may change.
-        own = {"fields": self._arms[name], "config": build(self._arms[name]), "arm_name": name}
-        other.__dict__ = {**self.__dict__, **own}
-        return other
-
-    def path(self, *parts: str) -> pathlib.Path:
-        """A path below the workdir, or for logs below where this process keeps them."""
-        return (self._logs if parts[0] in _LOGS else self.workdir).joinpath(*parts)
+        stage = self.stage(name)
+        if self.workdir.has_params(stage):
+            return None
+        path = self.workdir.path("stages", f"{stage}.json")
+        if name in arms.STAGES and self.workdir.writes and not path.exists():
+            write_json(path, json.loads(arms.deciding(self.fields, name)))
+        return stage
 
     # Data.
 
@@ -226,8 +208,8 @@ class Run:
             path = os.path.expanduser(path)
             folder = pathlib.Path(path).is_dir()
             return load_tokenizer(path) if folder else SentencePieceTokenizer.from_file(path)
-        path = self.path("tokenizer.model")
-        if self.writes and not path.exists():
+        path = self.workdir.path("tokenizer.model")
+        if self.workdir.writes and not path.exists():
             train_sentencepiece(
                 _corpus(self.world), path, vocab_size=self.config.tokenizer.vocab_size
             )
@@ -235,12 +217,10 @@ class Run:
         return SentencePieceTokenizer.from_file(path)
 
     @functools.cached_property
-    def _tokenized_by(self) -> dict[str, str]:
+    def _written_by(self) -> dict[str, str | int]:
         found = self.tokenizer.fingerprints()
-        return {name: found[name] for name in ("tokenizer", "tokenizer_rules")}
-
-    def _written_by(self, stage: str) -> dict[str, str | int]:
-        return {"stage": stage, "seed": self.config.seed, **self._tokenized_by}
+        names = ("tokenizer", "tokenizer_rules")
+        return {"seed": self.config.seed, **{name: found[name] for name in names}}
 
     @functools.cached_property
     def model(self) -> ModelConfig:
@@ -293,8 +273,8 @@ class Run:
     ) -> JittedEngine | RemoteEngine:
         """The engine of a section: on the devices of the mesh, or on a server if one is given."""
         if server is not None:
-            return RemoteEngine(buckets, server, self.path("partial", f"{name}.jsonl"))
-        engine = JittedEngine(
+            return RemoteEngine(buckets, server, self.workdir.path("partial", f"{name}.jsonl"))
+        return JittedEngine(
             dataclasses.replace(self.rollout_model, lora=adapters),
             buckets,
             stop_ids=self.tokenizer.stop_ids,
@@ -302,81 +282,40 @@ class Run:
             chunk=self.config.sampling.chunk,
             sharding=self._split(self.rollout_model.rules),
         )
-        self.engines.append(engine)
-        return engine
-
-    def draw_config(self, draw: DrawConfig, **fields) -> DrawConfig:
-        """A section `draw` with the template of this run, and other fields that are changed."""
-        template = self.config.template
-        return dataclasses.replace(
-            draw, **{"form": template.form, "principles": template.principles, **fields}
-        )
 
     # Parameters.
 
-    def has_params(self, stage: str) -> bool:
-        """Whether a stage is finished."""
-        return self.path("params", stage, "DONE").exists()
-
     def save_params(self, stage: str, params: dict, *, reward: bool = False) -> None:
-        """Writes the final parameters of a stage and marks it finished.
-
-        The folder params/<stage> is one that `tools.convert` exports. `reward`: a decoder and a
-        scalar head.
-
-        Raises:
-          FloatingPointError: for a value that is not finite; nothing is written.
-        """
-        checkpoints.require_finite(params, f"{self.path('params', stage)}")
-        checkpoints.save_params(self.path("params", stage, record.PARAMS), params)
-        done = {"fingerprint": params_digest(params), **self._written_by(stage)}
-        if self.writes:
-            source = self.config.released.model if self.config.released is not None else None
-            record.write(self.path("params", stage), self.model, reward=reward, source=source)
-            write_json(self.path("params", stage, "DONE"), done)
-        processes.wait(f"parameters of {stage}")
+        """Ends a stage with its final parameters; see `Workdir.save_params`."""
+        self.workdir.save_params(
+            stage, params, self.model, written_by=self._written_by, reward=reward,
+            source=self.config.released.model if self.config.released is not None else None,
+        )  # fmt: skip
         if self.stopping:
             self.stop(f"stage {stage}")
 
-    def load_params(self, stage: str, abstract=None) -> dict:
-        """Final parameters of a stage, split over the mesh.
+    def load_params(self, stage: str, abstract: dict | None = None) -> dict:
+        """Final parameters of a stage, split over the mesh; see `Workdir.load_params`.
 
-        Args:
-          stage: its name on disk.
-          abstract: shapes and shardings of other parameters than those of a decoder.
-
-        Raises:
-          ValueError: if the stage has not been run in this workdir; naming the folder, if it holds
-            something else than what the stage wrote.
+        `abstract`: shapes and shardings of other parameters than those of a decoder.
         """
-        if not self.has_params(stage):
-            raise ValueError(f"{self.workdir}: stage {stage!r} is not finished; run it first")
-        folder = self.path("params", stage)
-        done = read_json(folder / "DONE")
-        # Stages of earlier versions have the fingerprint alone, or a part of the rest.
-        digest = str(done.get("fingerprint"))
-        now = {"fingerprint": digest, **self._written_by(stage)}
-        if different := settings.differing_fields(now | done, now, "DONE"):
-            raise ValueError(
-                f"{folder}: not what stage {stage!r} left there: {'; '.join(different)}; put the "
-                "folder back, or remove it to train the stage again"
-            )
         if abstract is None:
             abstract = with_shardings(
                 transformer.abstract_params(self.model), self.param_shardings
             )
-        return checkpoints.load_params(folder / record.PARAMS, abstract, digest)
+        return self.workdir.load_params(stage, abstract, written_by=self._written_by)
 
-    def load_start(self, name: str) -> dict:
-        """Parameters of "base" or "cold_start", or what stands for a stage without a section.
+    def load_base(self) -> dict:
+        """Parameters of the base model; released weights are one that needs no training."""
+        if self.config.base is None:
+            return self.init_params()
+        return self.load_params(self.stage("base"))
 
-        Released weights are a base that needs no training, and a model that follows instructions
-        is a cold start as it is; nothing is written for either.
-        """
-        for stage in ("cold_start", "base")[("cold_start", "base").index(name) :]:
-            if getattr(self.config, stage) is not None:
-                return self.load_params(self.stage(stage))
-        return self.init_params()
+    def load_cold_start(self) -> dict:
+        """Parameters of the cold start; a model that follows instructions is one as it is."""
+        if self.config.cold_start is None:
+            return self.load_base()
+        return self.load_params(self.stage("cold_start"))
 
     def init_params(self) -> dict:
         """What a run starts from, split over the mesh: released weights, or random parameters."""
@@ -403,40 +342,6 @@ class Run:
             head=sharding.put(checkpoint.head, self.on_every_device),
         )
 
-    def fingerprint(self, digest: str, draw: DrawConfig, work: Iterable = ()) -> str:
-        """Names what decides a trajectory: parameters, template, tokenizer, sampling.
-
-        `digest` is that of the parameters: to hash them takes minutes for the largest models.
-        Work units count by their place in a work list, so what decides the list, such as the
-        buckets and the comparisons, goes into `work` where it may change between two runs.
-        """
-        parts = [
-            digest, prompts.template_fingerprint(), self.tokenizer.fingerprint(),
-            draw.form, draw.principles, repr(draw.temperature), repr(draw.top_p),
-            # Before it meant cyclic shifts, "balanced" had other orders; they are never mixed.
-            draw.order_policy.replace("balanced", "cyclic"), str(draw.max_orders),
-            str(self.config.seed),
-            *map(repr, work),
-        ]  # fmt: skip
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
-
-    # Training.
-
-    def resume(
-        self, stage: str, state: TrainState, batches: Iterator
-    ) -> tuple[checkpoints.Checkpoints, TrainState, int]:
-        """Where a stage goes on: its checkpoints, the state of the latest, and its next step.
-
-        Batches and metrics are set back to there; without a checkpoint, to the beginning.
-        """
-        saved = checkpoints.Checkpoints(self.path("checkpoints", stage), run=self.digest)
-        first = 0
-        if saved.latest() is not None:
-            state, _ = saved.restore(state, data_iterator=batches)
-            first = int(state.step)
-        self.metrics.rewind(stage, first)
-        return saved, state, first
-
     # What people look at.
 
     def say(self, text: str) -> None:
@@ -455,37 +360,6 @@ def with_shardings(shapes: dict, shardings: dict) -> dict:
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """Replaces a JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
-
-
-class _Claim:
-    """Exclusive locks on a workdir, until they are closed.
-
-    On the folder itself, where the file system has locks of folders, because .lock can be removed.
-    """
-
-    def __init__(self, workdir: pathlib.Path):
-        self._handles = []
-        for path, how in ((workdir / ".lock", os.O_RDWR | os.O_CREAT), (workdir, os.O_RDONLY)):
-            self._handles.append(os.open(path, how, 0o644))
-            try:
-                fcntl.flock(self._handles[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if path != workdir or isinstance(error, BlockingIOError):
-                    self.close()
-                    raise ValueError(f"{workdir} is in use by another process") from error
-
-    def close(self) -> None:
-        """Gives the locks back."""
-        while self._handles:
-            os.close(self._handles.pop())
-
-    __del__ = close
 
 
 def _set_up_devices(config: MeshConfig) -> jax.sharding.Mesh:
@@ -540,64 +414,3 @@ def _corpus(world: SmallWorld) -> Iterator[str]:
         yield prompts.meta_rm_prompt(comparison.messages, comparison.responses, form="compact")
     for messages, answer in world.general(300, seed=1):
         yield from (messages[0].content, answer)
-
-
-def carry_out(
-    experiment: Callable[[Run], None], config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> None:
-    """One experiment on one workdir, which SIGTERM stops at its next safe point."""
-    run = Run(config, workdir)
-    signal.signal(signal.SIGTERM, run.ask_to_stop)
-    try:
-        with jax.set_mesh(run.mesh):
-            experiment(run)
-        if run.stopping:  # nothing else may begin
-            run.stop("all of it")
-    finally:
-        if run.writes:
-            run._lock.close()
-
-
-def main(experiment: Callable[[Run], None]) -> None:
-    """Runs one experiment from the command line."""
-    start(functools.partial(carry_out, experiment))
-
-
-def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) -> None:
-    """Runs a program of a config and a workdir from the command line."""
-
-    def with_flags(argv: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # jax tells of each backend that is not there
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-        sys.stdout.reconfigure(errors="replace")  # no table is lost on a terminal of ASCII
-        try:
-            if command_line.show_config():
-                return
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
-        workdir = pathlib.Path(_WORKDIR.value).expanduser()
-        try:
-            launch.start(workdir)
-            program(_CONFIG.value, workdir)
-        except Stopped as stopped:
-            if processes.index() == 0:
-                print(stopped, flush=True)
-            sys.exit(STOPPED)
-        except Exception as error:
-            if processes.several():
-                launch.fail(workdir, error)
-            if isinstance(error, ValueError | OSError | FloatingPointError):
-                sys.exit(f"error: {error}")
-            raise
-
-    def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            return app.parse_flags_with_usage(argv)
-        except (AttributeError, KeyError) as error:
-            if (unknown := command_line.unknown_field(error, argv)) is None:
-                raise
-            sys.exit(f"error: {unknown}")
-
-    command_line.require("workdir")
-    app.run(with_flags, flags_parser=parse)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from experiments import settings
-from experiments.given import SOURCES
 from grm_jax.benchmarks import SUITES
 from grm_jax.data import mixture
 from grm_jax.data.small_world import VERDICTS
@@ -25,6 +24,7 @@ from grm_jax.ranges import (
     names_of,
     one_of,
 )
+from grm_jax.sampling.given import SOURCES
 from grm_jax.sampling.remote import Server, check_url
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES

@@ -76,6 +76,11 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         raise
 
 
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Replaces a JSON file as `write_atomically` does; equal values give equal bytes."""
+    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
 def visible_files(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
     """Files below a folder by name, without those in or of names that begin with a dot.
 

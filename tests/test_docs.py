@@ -191,7 +191,7 @@ def test_the_tree_has_every_module():
     named = set(re.findall(r"\w+\.py", tree))
     named |= {f"{name}.py" for name in re.findall(r"\w+", tree.partition("experiments/")[2])}
     many = {"benchmarks", "training_sets", "hub"}
-    modules = [*(ROOT / "grm_jax").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]
+    modules = [*(ROOT / "grm_jax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
     for path in modules:
         if path.name != "__init__.py" and path.parent.name not in many:
             assert path.name in named, f"{path.relative_to(ROOT)} is not in the tree"

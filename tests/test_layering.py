@@ -200,6 +200,23 @@ def test_every_folder_of_the_library_is_installed():
     assert missing == []
 
 
+def test_no_main_imports_a_main_and_experiments_have_no_import_circle():
+    """What several experiments need is in modules that cannot be run."""
+    imports = imports_under("experiments")
+    modules = {module_name(path) for path in (ROOT / "experiments").rglob("*.py")}
+    mains = {
+        module_name(path) for path in (ROOT / "experiments").glob("*.py")
+        if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+    }  # fmt: skip
+    assert mains == {
+        f"experiments.{name}" for name in
+        ("sft", "rft", "grpo", "meta_rm", "baseline", "benchmark", "ablate", "spct")
+    }  # fmt: skip
+    found = [str(i) for i in imports if {i.name, i.name.rpartition(".")[0]} & mains]
+    assert found == []
+    assert import_cycle(imports, modules) == []
+
+
 @pytest.mark.parametrize("folder", PROGRAMS)
 def test_programs_import_torch_only_when_they_use_it(folder):
     offenders = [

@@ -31,10 +31,11 @@ import numpy as np
 
 import grm_jax
 from configs import deepseek_grm_27b
-from experiments import benchmark, settings
-from experiments import run as runs
+from experiments import measurement, settings
+from experiments.run import Run
+from experiments.stages import benchmark
 from grm_jax.evaluation import lines, statistics
-from grm_jax.files import read_json
+from grm_jax.files import read_json, write_json
 from grm_jax.models import hub, transformer
 from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS, ModelConfig, published_variant
 from grm_jax.models.hub import config_file
@@ -149,7 +150,7 @@ def tokens_row(facts: dict, record: dict | None, after: Callable[..., np.ndarray
     return check, "near-tie" if near else FAILED, found
 
 
-def rmb_run(args: argparse.Namespace, dtype: str) -> runs.Run:
+def rmb_run(args: argparse.Namespace, dtype: str) -> Run:
     """The benchmark of the released models, cut down to greedy rows of one suite."""
     c = deepseek_grm_27b.get_config("runlocal" if args.runlocal else "")
     c.released.model, c.released.meta_rm = str(args.checkpoint), ""
@@ -158,14 +159,14 @@ def rmb_run(args: argparse.Namespace, dtype: str) -> runs.Run:
     c.benchmark.data_dir, c.benchmark.limit = str(args.data_dir), args.rows
     # Of few rows one may be too long; two caches leave room beside the weights of the 27B.
     c.benchmark.draw.max_truncated, c.benchmark.buckets.samples_per_unit = 1.0, 2
-    return runs.Run(c, args.workdir or f"runs/verify_release/{args.checkpoint.resolve().name}")
+    return Run.open(c, args.workdir or f"runs/verify_release/{args.checkpoint.resolve().name}")
 
 
-def rmb_row(run: runs.Run, loaded: benchmark.Loaded, paper: dict[str, float] | None) -> Row:
+def rmb_row(run: Run, loaded: measurement.Loaded, paper: dict[str, float] | None) -> Row:
     """Greedy accuracy with its 95 % interval, beside the value of the paper."""
-    drawn = benchmark.Measurement(run, loaded.comparisons).draw(run, "released", k=None)
+    drawn = measurement.Measurement(run, loaded.comparisons).draw(run, "released", k=None)
     (suite,) = benchmark.to_suites(loaded, [drawn])
-    rules = benchmark.counting_rules(run, benchmark.read_config(run))
+    rules = benchmark.counting_rules(run, measurement.read_config(run))
     (line,) = (line for line in lines.count(suite, rules) if line.method.kind == "greedy")
     value, low, high = (100 * x for x in statistics.bootstrap_mean(line.credits_C))
     found = f"{value:.1f} ({low:.1f} to {high:.1f}), {line.unparsed:.0%} of answers unparsed"
@@ -219,7 +220,7 @@ def checks(args: argparse.Namespace) -> Iterator[Row]:
         facts |= {name: record[name] for name in ("dtype", "prompt")}
     facts["prompt_ids"] = tokenizer.chat([Message("user", facts["prompt"])])
     run = rmb_run(args, facts["dtype"]) if args.data_dir and not reward else None
-    loaded = run and benchmark.load_comparisons(run, benchmark.read_config(run))
+    loaded = run and measurement.load_comparisons(run, measurement.read_config(run))
     yield from rows
     for name in ("parameters", "tokenizer", "tokenizer_rules", "chat_template", "prompt_ids"):
         yield compare(name, facts[name], record and record[name])
@@ -227,7 +228,7 @@ def checks(args: argparse.Namespace) -> Iterator[Row]:
     golden = golden_row(folder, tokenizer, facts, record, length)
     yield golden
     if args.record and golden[1] != FAILED:
-        runs.write_json(args.record, facts)
+        write_json(args.record, facts)
         yield "record", SHOWN, f"written: {args.record}"
     if run:
         yield rmb_row(run, loaded, PAPER_RMB.get(published_variant(config)))

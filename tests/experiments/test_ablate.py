@@ -74,7 +74,7 @@ def test_two_arms_on_two_seeds(tmp_path, monkeypatch):
     # The seeds are opened: another measurement of them is refused before anything is drawn.
     flags(monkeypatch)
     config.benchmark.draw.temperature = 0.9
-    monkeypatch.setattr(ablate.runs, "carry_out", lambda *_: pytest.fail("a seed was begun"))
+    monkeypatch.setattr(ablate.launch, "carry_out", lambda *_: pytest.fail("a seed was begun"))
     with pytest.raises(ValueError, match=r"seed 21 was opened on .*temperature"):
         ablate.main(config, tmp_path)
 
@@ -105,7 +105,7 @@ def test_arms_that_were_measured_before_stay_if_they_are_the_same(tmp_path, monk
 
 def test_a_mistake_in_an_arm_is_said_once(tmp_path, monkeypatch):
     flags(monkeypatch)
-    monkeypatch.setattr(ablate.runs, "carry_out", lambda *_: pytest.fail("a seed was begun"))
+    monkeypatch.setattr(ablate.launch, "carry_out", lambda *_: pytest.fail("a seed was begun"))
     config = small_world.get_config("ci")
     config.ablate.arms.kl_0 = "grpo.kl_coeff=0.0"
     with pytest.raises(ValueError, match=r"^config\.ablate\.arms\.kl_0: .*kl_coeff"):
@@ -134,7 +134,7 @@ def test_a_seed_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatc
             raise problem
 
     flags(monkeypatch)
-    monkeypatch.setattr(ablate.runs, "carry_out", carry_out)
+    monkeypatch.setattr(ablate.launch, "carry_out", carry_out)
     with pytest.raises(ValueError, match=f"seed 3: {problem}"):
         ablate.main(config, tmp_path)
     assert done == ["seed_3", "seed_4"]

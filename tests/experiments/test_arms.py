@@ -7,9 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import deepseek_v2_lite_16b, gemma2_27b, small_world
-from experiments import ablate, arms, schema
-from experiments import run as runs
+from experiments import ablate, arms, launch, schema
 from experiments.config import complete
+from experiments.run import Run, Stopped
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_every_arm_of_every_config_is_valid(module):
 
 
 def test_stages_are_shared_as_far_as_they_are_equal(config, tmp_path):
-    run = runs.Run(config, tmp_path)
+    run = Run.open(config, tmp_path)
     stages = ("base", "cold_start", "rft", "grpo")
 
     def of(arm):
@@ -111,22 +111,22 @@ def test_stages_are_shared_as_far_as_they_are_equal(config, tmp_path):
 
     # Two arms that are equal are one, and a stage is what it was when it was begun, whichever arm
     # trained it.
-    run._lock.close()
+    run.workdir.close()
     config.ablate.arms.more = config.ablate.arms.kl_0 + "; benchmark.draw.order_policy=random"
-    later = runs.Run(config, tmp_path)
+    later = Run.open(config, tmp_path)
     assert later.arm("more").stage("grpo") == "grpo_kl_0"
     later.arm("more").begin("grpo")
-    later._lock.close()
+    later.workdir.close()
     # Nor do arms rename it that come before it by the alphabet.
     config.ablate.arms.a_first = config.ablate.arms.more
-    later = runs.Run(config, tmp_path)
+    later = Run.open(config, tmp_path)
     for name in ("a_first", "kl_0"):
         assert later.arm(name).stage("grpo") == "grpo_kl_0"
-    later._lock.close()
+    later.workdir.close()
     del config.ablate.arms.a_first
     config.ablate.arms.kl_0 = "grpo.kl_coef=0.01"
     with pytest.raises(ValueError, match="'grpo_kl_0' was made with another config") as caught:
-        runs.Run(config, tmp_path).arm("kl_0").stage("grpo")
+        Run.open(config, tmp_path).arm("kl_0").stage("grpo")
     assert "config.grpo.kl_coef: 0.0 there, 0.01 now" in str(caught.value)
 
 
@@ -205,8 +205,8 @@ def test_a_config_that_ablates_nothing_is_named(config):
 
 
 def test_a_stop_at_the_end_of_a_run_begins_no_other(config, tmp_path):
-    with pytest.raises(runs.Stopped):
-        runs.carry_out(lambda run: run.ask_to_stop(signal.SIGTERM), config, tmp_path)
+    with pytest.raises(Stopped):
+        launch.carry_out(lambda run: run.ask_to_stop(signal.SIGTERM), config, tmp_path)
 
 
 def test_how_a_server_is_asked_may_change_on_a_begun_workdir(config, tmp_path):
@@ -214,9 +214,9 @@ def test_how_a_server_is_asked_may_change_on_a_begun_workdir(config, tmp_path):
     config.rft.engine, config.rft.engine_url, config.rft.engine_model = "openai", "http://a", "m"
 
     def begun():
-        run = runs.Run(config, tmp_path)
+        run = Run.open(config, tmp_path)
         run.begin("rft")
-        run._lock.close()
+        run.workdir.close()
         return run.stage("rft"), arms.comparable(config)
 
     before = begun()
@@ -231,13 +231,13 @@ def test_how_a_server_is_asked_may_change_on_a_begun_workdir(config, tmp_path):
         changed = ConfigDict(config).copy_and_resolve_references()
         changed.rft[f"engine_{field}"] = value
         with pytest.raises(ValueError, match=f"another config.*config.rft.engine_{field}: "):
-            runs.Run(changed, tmp_path)
+            Run.open(changed, tmp_path)
         assert arms.deciding(changed, "rft") != arms.deciding(config, "rft")
         assert arms.comparable(changed) != before[1]
 
 
 def test_a_stage_of_before_is_compared_without_how_its_server_was_asked(config, tmp_path):
-    run = runs.Run(config, tmp_path)
+    run = Run.open(config, tmp_path)
     run.begin("rft")
     path = tmp_path / "stages" / "rft.json"
     before = json.loads(path.read_text())

@@ -12,17 +12,11 @@ import pytest
 from tiny_release import write_release
 
 from configs import gemma2_2b, small_world
-from experiments import (
-    baseline,
-    benchmark,
-    cloud,
-    judge,
-    scalar,
-    scalar_baselines,
-    sections,
-    sft,
-)
-from experiments import run as runs
+from experiments import baseline, measurement, sections
+from experiments.baselines import cloud, judge
+from experiments.baselines import pairs as pair_baselines
+from experiments.run import Run
+from experiments.stages import benchmark, heads, order
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.data.trajectory import Trajectory
@@ -32,7 +26,8 @@ from grm_jax.evaluation.lines import CountingRules, Drawn, Suite
 from grm_jax.evaluation.method import Method
 from grm_jax.evaluation.results import read_results
 from grm_jax.learning import meta_rm, pairs
-from grm_jax.models import heads, transformer
+from grm_jax.models import heads as decoder_heads
+from grm_jax.models import transformer
 from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.scores import parse_strict
@@ -68,9 +63,9 @@ def config(kind="bradley_terry"):
 def workdir(tmp_path_factory):
     """A workdir with the stages that baselines start from."""
     path = tmp_path_factory.mktemp("baselines")
-    run = runs.Run(config(), path)
-    sft.main(run)
-    run._lock.close()
+    run = Run.open(config(), path)
+    order.up_to("cold_start")(run)
+    run.workdir.close()
     return path
 
 
@@ -101,7 +96,7 @@ def test_real_scores_are_counted_like_votes():
             comparison("silent", 2), comparison("single", 1)]  # fmt: skip
     scores = [[(0.2, 0.1)], [(-1.0, -2.0, 0.5)], [(3.0, 3.0)], [None], [(0.25,)]]
     suite = Suite("s", "", rows, ())
-    (line,) = scalar_baselines.real_lines(
+    (line,) = pair_baselines.real_lines(
         suite, rules, scores, Method("pairrm", kind="scalar"), most=1
     )
     assert line.label == "PairRM"
@@ -109,7 +104,7 @@ def test_real_scores_are_counted_like_votes():
     assert line.singles_MC[0].tolist() == [0.25]
     two = [[(0.0, 1.0), (1.0, 0.5)]] * 2
     suite = Suite("s", "", [comparison("a", 2), comparison("b", 2)], ())
-    one, both = scalar_baselines.real_lines(suite, rules, two, Method("cloud"), most=2)
+    one, both = pair_baselines.real_lines(suite, rules, two, Method("cloud"), most=2)
     assert both.method == Method("cloud", k=2)
     assert both.credits_C.tolist() == [0.0, 0.0]  # 1.0 against 1.5
     assert 0 <= one.credits_C.min() <= one.credits_C.max() <= 1
@@ -132,34 +127,34 @@ def test_a_bad_kind_and_a_missing_section_are_named(tmp_path):
     c = config()
     c.baseline.kind = "bradley"
     with pytest.raises(ValueError, match=r"config\.baseline\.kind: must be one of .*'bradley'"):
-        runs.Run(c, tmp_path / "w")
+        Run.open(c, tmp_path / "w")
     c = config()
     c.baseline.loop.batch_size = 6
     c.baseline.micro_batches = 4
     with pytest.raises(ValueError, match=r"config\.baseline\.loop\.batch_size: 6 rows"):
-        runs.Run(c, tmp_path / "w")
+        Run.open(c, tmp_path / "w")
     c = config()
     c.baseline.k = 9
-    run = runs.Run(c, tmp_path / "w")
+    run = Run.open(c, tmp_path / "w")
     with pytest.raises(ValueError, match=r"config\.baseline\.k: 9 exceeds .*draw\.k = 8"):
         baseline.main(run)
-    run._lock.close()
+    run.workdir.close()
     c = config()
     del c.baseline
-    run = runs.Run(c, tmp_path / "w")
+    run = Run.open(c, tmp_path / "w")
     with pytest.raises(ValueError, match=r"config\.baseline: section is missing"):
         baseline.main(run)
-    run._lock.close()
+    run.workdir.close()
 
 
 # ---- rows ----
 
 
 def test_training_pairs_hold_the_best_response_first(workdir):
-    run = runs.Run(config(), workdir)
+    run = Run.open(config(), workdir)
     rows = run.comparisons("train", 12)
     for kind in ("bradley_terry", "pairrm"):
-        found = scalar_baselines.training_pairs(run, kind, rows)
+        found = pair_baselines.training_pairs(run, kind, rows)
         assert len(found) == sum(c.n - 1 for c in rows)
         first = next(c for c in rows if c.n > 1)
         text = run.tokenizer.decode(found[0].better)
@@ -171,11 +166,11 @@ def test_training_pairs_hold_the_best_response_first(workdir):
         else:
             assert best in text and other not in text
             assert other in run.tokenizer.decode(found[0].worse)
-    run._lock.close()
+    run.workdir.close()
 
 
 def test_critiques_stand_behind_the_response_they_are_about(workdir):
-    run = runs.Run(config("cloud"), workdir)
+    run = Run.open(config("cloud"), workdir)
     rows = [c for c in run.comparisons("train", 12) if c.n > 1]
     every = [one for c in rows for one in cloud.singles(c)]
     assert len({one.uid for one in every}) == sum(c.n for c in rows)
@@ -199,11 +194,11 @@ def test_critiques_stand_behind_the_response_they_are_about(workdir):
     # Without the critique of a response there is no pair with it.
     fewer = [t for t in drawn if t.uid != f"{first.uid}/{first.best}"]
     assert len(cloud.training_pairs(run, rows, fewer)) == len(found) - (first.n - 1)
-    run._lock.close()
+    run.workdir.close()
 
 
 def test_right_demonstrations_name_the_best_response(workdir):
-    run = runs.Run(config(), workdir)
+    run = Run.open(config(), workdir)
     rows = [c for c in run.comparisons("train", 30) if c.n > 1]
     found = judge.right_demonstrations(run, rows, 3)
     assert 0.3 * 3 * len(rows) < len(found) < 3 * len(rows)  # the demonstrator errs
@@ -216,18 +211,17 @@ def test_right_demonstrations_name_the_best_response(workdir):
         (number,) = parse_strict(answer, 1, 1, own.n).scores
         best = own.responses[own.best]
         assert f"[The Begin of Response {number}]\n{best}\n" in prompt
-    run._lock.close()
+    run.workdir.close()
 
 
 def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
     """Also where the box does not open: such a sample has no scores."""
-    run = runs.Run(config("token_prob"), workdir)
+    run = Run.open(config("token_prob"), workdir)
     rows = [c for c in run.comparisons("development", 12) if c.n == 3][:2]
-    params = run.load_start("cold_start")
+    params = run.load_cold_start()
     run.save_params("llm_judge", params)
-    measurement = benchmark.Measurement(run, {"s": rows})
-    measurement.draw_config = dataclasses.replace(measurement.draw_config, answer="best", k=2)
-    work = draw.plan(rows, measurement.draw_config, run.tokenizer, measurement.engine, seed=0)
+    on_suite = measurement.Measurement(run, {"s": rows}, answer="best", k=2)
+    work = draw.plan(rows, on_suite.draw_config, run.tokenizer, on_suite.engine, seed=0)
     shown = {(r.uid, s): r for unit in work.units for r in unit.requests for s in r.samples}
     texts = ["Analysis: both \\boxed{1} so\nScores: \\boxed{2}", "Scores: none"]
     groups = [
@@ -244,7 +238,7 @@ def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
         for c in rows
     ]  # fmt: skip
     drawn = Drawn("s", "self", False, groups)
-    scores_CSN, told_CS = judge.index_scores(run, measurement, rows, drawn)
+    scores_CSN, told_CS = judge.index_scores(run, on_suite, rows, drawn)
     assert told_CS.tolist() == [[True, False]] * 2
     ids = token_prob.index_ids(run.tokenizer, 3)
     assert [run.tokenizer.decode([i]) for i in ids] == ["1", "2", "3"]
@@ -254,11 +248,11 @@ def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
         hidden, _ = transformer.apply(
             run.model, params, row, jnp.arange(row.shape[1])[None], jnp.ones_like(row)
         )
-        probs = jax.nn.softmax(heads.logits(run.model, params, hidden[:, -1]))[0]
+        probs = jax.nn.softmax(decoder_heads.logits(run.model, params, hidden[:, -1]))[0]
         np.testing.assert_allclose(scores_CSN[c, 0], probs[jnp.asarray(ids)], rtol=1e-3)
     with pytest.raises(ValueError, match="token_prob: .* no token of its own for 10"):
         token_prob.index_ids(run.tokenizer, 10)
-    run._lock.close()
+    run.workdir.close()
     shutil.rmtree(workdir / "params" / "llm_judge")
 
 
@@ -280,9 +274,9 @@ def test_the_brace_of_the_last_box_is_found_at_a_token_boundary():
 
 @pytest.mark.parametrize("kind", list(LINES))
 def test_each_kind_from_data_to_table(kind, workdir):
-    run = runs.Run(config(kind), workdir)
+    run = Run.open(config(kind), workdir)
     baseline.main(run)
-    run._lock.close()
+    run.workdir.close()
     (result,) = read_results(workdir).values()
     table = (workdir / "tables" / "main.md").read_text()
     for label, method in LINES[kind].items():
@@ -296,14 +290,14 @@ def test_each_kind_from_data_to_table(kind, workdir):
 
 def test_lines_of_all_kinds_stay_in_the_workdir_and_come_back_equal(workdir):
     """Runs after the kinds above: the last one reported the lines of all."""
-    run = runs.Run(config(), workdir)
+    run = Run.open(config(), workdir)
     table = (workdir / "tables" / "main.md").read_text()
     assert all(f"| {label} |" in table for lines in LINES.values() for label in lines)
-    own = benchmark.read_config(run)
-    rules, loaded = benchmark.counting_rules(run, own), benchmark.load_comparisons(run, own)
+    own = measurement.read_config(run)
+    rules, loaded = benchmark.counting_rules(run, own), measurement.load_comparisons(run, own)
     (suite,) = benchmark.to_suites(loaded, [])
     config_of_kind = baseline.read_config(run)
-    lines = scalar_baselines.measure(run, config_of_kind, [suite], rules)["small_world"]
+    lines = pair_baselines.measure(run, config_of_kind, [suite], rules)["small_world"]
     (again, *_) = benchmark.stored_baselines(run, loaded.comparisons, rules)["small_world"]
     np.testing.assert_array_equal(again.credits_C, lines[0].credits_C)
     np.testing.assert_array_equal(again.singles_MC, lines[0].singles_MC)
@@ -314,21 +308,21 @@ def test_lines_of_all_kinds_stay_in_the_workdir_and_come_back_equal(workdir):
     assert benchmark.stored_baselines(run, fewer, rules) == {"small_world": ()}
     strict = dataclasses.replace(rules, tie_policy="strict")
     assert benchmark.stored_baselines(run, loaded.comparisons, strict) == {"small_world": ()}
-    run._lock.close()
+    run.workdir.close()
 
 
 def test_the_section_of_a_trained_kind_cannot_change(workdir):
     c = config()
     c.baseline.optimizer.learning_rate = 0.5
-    run = runs.Run(c, workdir)
+    run = Run.open(c, workdir)
     with pytest.raises(ValueError, match=r"baseline\.optimizer\.learning_rate: 0\.002 there"):
         baseline.main(run)
-    run._lock.close()
+    run.workdir.close()
     c = config()
     c.baseline.k = 1  # decides no parameters
-    run = runs.Run(c, workdir)
+    run = Run.open(c, workdir)
     baseline.claim(run, "bradley_terry")
-    run._lock.close()
+    run.workdir.close()
     kept = json.loads((workdir / "baselines/bradley_terry/config.json").read_text())
     assert kept["baseline"]["kind"] == "bradley_terry"
     assert set(LINES) == set(sections.BASELINES) == set(baseline.KINDS)
@@ -337,7 +331,7 @@ def test_the_section_of_a_trained_kind_cannot_change(workdir):
 def test_a_scalar_stage_becomes_what_was_best_on_what_is_held_out(workdir):
     c = config()
     c.baseline.optimizer.steps, c.baseline.loop.checkpoint_every = 5, 1
-    run = runs.Run(c, workdir)
+    run = Run.open(c, workdir)
     found, seen = (0.2, 0.9, 0.4, 0.9 - 1e-6, 0.3), []
 
     def to_batch(rows):
@@ -352,11 +346,11 @@ def test_a_scalar_stage_becomes_what_was_best_on_what_is_held_out(workdir):
 
     rows = [[1, 2, 3 + i] for i in range(16)]
     own = run.config.baseline
-    scalar.train(run, "probe", "baseline", own, rows, make_step, to_batch, evaluate)
-    kept = jax.device_get(scalar.load(run, "probe"))
+    heads.train(run, "probe", "baseline", own, rows, make_step, to_batch, evaluate)
+    kept = jax.device_get(heads.load(run, "probe"))
     jax.tree.map(np.testing.assert_array_equal, kept, seen[1])
     assert not np.array_equal(kept["head"]["kernel"], seen[-1]["head"]["kernel"])
-    run._lock.close()
+    run.workdir.close()
 
 
 @pytest.mark.slow
@@ -372,9 +366,9 @@ def test_a_recipe_trains_baselines_with_adapters_from_released_weights(tmp_path)
         c.data[field] = c.data[field].replace("runs/tiny/data", str(tmp_path / "data"))
     for kind in ("bradley_terry", "llm_judge"):
         c.baseline.kind = kind
-        run = runs.Run(c, tmp_path / "w")
+        run = Run.open(c, tmp_path / "w")
         baseline.main(run)
-        run._lock.close()
+        run.workdir.close()
     names = sorted(path.name for path in (tmp_path / "w" / "params").iterdir())
     assert names == ["bradley_terry", "llm_judge"]
     table = (tmp_path / "w" / "tables" / "main.md").read_text()

@@ -6,7 +6,9 @@ from collections import Counter
 import pytest
 
 from configs import small_world
-from experiments import benchmark, sections
+from experiments import measurement, sections
+from experiments.measurement import Measurement
+from experiments.stages import benchmark
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.lines import CountingRules, Drawn, Line, Suite, count, group
 from grm_jax.evaluation.method import Method
@@ -30,11 +32,11 @@ def pairs(count):
 def test_a_comparison_without_a_prompt_that_fits_has_no_verdict(monkeypatch):
     comparisons = pairs(3)
     drawn = judge(comparisons[:2], "stub", 2, 1.0, 0)
-    measurement = object.__new__(benchmark.Measurement)
-    measurement.run, measurement.engine = types.SimpleNamespace(tokenizer=None), None
-    measurement._params = ("stub", None, "")
-    monkeypatch.setattr(benchmark.rft, "draw_stage", lambda *_, **__: list(drawn))
-    found = measurement._draw_suite("s", "grpo", DrawConfig(k=2), comparisons)
+    stub = object.__new__(Measurement)
+    stub.run, stub.engine = types.SimpleNamespace(tokenizer=None), None
+    stub._params = ("stub", None)
+    monkeypatch.setattr(measurement.drawing, "draw_stage", lambda *_, **__: list(drawn))
+    found = stub._draw_suite("s", "grpo", DrawConfig(k=2), comparisons)
     assert found[: len(drawn)] == drawn
     assert [(t.uid, t.sample, t.scores, t.correct) for t in found[len(drawn) :]] == [
         ("/2", 0, None, False), ("/2", 1, None, False)
@@ -48,16 +50,16 @@ def test_a_comparison_without_a_prompt_that_fits_has_no_verdict(monkeypatch):
 
 
 def test_advice_on_lengths_stands_where_length_is_the_problem(monkeypatch):
-    measurement = object.__new__(benchmark.Measurement)
-    measurement.run, measurement.engine, measurement._params = None, None, ("stub", None, "")
+    stub = object.__new__(Measurement)
+    stub.run, stub.engine, stub._params = None, None, ("stub", None)
     for error, advised in ((ValueError("the template refuses"), False), (TooLong("long"), True)):
 
         def fail(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr(benchmark.rft, "draw_stage", fail)
+        monkeypatch.setattr(measurement.drawing, "draw_stage", fail)
         with pytest.raises(ValueError, match="suite s: ") as caught:
-            measurement._draw_suite("s", "grpo", DrawConfig(k=2), pairs(1))
+            stub._draw_suite("s", "grpo", DrawConfig(k=2), pairs(1))
         assert ("config.benchmark.buckets" in str(caught.value)) is advised
 
 
@@ -65,8 +67,8 @@ def test_shortening_lets_a_benchmark_drop_what_it_cannot_shorten():
     for most, allowed in ((0.0, 0.0), (0.5, 0.05)):
         draw = DrawConfig(k=1, max_truncated=most)
         section = types.SimpleNamespace(benchmark=types.SimpleNamespace(draw=draw))
-        run = types.SimpleNamespace(config=section, draw_config=lambda draw: draw)
-        assert benchmark._draw_config(run).max_dropped == allowed
+        run = types.SimpleNamespace(config=section)
+        assert measurement._draw_config(run).max_dropped == allowed
 
 
 def test_too_many_silent_samples_end_in_an_error():
@@ -90,7 +92,7 @@ def test_the_suites_of_a_config_are_loaded_and_judged(shared_data):
     config = sections.BenchmarkConfig(
         suites=",".join(names), data_dir=str(shared_data), limit=20, **settings
     )
-    loaded = benchmark.load_comparisons(None, config)
+    loaded = measurement.load_comparisons(None, config)
     rows = {"rmb_bon": 3786, "rmb_pairs": 3786, "judgebench": 350, "llmbar": 419, "rmbench": 1327}
     assert loaded.coverage == {name: f"20 of {rows[name]} rows" for name in names}
     assert Counter(c.n for c in loaded.comparisons["rmbench"]) == {2: 180}

@@ -1,14 +1,16 @@
 """A damaged file of a workdir ends what reads it in an error that names the file."""
 
-import pathlib
+import dataclasses
 
 import pytest
 
 from configs import small_world
-from experiments import ablate, arms, baseline, benchmark, sections
-from experiments import run as runs
+from experiments import ablate, arms, baseline, measurement, sections
 from experiments.config import build, complete
+from experiments.run import Run
+from experiments.stages import benchmark
 from experiments.training_data import TrainingData
+from experiments.workdir import Workdir
 from grm_jax.evaluation import results
 from grm_jax.models.hub import record
 
@@ -16,31 +18,30 @@ from grm_jax.models.hub import record
 @pytest.fixture
 def run(tmp_path):
     """A run without devices on an empty workdir."""
-    found = object.__new__(runs.Run)
     fields = complete(small_world.get_config("ci"))
-    found.__dict__.update(fields=fields, config=build(fields), workdir=tmp_path)
-    found.__dict__.update(_logs=tmp_path, writes=True, _arms={arms.MAIN: fields})
-    return found
+    every = {field.name: None for field in dataclasses.fields(Run)}
+    own = {"fields": fields, "config": build(fields), "arms": {arms.MAIN: fields}}
+    return Run(**every | own | {"workdir": Workdir(tmp_path)})
 
 
 READERS = {
-    "config.json": lambda run: run._check_config(),
+    "config.json": lambda run: run.workdir.keep_config(run.fields),
     "stages/base.json": lambda run: run.stage("base"),
-    "results/small_world.json": lambda run: results.read_results(run.workdir),
+    "results/small_world.json": lambda run: results.read_results(run.workdir.root),
     "baselines/pairrm/config.json": lambda run: baseline.claim(run, "pairrm"),
     "baselines/pairrm/small_world.json": lambda run: benchmark.stored_baselines(
-        run, {"small_world": []}, benchmark.counting_rules(run, benchmark.read_config(run))
+        run, {"small_world": []}, benchmark.counting_rules(run, measurement.read_config(run))
     ),
-    "opened.json": lambda run: ablate.check_opening(run.workdir, run.fields),
-    "params/base/DONE": lambda run: run.load_params("base"),
-    "model.json": lambda run: record.read(run.workdir),
+    "opened.json": lambda run: ablate.check_opening(run.workdir.root, run.fields),
+    "params/base/DONE": lambda run: run.workdir.load_params("base", {}, written_by={}),
+    "model.json": lambda run: record.read(run.workdir.root),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize(("data", "line"), [(b"", 1), (b"\0" * 6, 1), (b'{\n "a', 2), (b"[]", 1)])
 def test_the_file_is_named(run, name, data, line):
-    path = pathlib.Path(run.workdir, name)
+    path = run.workdir.path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     with pytest.raises(ValueError) as caught:

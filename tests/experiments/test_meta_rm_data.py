@@ -4,8 +4,8 @@ import contextlib
 import types
 
 from configs import small_world
-from experiments import meta_rm
 from experiments.config import build
+from experiments.stages import meta_rm
 from grm_jax.data.trajectory import Trajectory
 
 
@@ -31,20 +31,20 @@ def test_the_checkpoint_is_chosen_on_what_is_voted_on(monkeypatch):
     monkeypatch.setattr(
         meta_rm, "TrajectoryStore", lambda *_, **__: contextlib.nullcontext(store)
     )
-    monkeypatch.setattr(meta_rm.rft, "draw_stage", lambda *_, **__: list(of_grpo))
-    monkeypatch.setattr(meta_rm.runs, "params_digest", lambda params: "")
+    monkeypatch.setattr(meta_rm.drawing, "draw_stage", lambda *_, **__: list(of_grpo))
     monkeypatch.setattr(meta_rm, "_rows", lambda run, examples, by_uid, row_length: [*examples])
     fields = small_world.get_config("ci")
     fields.meta_rm.loop.batch_size, fields.meta_rm.only_mixed = 1, True
     config = build(fields)
     run = types.SimpleNamespace(
-        stage=lambda name: f"{name}_arm", path=lambda *parts: None, say=lambda text: None,
-        load_params=lambda stage: {}, draw_config=lambda draw: None,
+        workdir=types.SimpleNamespace(path=lambda *_: None), say=lambda text: None,
+        stage=lambda name: f"{name}_arm",
+        load_params=lambda stage: {},
         engine=lambda name, buckets: None, config=config,
         comparisons=lambda *_, **__: [types.SimpleNamespace(uid=uid) for uid in uids],
     )  # fmt: skip
     rows, development = meta_rm._data(run)
-    held_out = {uid for uid in uids if meta_rm.scalar.held_out(uid)}
+    held_out = {uid for uid in uids if meta_rm.heads.held_out(uid)}
     assert 0 < len(held_out) < len(uids)
     assert {row.trajectory.uid for row in development} == held_out
     assert {row.trajectory.stage for row in development} == {"meta_rm_arm"}

@@ -10,9 +10,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from tiny_release import COMPARISONS, write_release
 
 from configs import deepseek_grm_16b, deepseek_grm_27b, small_world
-from experiments import benchmark, schema, spct
-from experiments import run as runs
+from experiments import measurement, schema
 from experiments.config import build
+from experiments.run import Run
+from experiments.stages import benchmark, meta_rm, order
 from grm_jax.data.comparison import write_jsonl
 
 
@@ -42,8 +43,8 @@ def released(root, **changes):
 @pytest.mark.slow
 def test_released_weights_are_benchmarked_with_the_released_meta_rm(folders, tmp_path):
     root, (params, _), (_, head) = folders
-    run = runs.Run(released(root), tmp_path / "w")
-    benchmark.run_benchmark(run)
+    run = Run.open(released(root), tmp_path / "w")
+    benchmark.run_stage(run)
     table = (tmp_path / "w" / "tables" / "main.md").read_text()
     for row in ("released, greedy", "released, one sample", "Voting@2", "MetaRM@2"):
         assert f"| {row} " in table
@@ -55,8 +56,6 @@ def test_released_weights_are_benchmarked_with_the_released_meta_rm(folders, tmp
     # The meta RM reads with its own tokenizer, and its head is the one in the folder.
     (path,) = (tmp_path / "w" / "meta_scores").glob("*.jsonl")
     assert len(path.read_text().splitlines()) > 1
-    from experiments import meta_rm
-
     judge = meta_rm.load(run)
     assert judge.released and judge.tokenizer.fingerprint() != run.tokenizer.fingerprint()
     np.testing.assert_array_equal(judge.params["head"]["kernel"], head["kernel"])
@@ -67,13 +66,13 @@ def test_what_is_released_is_neither_trained_nor_waited_for(folders, tmp_path):
     config.ablate = ConfigDict({"seeds": "", "development_seeds": ""})
     config.ablate.arms = ConfigDict({"own_principles": "benchmark.principles=own"})
     config.benchmark.arms, config.benchmark.arm_k = "own_principles", 2
-    run = runs.Run(config, tmp_path / "w")
-    assert benchmark.measured_stages(run, benchmark.read_config(run)) == []
+    run = Run.open(config, tmp_path / "w")
+    assert benchmark.measured_stages(run, measurement.read_config(run)) == []
     # A config that trains the rest leaves the released meta RM as it is.
     trained = build(small_world.get_config("ci"))
     config.benchmark.arms = ""
     whole = dataclasses.replace(build(config), rft=trained.rft, grpo=trained.grpo)
-    names = [name for name, _ in spct.stages(types.SimpleNamespace(config=whole))]
+    names = [name for name, _ in order.whole(types.SimpleNamespace(config=whole))]
     assert names == ["base and cold start", "RFT", "GRPO", "benchmark"]
 
 

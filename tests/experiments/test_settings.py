@@ -14,6 +14,9 @@ from configs import small_world
 from experiments import run as runs
 from experiments import schema, settings
 from experiments.config import build
+from experiments.run import Run
+from experiments.stages import drawing
+from experiments.workdir import Workdir
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.text import prompts
 
@@ -125,7 +128,7 @@ def test_every_variant_is_valid(variant):
 def test_a_bad_field_is_named(tmp_path, changes, named):
     workdir = tmp_path / "run"
     with pytest.raises(ValueError) as caught:
-        runs.Run(_config(**changes), workdir)
+        Run.open(_config(**changes), workdir)
     assert named in str(caught.value)
     assert not workdir.exists()
 
@@ -150,7 +153,7 @@ def test_a_missing_field_is_named(name):
 def test_the_workdir_of_another_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(_config().to_json())
     with pytest.raises(ValueError) as caught:
-        runs.Run(_config(grpo__kl_coef=0.5, seed=7), tmp_path)
+        Run.open(_config(grpo__kl_coef=0.5, seed=7), tmp_path)
     message = str(caught.value)
     assert "config.grpo.kl_coef: 0.08 there, 0.5 now" in message
     assert "config.seed: 0 there, 7 now" in message
@@ -160,13 +163,13 @@ def test_the_workdir_of_another_config_is_refused(tmp_path):
 def test_the_benchmark_section_may_change_on_a_workdir(tmp_path):
     (tmp_path / "config.json").write_text(_config().to_json())
     with pytest.raises(AssertionError, match="a device was touched"):  # the check is passed
-        runs.Run(_config(benchmark__limit=5), tmp_path)
+        Run.open(_config(benchmark__limit=5), tmp_path)
 
 
 def test_a_workdir_in_use_is_refused(tmp_path):
-    held = runs._Claim(tmp_path)
+    held = Workdir(tmp_path)
     with pytest.raises(ValueError, match="is in use by another process"):
-        runs.Run(_config(), tmp_path)
+        Run.open(_config(), tmp_path)
     held.close()
 
 
@@ -180,7 +183,7 @@ def test_trajectories_of_former_balanced_orders_are_not_taken_for_balanced_ones(
         parts = ["d", prompts.template_fingerprint(), "t", draw.form, draw.principles, "1.0",
                  "1.0", policy, "4", "0"]  # fmt: skip
         former = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
-        assert (runs.Run.fingerprint(run, "d", draw) == former) == (policy == "random")
+        assert (drawing.fingerprint(run, "d", draw) == former) == (policy == "random")
 
 
 def test_ints_become_floats_and_lists_are_split():

@@ -8,7 +8,8 @@ from configs import small_world
 from experiments import run as runs
 from experiments import spct
 from experiments.config import build
-from grm_jax.sampling.engine import declared_programs
+from experiments.run import Run
+from grm_jax.sampling.engine import JittedEngine, declared_programs
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def config():
 
 
 @pytest.mark.slow
-def test_the_whole_loop(config, tmp_path, compilation_counter):
+def test_the_whole_loop(config, tmp_path, compilation_counter, monkeypatch):
     # Known before the run. No trajectory outlives `sampling.chunk`, so no straggler moves.
     declared = set()
     typed = build(config)
@@ -27,12 +28,19 @@ def test_the_whole_loop(config, tmp_path, compilation_counter):
         assert section.draw.max_new_tokens <= typed.sampling.chunk
         declared |= declared_programs(section.buckets, moves=False)
 
+    engines = []
+
+    def engine(*args, **fields):
+        engines.append(JittedEngine(*args, **fields))
+        return engines[-1]
+
+    monkeypatch.setattr(runs, "JittedEngine", engine)
     with compilation_counter() as counter:
-        run = runs.Run(config, tmp_path)
+        run = Run.open(config, tmp_path)
         spct.main(run)
 
     # Each declared shape of each kernel once and no other; each update once for all its stages.
-    assert set().union(*(engine.programs for engine in run.engines)) == declared
+    assert set().union(*(engine.programs for engine in engines)) == declared
     for name in ("prefill", "begin", "decode"):
         assert counter.count(name) == sum(program[0] == name for program in declared), name
     for name in ("sft_update", "grpo_update", "meta_rm_update", "meta_rm_score"):
@@ -54,9 +62,9 @@ def test_the_whole_loop(config, tmp_path, compilation_counter):
 
     # Done again, nothing is trained or drawn, and equal runs give equal tables.
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    run._lock.close()
+    run.workdir.close()
     with compilation_counter() as counter:
-        spct.main(runs.Run(config, tmp_path))
+        spct.main(Run.open(config, tmp_path))
     assert not any(counter.count(name) for name in ("sft_update", "grpo_update", "decode"))
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert (tmp_path / "tables/main.md").read_text() == table

@@ -10,12 +10,14 @@ from chat_server import chat_server
 from ml_collections import ConfigDict
 
 from configs import small_world
-from experiments import benchmark, grpo, rft, schema, sections, sft
-from experiments import run as runs
+from experiments import schema, sections
 from experiments.config import build
+from experiments.run import Run
+from experiments.stages import benchmark, grpo, order, rft, sft
 from experiments.training_data import TrainingData
 from grm_jax.benchmarks import judgebench
 from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.files import write_json
 from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.tokenizers import train_sentencepiece
@@ -91,7 +93,7 @@ def test_the_check_counts_and_is_not_repeated(files, tmp_path, monkeypatch):
         f"data.general: messages:{files}/general.jsonl: 12 records in 12 rows",
         "data: compared with judgebench (2 rows): no overlap",
     ]
-    runs.write_json(tmp_path / "data.json", found.report)
+    write_json(tmp_path / "data.json", found.report)
     monkeypatch.setattr(TrainingData, "_check", None)  # to call it would fail
     again = checked(files, tmp_path, said)
     assert not again.fresh and again.report == found.report and len(said) == 5
@@ -115,7 +117,7 @@ def test_linked_benchmarks_are_compared_and_seen_to_change(files, tmp_path, monk
     (files / "suites" / "judgebench").symlink_to(tmp_path / "moved")
     folder = {"benchmark_dir": "~/suites", "train": "comparisons:~/own.jsonl"}
     found = checked(files, tmp_path, **folder)
-    runs.write_json(tmp_path / "data.json", found.report)
+    write_json(tmp_path / "data.json", found.report)
     assert not checked(files, tmp_path, **folder).fresh
     path = tmp_path / "moved" / judgebench.FILE
     row = json.loads(path.read_text().splitlines()[0])
@@ -166,8 +168,7 @@ def test_rft_writes_its_general_data_before_it_draws(monkeypatch):
     monkeypatch.setattr(rft.sft, "general_examples", fail)
     c = build(small_world.get_config("ci"))
     run = types.SimpleNamespace(
-        config=c, stage=str, has_params=lambda _: False, begin=lambda _: None,
-        comparisons=lambda *_, **__: [], load_start=None,
+        config=c, begin=str, comparisons=lambda *_, **__: [], load_cold_start=None
     )  # fmt: skip
     with pytest.raises(ValueError, match="general data"):
         rft.run_stage(run)
@@ -245,7 +246,7 @@ def test_every_benchmark_that_is_there_is_compared(files, tmp_path):
 def test_a_bad_row_is_found_before_the_run(files, tmp_path):
     write(files / "own.jsonl", pair(0, "a?"), {**pair(1, "b?"), "best": 7})
     with pytest.raises(ValueError, match=r"own\.jsonl:2: field 'best'"):
-        runs.Run(config(files), tmp_path / "w")
+        Run.open(config(files), tmp_path / "w")
 
 
 @pytest.mark.parametrize("overlap", ["refuse", "drop"])
@@ -257,14 +258,14 @@ def test_fewer_rows_than_a_batch_of_grpo_are_told_before_any_work(files, tmp_pat
         write(files / "own.jsonl", *(pair(i, f"{i}?") for i in range(5)))
     words = r"config\.grpo\.loop\.prompts_per_step: 6 rows are more than config\.data\.train has, 5"
     with pytest.raises(ValueError, match=words):
-        runs.Run(c, tmp_path / "w")
+        Run.open(c, tmp_path / "w")
     assert not (tmp_path / "w/params").exists()
     c.grpo.loop.prompts_per_step = 4
-    runs.Run(c, tmp_path / "v")
+    Run.open(c, tmp_path / "v")
     c.ablate.arms.wide, c.benchmark.arms = "grpo.loop.prompts_per_step=6", "wide"
     c.benchmark.arm_k = 2
     with pytest.raises(ValueError, match=words):
-        runs.Run(c, tmp_path / "u")
+        Run.open(c, tmp_path / "u")
 
 
 @pytest.mark.parametrize(
@@ -358,14 +359,14 @@ def test_a_teacher_draws_rft_and_grpo_leaves_out_what_it_always_gets_right(files
     c.grpo.loop.easy_for = "rft"
     with chat_server(judge) as server:
         c.rft.engine, c.rft.engine_url, c.rft.engine_model = "openai", server.url, "teacher"
-        run = runs.Run(c, tmp_path / "w")
-        grpo.main(run)
+        run = Run.open(c, tmp_path / "w")
+        order.up_to("grpo")(run)
     assert len(server.requests) == 16 * 4  # 3 samples and a hinted one
     hints = [b["messages"][0]["content"] for _, b in server.requests]
     noted = [text for text in hints if "better than the other response." in text]
     assert len(noted) == 8 and all("hard soup" in text for text in noted)
 
-    with TrajectoryStore(run.path("trajectories", "rft.jsonl"), read_only=True) as store:
+    with TrajectoryStore(run.workdir.path("trajectories", "rft.jsonl"), read_only=True) as store:
         teacher = [t for t in store.iterate() if not t.hinted]
     right = {t.uid: [] for t in teacher}
     for t in teacher:
@@ -373,16 +374,16 @@ def test_a_teacher_draws_rft_and_grpo_leaves_out_what_it_always_gets_right(files
         assert t.token_ids == ()
     easy = {uid for uid, own in right.items() if all(own) and len(own) == 3}
     assert {f"own/{i}" for i in range(8)} <= easy < set(right)
-    with TrajectoryStore(run.path("trajectories", "grpo.jsonl"), read_only=True) as store:
+    with TrajectoryStore(run.workdir.path("trajectories", "grpo.jsonl"), read_only=True) as store:
         trained = {t.uid for t in store.iterate()}
     assert len(trained) == 4 and not trained & easy
 
     # Kept trajectories are learnt from as tokens of their text.
-    decisions = run.path("trajectories", "rft_decisions.jsonl").read_text().splitlines()
+    decisions = run.workdir.path("trajectories", "rft_decisions.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["outcome"] == "kept" for line in decisions) > 0
 
     # The same file of another run, by its path; and one that judged none of these.
-    loop = sections.GRPOLoop(16, 4, easy_for=str(run.path("trajectories", "rft.jsonl")))
+    loop = sections.GRPOLoop(16, 4, easy_for=str(run.workdir.path("trajectories", "rft.jsonl")))
     comparisons = run.comparisons("train", 16)
     assert {x.uid for x in grpo.without_easy(run, comparisons, loop)} == set(right) - easy
     loop = sections.GRPOLoop(16, 4, easy_for="rft", easy_samples=4)
@@ -400,8 +401,8 @@ def test_a_remote_judge_is_benchmarked(files, tmp_path):
     with chat_server(judge) as server:
         c.benchmark.engine, c.benchmark.engine_url = "openai", server.url
         c.benchmark.engine_model = "judge"
-        run = runs.Run(c, tmp_path / "w")
-        benchmark.run_benchmark(run)
+        run = Run.open(c, tmp_path / "w")
+        benchmark.run_stage(run)
     assert len(server.requests) == 8 * 3
     assert sorted({body["temperature"] for _, body in server.requests}) == [0.0, 0.5]
     table = (tmp_path / "w" / "tables" / "main.md").read_text()

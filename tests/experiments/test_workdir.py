@@ -11,8 +11,13 @@ import jax
 import pytest
 
 from configs import small_world
-from experiments import baseline, grpo, judge, rft, sft
-from experiments import run as runs
+from experiments import baseline, launch
+from experiments import workdir as workdirs
+from experiments.baselines import judge
+from experiments.run import Run
+from experiments.stages import drawing, grpo, order, rft
+from experiments.workdir import Workdir
+from grm_jax.learning.checkpoints import params_digest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -32,7 +37,7 @@ def config():
 def finished(tmp_path_factory):
     """A workdir in which base and cold start are finished."""
     path = tmp_path_factory.mktemp("finished")
-    runs.carry_out(sft.main, config(), path)
+    launch.carry_out(order.up_to("cold_start"), config(), path)
     return path
 
 
@@ -44,7 +49,7 @@ def workdir(finished, tmp_path):
 
 def load(workdir, stage):
     found = []
-    runs.carry_out(lambda run: found.append(run.load_params(stage)), config(), workdir)
+    launch.carry_out(lambda run: found.append(run.load_params(stage)), config(), workdir)
     return found[0]
 
 
@@ -92,7 +97,7 @@ def test_the_parameters_of_another_seed_are_refused(workdir, tmp_path):
     shutil.copytree(workdir / "params/base", tmp_path / "other/params/base")
     shutil.copy(workdir / "tokenizer.model", tmp_path / "other")
     with pytest.raises(ValueError, match=r"params/base: not what .*DONE\.seed: 0 there, 5 now"):
-        runs.carry_out(lambda run: run.load_params("base"), other, tmp_path / "other")
+        launch.carry_out(lambda run: run.load_params("base"), other, tmp_path / "other")
 
 
 def test_stages_of_earlier_versions_are_compared_by_what_they_have(workdir):
@@ -112,21 +117,21 @@ def test_stages_of_earlier_versions_are_compared_by_what_they_have(workdir):
 def test_what_was_read_is_hashed_once(workdir, monkeypatch):
     """Hashing takes minutes for the largest models."""
     hashed = []
-    sha256 = runs.checkpoints.hashlib.sha256
+    sha256 = workdirs.checkpoints.hashlib.sha256
 
     def count(*data):
         if not data:  # all other hashes are of one text
             hashed.append(1)
         return sha256(*data)
 
-    monkeypatch.setattr(runs.checkpoints.hashlib, "sha256", count)
+    monkeypatch.setattr(workdirs.checkpoints.hashlib, "sha256", count)
     params = load(workdir, "base")
     done = json.loads((workdir / "params/base/DONE").read_text())
-    assert runs.params_digest(params) == done["fingerprint"] and len(hashed) == 1
+    assert params_digest(params) == done["fingerprint"] and len(hashed) == 1
     changed = jax.tree.map(lambda x: x, params)  # the same arrays in another tree
-    assert runs.params_digest(changed) == done["fingerprint"] and len(hashed) == 1
-    assert runs.params_digest({"a": params}) != done["fingerprint"] and len(hashed) == 2
-    assert runs.params_digest(jax.tree.map(lambda x: x + 1, params)) != done["fingerprint"]
+    assert params_digest(changed) == done["fingerprint"] and len(hashed) == 1
+    assert params_digest({"a": params}) != done["fingerprint"] and len(hashed) == 2
+    assert params_digest(jax.tree.map(lambda x: x + 1, params)) != done["fingerprint"]
 
 
 # ---- values that are not finite ----
@@ -142,8 +147,8 @@ def too_fast(section):
 
 
 STAGES = {
-    "base": ("base", sft.main),
-    "cold_start": ("cold_start", sft.main),
+    "base": ("base", order.up_to("cold_start")),
+    "cold_start": ("cold_start", order.up_to("cold_start")),
     "grpo": ("grpo", grpo.run_stage),
     "bradley_terry": ("baseline", baseline.main),
 }
@@ -163,13 +168,13 @@ def test_values_that_are_not_finite_end_a_stage(workdir, monkeypatch, stage, sto
         if (workdir / name).is_file():
             (workdir / name).unlink()
     shutil.rmtree(workdir / "stages")
-    step = runs.Run.stopping.fget
+    step = Run.stopping.fget
     asked = iter([False, True] if stopped else [])  # of the steps
-    monkeypatch.setattr(runs.Run, "stopping", property(lambda run: next(asked, step(run))))
+    monkeypatch.setattr(Run, "stopping", property(lambda run: next(asked, step(run))))
     named = rf"stage {stage}, step 1: .*(not|be) finite|checkpoints/{stage}/2: not all .* finite"
     # What cannot be sampled from is a ValueError of its first trajectory.
     with pytest.raises(FloatingPointError if stage != "grpo" else ValueError, match=named):
-        runs.carry_out(experiment, too_fast(section), workdir)
+        launch.carry_out(experiment, too_fast(section), workdir)
     assert not (workdir / "params" / stage / "DONE").exists()
     kept = {path.name for path in (workdir / "checkpoints" / stage).iterdir()}
     assert "2" not in kept, "the first step leaves what is finite"
@@ -183,7 +188,7 @@ def test_parameters_that_are_not_finite_are_not_saved(workdir):
         run.save_params("rft", jax.tree.unflatten(structure, leaves))
 
     with pytest.raises(FloatingPointError, match="params/rft: not all values are finite"):
-        runs.carry_out(save, config(), workdir)
+        launch.carry_out(save, config(), workdir)
     assert not (workdir / "params/rft").exists()
 
 
@@ -191,12 +196,12 @@ def test_parameters_that_are_not_finite_are_not_saved(workdir):
 
 
 def test_a_workdir_is_held_also_when_its_lock_file_is_removed(tmp_path):
-    claim = runs._Claim(tmp_path)
+    claim = Workdir(tmp_path)
     (tmp_path / ".lock").unlink()
     with pytest.raises(ValueError, match=f"{tmp_path} is in use by another process"):
-        runs._Claim(tmp_path)
+        Workdir(tmp_path)
     claim.close()
-    runs._Claim(tmp_path).close()
+    Workdir(tmp_path).close()
 
 
 # ---- what ends a stage, and what does not ----
@@ -205,26 +210,26 @@ def test_a_workdir_is_held_also_when_its_lock_file_is_removed(tmp_path):
 @pytest.mark.parametrize("stage", ["rft", "llm_judge"])
 def test_a_stage_that_keeps_nothing_is_no_finished_stage(workdir, monkeypatch, stage):
     """Not even where general data would be left to train on."""
-    monkeypatch.setattr(rft, "draw_stage", lambda *_, **__: [])
+    monkeypatch.setattr(drawing, "draw_stage", lambda *_, **__: [])
     monkeypatch.setattr(judge, "right_demonstrations", lambda *_: [])
     c = config()
     del c.rft.data.min_kept
     train = {"rft": rft.run_stage, "llm_judge": lambda run: judge.train(run, None)}[stage]
     (workdir / "config.json").unlink()
     with pytest.raises(ValueError, match=f"stage {stage}: 0 .*config.rft.data.min_kept is 1"):
-        runs.carry_out(train, c, workdir)
+        launch.carry_out(train, c, workdir)
     assert not (workdir / "params" / stage).exists()
 
 
 def test_a_terminal_of_ascii_loses_nothing_and_a_tilde_is_expanded(tmp_path):
     code = (
         "import pathlib, rich.console\n"
-        "from experiments import run\n"
+        "from experiments import launch\n"
         "def program(config, workdir):\n"
         "    print('Voting@2 − greedy ≥ 1', workdir)\n"
         "    rich.console.Console().print('a − b')\n"
         "    (workdir / 'results').mkdir(parents=True)\n"
-        "run.start(program)\n"
+        "launch.start(program)\n"
     )
     config = f"--config={ROOT / 'configs/small_world.py'}:ci"
     for encoding in ("ascii", "latin-1"):

@@ -37,8 +37,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments import benchmark, grpo, meta_rm, rft, sft
+from experiments import launch
 from experiments import run as runs
+from experiments.stages import benchmark, grpo, order
 from grm_jax.learning.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -78,22 +79,17 @@ TINY = (
 )
 
 
-def _up_to_rft(run: runs.Run) -> None:
-    sft.main(run)
-    rft.run_stage(run)
-
-
 def _up_to_benchmark(run: runs.Run) -> None:
-    meta_rm.main(run)
-    benchmark.run_benchmark(run)
+    order.up_to("meta_rm")(run)
+    benchmark.run_stage(run)
 
 
 # What runs up to each stage.
 EXPERIMENTS = {
-    "sft": sft.main, "rft": _up_to_rft, "grpo": grpo.main, "meta_rm": meta_rm.main,
+    "sft": order.up_to("cold_start"),
+    **{stage: order.up_to(stage) for stage in ("rft", "grpo", "meta_rm")},
     "benchmark": _up_to_benchmark,
-}  # fmt: skip
-
+}
 STAGES = tuple(EXPERIMENTS)
 
 # Moments inside a write: the call of Python that is not reached any more, by event of the audit
@@ -240,7 +236,7 @@ def _child(stage: str, argv: list[str], folder: pathlib.Path, kill: Kill | None)
         os.dup2(log.fileno(), 2)
     _Process(kill, folder.with_suffix(".journal")).install()
     sys.argv = [stage, *argv, f"--workdir={folder}"]
-    runs.main(EXPERIMENTS[stage])
+    launch.main(EXPERIMENTS[stage])
 
 
 class Runner:
@@ -256,7 +252,7 @@ class Runner:
         # Imports are half the time of a start: one process, in which jax has no backend yet, makes
         # them and forks the others.
         self._forks = multiprocessing.get_context("forkserver")
-        self._forks.set_forkserver_preload(["experiments.meta_rm"])
+        self._forks.set_forkserver_preload(["experiments.stages.order"])
 
     def start(self, folder: pathlib.Path, kill: Kill | None = None, *, fresh: bool = False):
         """Starts a process on a workdir.
@@ -278,7 +274,7 @@ class Runner:
         process.join()
         wanted = 0
         if kill is not None:
-            wanted = runs.STOPPED if kill.signal == signal.SIGTERM else -kill.signal
+            wanted = launch.STOPPED if kill.signal == signal.SIGTERM else -kill.signal
         if process.exitcode != wanted:
             log = folder.with_suffix(".log").read_text(errors="replace")
             raise RuntimeError(

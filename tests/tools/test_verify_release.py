@@ -11,7 +11,7 @@ import pytest
 from tiny_release import write_release
 
 import grm_jax
-from experiments import benchmark
+from experiments import measurement
 from grm_jax.models import hub
 from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS
 from grm_jax.models.hub import names
@@ -256,7 +256,7 @@ def rmb(tmp_path_factory):
 def test_rows_of_rmb_are_drawn_and_counted_by_the_benchmark(root, rmb, tmp_path):
     flags = [f"--checkpoint={root / 'policy'}", f"--data_dir={rmb}", f"--workdir={tmp_path / 'w'}"]
     run = verify_release.rmb_run(verify_release.parse([*flags, "--runlocal"]), "float32")
-    comparisons = benchmark.load_comparisons(run, benchmark.read_config(run))
+    comparisons = measurement.load_comparisons(run, measurement.read_config(run))
 
     # Nothing parses, so a list of n responses earns 1 / n: 1/2, 1/3, 1/4 and 1/2.
     check, result, found = verify_release.rmb_row(run, comparisons, None)

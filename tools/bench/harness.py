@@ -16,8 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from configs import small_world
-from experiments import benchmark
-from experiments import run as runs
+from experiments import measurement
+from experiments.run import Run
+from experiments.stages import benchmark
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
 from grm_jax.evaluation.lines import Drawn, group
@@ -83,10 +84,10 @@ def main() -> None:
     c.benchmark.limit = args.limit
     c.benchmark.draw.k = args.samples
     c.benchmark.ks = ",".join(str(2**i) for i in range(args.samples.bit_length()))
-    run = runs.Run(c, args.workdir)
-    config = benchmark.read_config(run)
-    loaded = benchmark.load_comparisons(run, config)
-    store_path = run.path("trajectories", "stub.jsonl")
+    run = Run.open(c, args.workdir)
+    config = measurement.read_config(run)
+    loaded = measurement.load_comparisons(run, config)
+    store_path = run.workdir.path("trajectories", "stub.jsonl")
     store_path.unlink(missing_ok=True)
     total = 0
     with TrajectoryStore(store_path) as store:
@@ -105,9 +106,9 @@ def main() -> None:
         nonlocal began
         seconds[name], began = time.perf_counter() - began, time.perf_counter()
 
-    loaded = benchmark.load_comparisons(run, config)
+    loaded = measurement.load_comparisons(run, config)
     lap("read suites")
-    how = run.draw_config(run.config.benchmark.draw)
+    how = run.config.benchmark.draw
     lengths = {
         suite: [
             len(draw.prompt_ids(c, range(c.n), how, run.tokenizer))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.metrics import Metrics
+from experiments.progress import Metrics
 from grm_jax import files
 
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from experiments import given
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
+from grm_jax.sampling import given
 from grm_jax.text.prompts import Message
 
 

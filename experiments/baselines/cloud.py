@@ -10,9 +10,12 @@ with the section of RFT; the loss is Bradley-Terry on the rows with their critiq
 import dataclasses
 from collections.abc import Sequence
 
-from experiments import benchmark, rft, scalar_baselines, sections
-from experiments import run as runs
-from experiments.scalar_baselines import Pair
+from experiments.baselines import pairs
+from experiments.baselines.pairs import Pair
+from experiments.measurement import Measurement
+from experiments.run import Run
+from experiments.sections import BaselineConfig
+from experiments.stages import drawing
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation.lines import CountingRules, Line, Suite
@@ -36,32 +39,30 @@ def singles(comparison: Comparison) -> list[Comparison]:
 
 
 def _row(
-    run: runs.Run, comparison: Comparison, shown: int, critique: Trajectory
+    run: Run, comparison: Comparison, shown: int, critique: Trajectory
 ) -> tuple[int, ...]:
-    ids = scalar_baselines.row(run, comparison, (shown,))
+    ids = pairs.row(run, comparison, (shown,))
     return (*ids, *draw.answer_ids(critique, run.tokenizer))
 
 
-def train(run: runs.Run, config: sections.BaselineConfig) -> None:
+def train(run: Run, config: BaselineConfig) -> None:
     """Draws a critique of each response and trains the head on them, unless it is finished."""
-    stage = run.stage(KIND)
-    if run.has_params(stage):
+    if (stage := run.begin(KIND)) is None:
         return
     own, loop = run.config.rft, run.config.baseline.loop
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
-    params = run.load_start("cold_start")
-    drawn = rft.draw_stage(
+    params = run.load_cold_start()
+    drawn = drawing.draw_stage(
         run, stage, params, [one for c in comparisons for one in singles(c)],
-        run.draw_config(own.draw, k=1),
+        dataclasses.replace(own.draw, k=1),
         run.engine("rft", own.buckets, server=own.engine.server()),
-        digest=runs.params_digest(params),
     )  # fmt: skip
-    scalar_baselines.train_on(run, config, training_pairs(run, comparisons, drawn))
+    pairs.train_on(run, config, training_pairs(run, comparisons, drawn))
 
 
 def training_pairs(
-    run: runs.Run, comparisons: Sequence[Comparison], drawn: Sequence[Trajectory]
+    run: Run, comparisons: Sequence[Comparison], drawn: Sequence[Trajectory]
 ) -> list[Pair]:
     """The best response with its critique against each other one with its own.
 
@@ -79,17 +80,15 @@ def training_pairs(
 
 
 def measure(
-    run: runs.Run, config: sections.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: BaselineConfig, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of greedy critiques, and of the mean over k sampled ones, on every suite."""
     alone = {s.name: [one for c in s.comparisons for one in singles(c)] for s in suites}
     # Names of their own, since these are other rows than those of the suite.
-    measurement = benchmark.Measurement(
-        run, {f"{name}_{KIND}": own for name, own in alone.items()}
-    )
-    measurement.draw_config = dataclasses.replace(
-        measurement.draw_config, k=config.k, binary_singles=True, order_policy="identity"
-    )
+    measurement = Measurement(
+        run, {f"{name}_{KIND}": own for name, own in alone.items()},
+        k=config.k, binary_singles=True, order_policy="identity",
+    )  # fmt: skip
     writer = "released" if run.config.cold_start is None else "cold_start"
     found: dict[str, list[Line]] = {suite.name: [] for suite in suites}
     for kind, k in (("greedy", None), ("voting", config.k)):
@@ -98,14 +97,14 @@ def measure(
             groups = iter(drawn[f"{suite.name}_{KIND}"].groups)
             critiques = [[next(groups) for _ in range(c.n)] for c in suite.comparisons]
             scores = _scores(run, suite.comparisons, critiques)
-            found[suite.name] += scalar_baselines.real_lines(
+            found[suite.name] += pairs.real_lines(
                 suite, rules, scores, Method(KIND, kind=kind), most=k or 1
             )
     return found
 
 
 def _scores(
-    run: runs.Run,
+    run: Run,
     comparisons: Sequence[Comparison],
     critiques: Sequence[Sequence[Sequence[Trajectory]]],
 ) -> list[list[list[float]]]:
@@ -116,5 +115,5 @@ def _scores(
         for sample in zip(*own, strict=True)
         for i, critique in enumerate(sample)
     ]
-    logits = iter(scalar_baselines.score(run, KIND, [_row(run, *place) for place in places]))
+    logits = iter(pairs.score(run, KIND, [_row(run, *place) for place in places]))
     return [[[next(logits) for _ in own] for _ in own[0]] for own in critiques]

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import run as runs
-from experiments import scalar, sections
+from experiments.run import Run
+from experiments.sections import BaselineConfig
+from experiments.stages import heads
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.ballots import from_scores
 from grm_jax.evaluation.lines import CountingRules, Line, Suite, tally
@@ -30,7 +31,7 @@ class Pair(NamedTuple):
     uid: str
 
 
-def row(run: runs.Run, comparison: Comparison, shown: Sequence[int]) -> tuple[int, ...]:
+def row(run: Run, comparison: Comparison, shown: Sequence[int]) -> tuple[int, ...]:
     """Token ids of the query and of the responses `shown`; the logit is read at the last one."""
     responses = [comparison.responses[i] for i in shown]
     text = meta_rm_prompt(comparison.messages, responses, form=run.config.template.form)
@@ -41,7 +42,7 @@ def _shown(kind: str, a: int, b: int) -> tuple[tuple[int, ...], tuple[int, ...]]
     return ((a,), (b,)) if kind == "bradley_terry" else ((a, b), (b, a))
 
 
-def training_pairs(run: runs.Run, kind: str, comparisons: Sequence[Comparison]) -> list[Pair]:
+def training_pairs(run: Run, kind: str, comparisons: Sequence[Comparison]) -> list[Pair]:
     """The best response of each comparison against each of the others; singles have no pair."""
     return [
         Pair(*(row(run, c, shown) for shown in _shown(kind, c.best, other)), c.uid)
@@ -50,10 +51,10 @@ def training_pairs(run: runs.Run, kind: str, comparisons: Sequence[Comparison]) 
     ]  # fmt: skip
 
 
-def train(run: runs.Run, config: sections.BaselineConfig) -> None:
+def train(run: Run, config: BaselineConfig) -> None:
     """Trains the head, unless it is finished."""
     kind = config.kind
-    if run.has_params(run.stage(kind)):
+    if run.begin(kind) is None:
         return
     loop = run.config.baseline.loop
     # The seed of GRPO: equal numbers of comparisons are the same ones.
@@ -61,18 +62,18 @@ def train(run: runs.Run, config: sections.BaselineConfig) -> None:
     train_on(run, config, training_pairs(run, kind, comparisons))
 
 
-def train_on(run: runs.Run, config: sections.BaselineConfig, every: Sequence[Pair]) -> None:
+def train_on(run: Run, config: BaselineConfig, every: Sequence[Pair]) -> None:
     """Trains the head of a kind on those of some pairs that are not held out.
 
     Raises:
       ValueError: naming the field, for too few pairs or too many that are too long.
     """
     loop = run.config.baseline.loop
-    every = scalar.fitting(
+    every = heads.fitting(
         run, SECTION, every, lambda pair: max(len(pair.better), len(pair.worse)), loop.row_length
     )
-    own = [pair for pair in every if not scalar.held_out(pair.uid)]
-    development = [pair for pair in every if scalar.held_out(pair.uid)]
+    own = [pair for pair in every if not heads.held_out(pair.uid)]
+    development = [pair for pair in every if heads.held_out(pair.uid)]
     if len(own) < loop.batch_size:
         raise ValueError(
             f"config.{SECTION}.loop.comparisons: {len(own)} pairs are left to train on, fewer than "
@@ -82,7 +83,7 @@ def train_on(run: runs.Run, config: sections.BaselineConfig, every: Sequence[Pai
     # Kinds differ in the length of their rows: no more padding than the longest one needs.
     longest = max(len(ids) for pair in every for ids in (pair.better, pair.worse))
     length = min(loop.row_length, -(-longest // 64) * 64)
-    scorer = scalar.Scorer(run, run.trained_model(SECTION), pad_id, length, loop.batch_size)
+    scorer = heads.Scorer(run, run.trained_model(SECTION), pad_id, length, loop.batch_size)
 
     def evaluate(params: dict) -> dict[str, float]:
         if not development:
@@ -109,22 +110,22 @@ def train_on(run: runs.Run, config: sections.BaselineConfig, every: Sequence[Pai
         return meta_rm.make_train_step(model, own_config, optimizer)
 
     kind = config.kind
-    run.say(f"{run.stage(kind)}: {len(development)} pairs held out")
+    run.say(f"{kind}: {len(development)} pairs held out")
     make_step, to_batch = (
         (pairrm_step, pairrm_batch) if kind == "pairrm"
         else (bradley_terry_step, bradley_terry_batch)
     )  # fmt: skip
-    scalar.train(run, kind, SECTION, run.config.baseline, own, make_step, to_batch, evaluate)
+    heads.train(run, kind, SECTION, run.config.baseline, own, make_step, to_batch, evaluate)
 
 
 def measure(
-    run: runs.Run, config: sections.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: BaselineConfig, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The line of a trained head on every suite."""
     return {suite.name: _measure(run, config.kind, suite, rules) for suite in suites}
 
 
-def _measure(run: runs.Run, kind: str, suite: Suite, rules: CountingRules) -> list[Line]:
+def _measure(run: Run, kind: str, suite: Suite, rules: CountingRules) -> list[Line]:
     lists = [
         [(i,) for i in range(c.n)] if kind == "bradley_terry"
         else [(a, b) for a in range(c.n) for b in range(c.n) if a != b]
@@ -150,14 +151,14 @@ def _measure(run: runs.Run, kind: str, suite: Suite, rules: CountingRules) -> li
     return lines
 
 
-def score(run: runs.Run, kind: str, rows: Sequence[Sequence[int]]) -> list[float]:
+def score(run: Run, kind: str, rows: Sequence[Sequence[int]]) -> list[float]:
     """The logit of each row by the finished stage; [] for no rows."""
     if not rows:
         return []
     loop = run.config.baseline.loop
-    length = scalar.scoring_length(run, SECTION, loop.row_length, rows)
-    scorer = scalar.Scorer(run, run.model, run.tokenizer.pad_id, length, loop.batch_size)
-    return scorer(scalar.load(run, kind), rows)
+    length = heads.scoring_length(run, SECTION, loop.row_length, rows)
+    scorer = heads.Scorer(run, run.model, run.tokenizer.pad_id, length, loop.batch_size)
+    return scorer(heads.load(run, kind), rows)
 
 
 def real_lines(

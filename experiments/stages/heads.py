@@ -1,23 +1,22 @@
 """Stages that train a decoder with a scalar head: the meta RM and the scalar baselines.
 
-They start from the base model and differ in their rows, their loss and what is held out; the loop,
-the checkpoints and the scorer are here.
+They start from the base model, and differ in their rows, their loss and what is held out.
 """
 
 import functools
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
 import optax
 
-from experiments import run as runs
 from experiments.config import Baseline, MetaRM
+from experiments.run import Run, with_shardings
+from experiments.stages import training
 from grm_jax.data import pipeline
 from grm_jax.learning import meta_rm
-from grm_jax.learning.state import make_optimizer, start_state
+from grm_jax.learning.state import TrainState, make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel.sharding import fetch, put
@@ -32,7 +31,7 @@ def held_out(uid: str) -> bool:
 
 
 def fitting(
-    run: runs.Run, section: str, rows: Sequence[Row], length: Callable[[Row], int], row_length: int
+    run: Run, section: str, rows: Sequence[Row], length: Callable[[Row], int], row_length: int
 ) -> list[Row]:
     """The rows of at most `row_length` tokens.
 
@@ -55,7 +54,7 @@ class Scorer:
     """Logits of token sequences, in batches of one static shape [batch_size, length]."""
 
     def __init__(
-        self, run: runs.Run, model: ModelConfig, pad_id: int, length: int, batch_size: int
+        self, run: Run, model: ModelConfig, pad_id: int, length: int, batch_size: int
     ):
         self._run, self._length, self.batch_size = run, length, batch_size
         self._pad_id = pad_id
@@ -76,7 +75,7 @@ class Scorer:
 
 
 def scoring_length(
-    run: runs.Run, section: str, length: int, rows: Sequence[Sequence[int]]
+    run: Run, section: str, length: int, rows: Sequence[Sequence[int]]
 ) -> int:
     """Tokens of a row that is only scored: those of the config, or more where a row needs more."""
     longest = max(map(len, rows))
@@ -90,8 +89,8 @@ def scoring_length(
     return longer
 
 
-def load(run: runs.Run, name: str) -> dict:
-    """The parameters of a finished stage, {"decoder", "head"}.
+def load(run: Run, stage: str) -> dict:
+    """The parameters of a finished stage by its name on disk, {"decoder", "head"}.
 
     Raises:
       ValueError: if the stage has not been run in this workdir.
@@ -100,12 +99,12 @@ def load(run: runs.Run, name: str) -> dict:
     init = functools.partial(meta_rm.init, run.model)
     shapes = jax.eval_shape(init, decoder, run.base_key)
     shardings = {"decoder": run.param_shardings, "head": {"kernel": run.on_every_device}}
-    return run.load_params(run.stage(name), runs.with_shardings(shapes, shardings))
+    return run.load_params(stage, with_shardings(shapes, shardings))
 
 
 def train(
-    run: runs.Run,
-    name: str,
+    run: Run,
+    stage: str,
     section: str,
     own: MetaRM | Baseline,
     rows: Sequence[Row],
@@ -113,74 +112,41 @@ def train(
     to_batch: Callable[[Sequence[Row]], meta_rm.MetaBatch],
     evaluate: Callable[[dict], dict[str, float]],
 ) -> None:
-    """Trains one stage to its end, from its latest checkpoint if there is one.
+    """Trains a decoder and its head from the base model, until the stage is finished.
 
     Args:
       run: the arm.
-      name: the stage.
+      stage: its name on disk.
       section: what it is called in the config.
       own: what stands there.
       rows: what batches are drawn from; at least one batch.
       make_step: (model, optimizer) -> jitted step, see `meta_rm.make_train_step`.
       to_batch: host arrays of `batch_size` rows.
-      evaluate: the metric of parameters on what is held out, at each checkpoint; the higher the
-        better, and the best checkpoint is what the stage becomes. Without a metric, the last one.
+      evaluate: the metric of parameters on what is held out, see `training.train`.
     """
-    stage = run.stage(name)
-    loop, optimizer_config = own.loop, own.optimizer
-    batches = pipeline.shuffled_batches(rows, loop.batch_size, seed=run.config.seed)
-    optimizer = make_optimizer(optimizer_config)
+    batches = pipeline.shuffled_batches(rows, own.loop.batch_size, seed=run.config.seed)
+    optimizer = make_optimizer(own.optimizer)
     model = run.trained_model(section)
-    step_fn = make_step(model, optimizer)
+    update = make_step(model, optimizer)
 
-    frozen, trained = lora.start(
-        model, run.load_start("base"), run.adapter_key(stage), run.mesh
-    )
+    frozen, trained = lora.start(model, run.load_base(), run.adapter_key(stage), run.mesh)
     base = {"decoder": frozen}
     places = {"decoder": jax.tree.map(lambda x: x.sharding, trained),
               "head": {"kernel": run.on_every_device}}  # fmt: skip
     init = jax.jit(functools.partial(meta_rm.init, model), out_shardings=places)
     params = init(trained, jax.random.fold_in(run.base_key, 1))
-    state = start_state(params, optimizer, run.base_key)
 
-    checkpoints, state, first = run.resume(stage, state, batches)
-    steps = optimizer_config.steps
-    run.say(
-        f"{stage}: {len(rows)} rows, {steps} steps of {loop.batch_size}"
-        + (f", from {first}" if first else "")
-    )
-    note, before = "", {}
-    with run.progress(stage, steps, first) as advance:
-        for step in range(first, steps):
-            began = time.monotonic()
-            batch = to_batch(next(batches))
-            tokens = int(batch.segment_ids_BT.sum())
-            state, metrics = step_fn(state, base, put(batch, run.split_over_devices))
-            run.metrics.check(stage, step - 1, jax.device_get(before))  # never stalls the device
-            before = metrics
-            at_checkpoint = (step + 1) % loop.checkpoint_every == 0 or step + 1 == steps
-            if at_checkpoint or step % 10 == 0:
-                metrics = run.metrics.check(stage, step, jax.device_get(metrics))
-                seconds = time.monotonic() - began
-                note = f"loss {metrics['loss']:.3f}"
-            score = None
-            if at_checkpoint:
-                found = evaluate(lora.join(base, state.params))
-                score = next(iter(found.values()), None)
-                metrics |= found
-                note += "".join(f"  {key} {value:.3f}" for key, value in found.items())
-            if at_checkpoint or step % 10 == 0:
-                run.metrics.write(stage, step, metrics, {"tokens_per_second": tokens / seconds})
-            stopping = run.stopping
-            if at_checkpoint or stopping:
-                checkpoints.save(step + 1, state, {}, batches, score)
-            advance(note=note)
-            if stopping:
-                checkpoints.close()
-                run.stop(f"step {step + 1} of {stage}")
-    best = checkpoints.best()
-    if best not in (None, steps):
-        state, _ = checkpoints.restore(state, best)
-        run.say(f"{stage}: the parameters of step {best} of {steps}, the best on what is held out")
-    checkpoints.close()
+    def step(_: int, state: TrainState) -> training.Stepped:
+        batch = to_batch(next(batches))
+        tokens = int(batch.segment_ids_BT.sum())
+        state, metrics = update(state, base, put(batch, run.split_over_devices))
+        return training.Stepped(state, metrics, tokens)
+
+    steps = own.optimizer.steps
+    state = training.train(
+        run, stage, start_state(params, optimizer, run.base_key), batches, step,
+        steps=steps, checkpoint_every=own.loop.checkpoint_every,
+        what=f"{len(rows)} rows, {steps} steps of {own.loop.batch_size}",
+        evaluate=lambda state: evaluate(lora.join(base, state.params)),
+    )  # fmt: skip
     run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)), reward=True)

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import benchmark, rft, sections, sft
-from experiments import run as runs
+from experiments.measurement import Measurement
+from experiments.run import Run
+from experiments.sections import BaselineConfig
+from experiments.stages import drawing, sft
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
 from grm_jax.evaluation import token_prob
@@ -36,36 +38,34 @@ from grm_jax.text.prompts import Message, judge_prompt
 STAGE = "llm_judge"
 
 
-def train(run: runs.Run, _: sections.BaselineConfig) -> None:
+def train(run: Run, _: BaselineConfig) -> None:
     """Rejective fine-tuning on the prompt of the judge, unless it is finished."""
-    stage = run.stage(STAGE)
-    if run.has_params(stage):
+    if (stage := run.begin(STAGE)) is None:
         return
     own = run.config.rft
     data, rules = own.data, own.rules
     comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
-    params = run.load_start("cold_start")
+    params = run.load_cold_start()
     if run.world is not None:
         examples = right_demonstrations(run, comparisons, rules.num_samples)
     else:
-        config = run.draw_config(own.draw, answer="best")
-        trajectories = rft.draw_stage(
+        config = dataclasses.replace(own.draw, answer="best")
+        trajectories = drawing.draw_stage(
             run, stage, params, comparisons, config,
             run.engine("rft", own.buckets, server=own.engine.server()),
-            digest=runs.params_digest(params),
-        )
+        )  # fmt: skip
         rejection = reject(trajectories, rules)
         by_uid = {comparison.uid: comparison for comparison in comparisons}
-        examples = rft.kept_examples(run, rejection, by_uid, config)
+        examples = drawing.kept_examples(run, rejection, by_uid, config)
     run.say(f"{stage}: {len(examples)} right answers kept")
-    rft.require_kept(stage, len(examples), data)
+    drawing.require_kept(stage, len(examples), data)
     examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)
     sft.train(run, stage, "rft", own, params, examples)
 
 
 def right_demonstrations(
-    run: runs.Run, comparisons: Sequence[Comparison], each: int
+    run: Run, comparisons: Sequence[Comparison], each: int
 ) -> list[Example]:
     """Of `each` demonstrations a comparison those that end at the best response."""
     examples = []
@@ -83,19 +83,15 @@ def right_demonstrations(
 
 
 def measure(
-    run: runs.Run, config: sections.BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: BaselineConfig, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of a kind on every suite, of the comparisons with something to choose from."""
     kind = config.kind
     pairs_and_lists = {
         suite.name: [c for c in suite.comparisons if c.n > 1] for suite in suites
     }
-    measurement = benchmark.Measurement(
-        run, {name: own for name, own in pairs_and_lists.items() if own}
-    )
-    measurement.draw_config = dataclasses.replace(
-        measurement.draw_config, answer="best", k=config.k
-    )
+    some = {name: own for name, own in pairs_and_lists.items() if own}
+    measurement = Measurement(run, some, answer="best", k=config.k)
     sampled = measurement.draw(run, STAGE, k=config.k)
     drawn = {Method(kind): sampled}
     if kind == "llm_judge":
@@ -112,8 +108,8 @@ def measure(
 
 
 def _lines(
-    run: runs.Run,
-    measurement: benchmark.Measurement,
+    run: Run,
+    measurement: Measurement,
     method: Method,
     suite: Suite,
     own: Sequence[Comparison],
@@ -141,8 +137,8 @@ def _lines(
 
 
 def index_scores(
-    run: runs.Run,
-    measurement: benchmark.Measurement,
+    run: Run,
+    measurement: Measurement,
     comparisons: Sequence[Comparison],
     drawn: Drawn,
 ) -> tuple[np.ndarray, np.ndarray]:

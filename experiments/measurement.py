@@ -1,0 +1,219 @@
+"""What a benchmark draws: its comparisons, the trajectories of each stage, and their meta scores.
+
+Each stage is sampled once, with the largest k, into trajectories/benchmark_*.jsonl; a unit that is
+there is not drawn again.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.run import Run
+from experiments.sections import UNTRAINED_STAGES, BenchmarkConfig
+from experiments.stages import drawing, heads, meta_rm
+from grm_jax.benchmarks import SUITES, load_suite
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
+from grm_jax.evaluation.lines import Drawn, group
+from grm_jax.learning.checkpoints import params_digest
+from grm_jax.ranges import split
+from grm_jax.sampling import given
+from grm_jax.sampling.draw import DrawConfig, TooLong, prompt_ids, unanswered
+from grm_jax.sampling.remote import RemoteEngine
+from grm_jax.text import prompts
+
+META_BATCHES_PER_UNIT = 8
+SPREAD = ("balanced", "both")  # order policies whose samples are spread evenly over orders
+
+
+def read_config(run: Run) -> BenchmarkConfig:
+    """Section `benchmark`."""
+    if run.config.benchmark is None:
+        raise ValueError("config.benchmark: section is missing")
+    return run.config.benchmark.choices
+
+
+class Loaded(NamedTuple):
+    """By suite, the comparisons that are judged, and which part of the official rows was read."""
+
+    comparisons: dict[str, list[Comparison]]
+    coverage: dict[str, str]
+
+
+def load_comparisons(run: Run, config: BenchmarkConfig) -> Loaded:
+    """The comparisons of each suite.
+
+    Raises:
+      ValueError: for a suite that the config has no data for, or bad files.
+    """
+    found, coverage = {}, {}
+    for name in split(config.suites):
+        if name in SUITES:
+            rows = load_suite(name, config.data_dir, config.limit)
+            found[name], coverage[name] = SUITES[name].judged(rows), SUITES[name].coverage(rows)
+            continue
+        if (name == "small_world") != (run.world is not None):
+            raise ValueError(f"config.benchmark.suites: the config has no section for {name!r}")
+        found[name] = run.comparisons(config.split, config.limit, seed=run.config.seed + 10)
+        coverage[name] = ""
+    return Loaded(found, coverage)
+
+
+def _draw_config(run: Run) -> DrawConfig:
+    config = run.config.benchmark.draw
+    # Where rows may be shortened, those that cannot be are dropped, and have no verdict.
+    return config if config.max_truncated else dataclasses.replace(config, max_dropped=0.0)
+
+
+def _greedy(config: DrawConfig) -> DrawConfig:
+    """One greedy sample; under "both" one in each order, as JudgeBench and auto-j want them."""
+    both = config.order_policy == "both"
+    orders = {"k": 2} if both else {"k": 1, "order_policy": "random"}
+    return dataclasses.replace(config, temperature=0.0, **orders)
+
+
+class Measurement:
+    """Draws on all suites; the parameters that were last needed stay loaded.
+
+    Attributes:
+      run: the main run.
+      comparisons: by suite.
+      draw_config: how the main run is drawn: section `benchmark.draw`, with `changes`.
+      engine: what draws.
+    """
+
+    def __init__(self, run: Run, comparisons: dict[str, list[Comparison]], **changes):
+        self.run, self.comparisons = run, comparisons
+        self.draw_config = dataclasses.replace(_draw_config(run), **changes)
+        own = run.config.benchmark
+        self.engine = run.engine("benchmark", own.buckets, server=own.engine.server())
+        self._params: tuple[str, dict | None] | None = None  # stage, parameters
+
+    def draw(self, run: Run, stage: str, *, k: int | None) -> dict[str, Drawn]:
+        """k samples, or for None the greedy one (an order), of one stage on every suite.
+
+        Args:
+          run: the arm.
+          stage: its stage, such as "grpo", or one of `UNTRAINED_STAGES`.
+          k: samples of each comparison.
+        """
+        own = read_config(run)
+        config = _draw_config(run) if run.arm_name else self.draw_config
+        config = dataclasses.replace(config, reference=own.reference)
+        config = _greedy(config) if k is None else dataclasses.replace(config, k=k)
+        untrained = stage in UNTRAINED_STAGES
+        name = stage if untrained else run.stage(stage)
+        if self._params is None or self._params[0] != name:
+            self._params = None  # before the next ones are read: there may be room for one only
+            self._params = (name, self._load(run, name, untrained))
+        found = {}
+        for suite, comparisons in self.comparisons.items():
+            if own.reference and not any(c.reference for c in comparisons):
+                raise ValueError(f"config.benchmark.reference: {suite} has no references")
+            if own.principles:
+                comparisons = self._given(run, suite, name, own.principles)
+                config = dataclasses.replace(config, principles="given")
+            trajectories = self._draw_suite(suite, name, config, comparisons)
+            groups = group(comparisons, trajectories)
+            limit = self.engine.buckets.prompt_lengths[-1]
+            lengths = [
+                min(limit, len(prompt_ids(c, drawn[0].order, config, run.tokenizer)))
+                for c, drawn in zip(comparisons, groups, strict=True)
+            ]
+            # What a server runs is not known here.
+            model = None if isinstance(self.engine, RemoteEngine) else run.model
+            found[suite] = Drawn(
+                stage, run.config.template.principles, k is None, groups, prompt_tokens=lengths,
+                model=model, arm=run.arm_name,
+                stratified=config.order_policy in SPREAD if run.arm_name and k else None,
+            )  # fmt: skip
+        return found
+
+    def _given(self, run: Run, suite: str, stage: str, source: str) -> list[Comparison]:
+        """The comparisons of a suite with principles; those of its own greedy samples are drawn."""
+
+        def draw(comparisons: Sequence[Comparison], mode: str) -> list[Trajectory]:
+            config = dataclasses.replace(
+                _greedy(_draw_config(run)), k=1, order_policy="random", principles=mode
+            )
+            return self._draw_suite(suite, stage, config, comparisons)
+
+        return given.give(
+            source, self.comparisons[suite], draw, mode=run.config.template.principles,
+            seed=run.config.seed, max_missing=read_config(run).max_unparsed,
+        )  # fmt: skip
+
+    def _load(self, run: Run, name: str, untrained: bool) -> dict | None:
+        if isinstance(self.engine, RemoteEngine):
+            return None
+        return run.init_params() if untrained else run.load_params(name)
+
+    def _draw_suite(
+        self, suite: str, stage: str, config: DrawConfig, comparisons: Sequence[Comparison]
+    ) -> list[Trajectory]:
+        label = f"benchmark_{suite}_{stage}_{'sampled' if config.temperature else 'greedy'}"
+        try:
+            drawn = drawing.draw_stage(
+                self.run, label, self._params[1], comparisons, config, self.engine
+            )
+        except ValueError as error:
+            fields = ("config.benchmark.buckets.prompt_lengths, "
+                      "config.benchmark.draw.max_truncated")  # fmt: skip
+            advice = f" ({fields})" if isinstance(error, TooLong) else ""
+            raise ValueError(f"suite {suite}: {error}{advice}") from error
+        found = {trajectory.uid for trajectory in drawn}
+        for comparison in comparisons:  # no prompt of it fits: it has no verdict
+            if comparison.uid not in found:
+                drawn += unanswered(comparison, drawn[0], config, self.run.tokenizer)
+        return drawn
+
+    def score(self, drawn: dict[str, Drawn]) -> dict[str, Drawn]:
+        """The same with the scores of the meta RM."""
+        self._params = None
+        judge = meta_rm.load(self.run)
+        digest = params_digest(judge.params)
+        return {
+            suite: one._replace(
+                meta=meta_scores(self.run, judge, digest, self.comparisons[suite], one.groups),
+                meta_model=judge.model,
+            )
+            for suite, one in drawn.items()
+        }
+
+
+def meta_scores(
+    run: Run,
+    judge: meta_rm.Judge,
+    digest: str,
+    comparisons: Sequence[Comparison],
+    groups: Sequence[Sequence[Trajectory]],
+) -> list[list[float]]:
+    """The logit of each trajectory; units that meta_scores/ holds already are not run again."""
+    loop = run.config.meta_rm.loop
+    pairs = [(c, t) for c, own in zip(comparisons, groups, strict=True) for t in own]
+    rows = [judge.input_ids(run.config.template.form, *pair) for pair in pairs]
+    length = heads.scoring_length(run, "meta_rm", loop.row_length, rows)
+    scorer = heads.Scorer(run, judge.model, judge.tokenizer.pad_id, length, loop.batch_size)
+    size = scorer.batch_size * META_BATCHES_PER_UNIT
+    _, first = pairs[0]
+    parts = [
+        digest, judge.tokenizer.fingerprint(),
+        prompts.template_fingerprint(), str(length), str(size),
+    ]  # fmt: skip
+    fingerprint = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+    where = (first.fingerprint, first.stage, first.step)
+    path = run.workdir.path("meta_scores", f"{first.stage}.jsonl")
+    with MetaScoreStore(path) as store, run.progress("meta RM", len(rows)) as advance:
+        complete = store.completed_units(fingerprint, *where)
+        for unit, start in enumerate(range(0, len(rows), size)):
+            piece = rows[start : start + size]
+            if unit not in complete:
+                keys = [trajectory.key for _, trajectory in pairs[start : start + size]]
+                logits = dict(zip(keys, scorer(judge.params, piece), strict=True))
+                store.append_unit(fingerprint, UnitHeader(*where, unit), logits)
+                if run.stopping:
+                    run.stop(f"unit {unit} of the scores of {first.stage}")
+            advance(len(piece))
+        by_key = store.scores(fingerprint, *where)
+    return [[by_key[trajectory.key] for trajectory in own] for own in groups]

@@ -1,0 +1,161 @@
+"""Rule-based online RL: GRPO from the RFT model, with the RFT model as reference policy.
+
+One iteration is two jitted programs, rollout and update; between them the host decodes and scores
+text. A checkpoint holds the train state, the position in the data, and the size of the log; a
+killed run that is started again ends bitwise where an unbroken one does.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+
+import jax
+
+from experiments.run import Run
+from experiments.sections import TRAINED_STAGES, GRPOLoop
+from experiments.stages import drawing, training
+from grm_jax.data import pipeline
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
+from grm_jax.learning import grpo, rejection
+from grm_jax.learning.checkpoints import params_digest
+from grm_jax.learning.state import TrainState, make_optimizer, start_state
+from grm_jax.models import lora, transformer
+from grm_jax.parallel.sharding import put, reshard
+from grm_jax.sampling import draw
+
+_SUMMARY = (
+    "reward {reward_mean:+.2f}, no signal {zero_signal_share:.0%}, kl {kl:.3f}, "
+    "entropy {entropy:.2f}, ratio {ratio_p01:.2f} to {ratio_p99:.2f}, "
+    "log-prob gap {logprob_gap_max:.0e}, cut {truncation_share:.0%}, "
+    "unparsed {parse_failure_share:.0%}, {tokens_per_second:.0f} tokens/s"
+)
+_JUDGED_BY = 2000  # comparisons that say how many prompts of the stage are too long
+
+
+def without_easy(
+    run: Run, comparisons: list[Comparison], loop: GRPOLoop
+) -> list[Comparison]:
+    """The comparisons that the trajectories of `loop.easy_for` do not get right every time.
+
+    Raises:
+      ValueError: no such trajectories, of several models, or of none of these comparisons.
+    """
+    name = loop.easy_for
+    path = run.workdir.path("trajectories", f"{run.stage(name)}.jsonl")
+    if name not in TRAINED_STAGES:
+        path = pathlib.Path(name).expanduser()
+    uids = {comparison.uid for comparison in comparisons}
+    try:
+        with TrajectoryStore(path, read_only=True) as store:
+            own = (t for t in store.iterate() if t.uid in uids)
+            easy, judged = rejection.easy_comparisons(own, loop.easy_samples)
+        if not judged:
+            raise ValueError(
+                f"{path}: no {loop.easy_samples} trajectories of any of {len(uids)} comparisons"
+            )
+    except ValueError as error:
+        raise ValueError(f"config.grpo.loop.easy_for: {error}") from error
+    kept = [comparison for comparison in comparisons if comparison.uid not in easy]
+    run.say(
+        f"{run.stage('grpo')}: {len(easy)} of {judged} comparisons that {name} judged are too "
+        f"easy; {len(kept)} of {len(comparisons)} are left"
+    )
+    return kept
+
+
+def next_work(batches: Iterator[list[Comparison]], *args, **kwargs) -> draw.WorkList:
+    """The plan of the next batch that has a prompt which is not too long; see `draw.plan`.
+
+    Its `dropped` begins with the comparisons of the batches before, which have none.
+    """
+    dropped: tuple[str, ...] = ()
+    while True:
+        batch = next(batches)
+        try:
+            work = draw.plan(batch, *args, **kwargs)
+        except draw.TooLong:
+            dropped += tuple(comparison.uid for comparison in batch)
+            continue
+        return dataclasses.replace(work, dropped=dropped + work.dropped)
+
+
+def run_stage(run: Run) -> None:
+    """GRPO, unless it is finished."""
+    if (stage := run.begin("grpo")) is None:
+        return
+    own, seed = run.config.grpo, run.config.seed
+    config, loop = own.objective, own.loop
+    model = run.trained_model("grpo")
+    engine = run.engine("grpo", own.buckets, adapters=model.lora)
+    comparisons = run.comparisons("train", loop.comparisons, seed=seed + 2)
+    if loop.easy_for:
+        comparisons = without_easy(run, comparisons, loop)
+    by_uid = {comparison.uid: comparison for comparison in comparisons}
+    batches = pipeline.shuffled_batches(comparisons, loop.prompts_per_step, seed=seed)
+
+    # Reference, state, log.
+    from_rft = loop.start == "rft"
+    reference = run.load_params(run.stage("rft")) if from_rft else run.load_cold_start()
+    fingerprint = drawing.fingerprint(run, params_digest(reference), own.draw)
+    optimizer = make_optimizer(own.optimizer)
+    update = grpo.make_update_step(model, config, optimizer, own.draw.temperature)
+    # With adapters, the reference is also the base of the policy.
+    base, trained = lora.start(model, reference, run.adapter_key(stage), run.mesh)
+    state = start_state(trained, optimizer, run.base_key)
+    if not base:
+        del trained  # the same arrays
+        reference = reshard(reference, run.param_shardings, transformer.frozen_dtypes(model))
+    store = TrajectoryStore(run.workdir.path("trajectories", f"{stage}.jsonl"))
+    how = draw.judged_once(comparisons[:_JUDGED_BY], own.draw, run.tokenizer, engine, seed=seed)
+
+    def rollout(number: int, params: dict) -> tuple[draw.WorkList, list[grpo.Rollout], int]:
+        """Draws and scores a group of each prompt; its work, its rollouts, and their tokens."""
+        work = next_work(batches, how, run.tokenizer, engine, seed=seed, step=number)
+        groups: dict[str, list[grpo.Rollout]] = {}
+        tokens = 0
+        for unit, completions, trajectories in draw.draw_units(
+            engine, run.for_rollout(params, model.lora), work, by_uid, how, run.tokenizer,
+            base_key=run.base_key, fingerprint=fingerprint, stage=stage, step=number,
+        ):  # fmt: skip
+            store.append_unit(UnitHeader(fingerprint, stage, number, unit.index), trajectories)
+            for completion, trajectory in zip(completions, trajectories, strict=True):
+                row = grpo.rollout(completion.prompt_ids, trajectory)
+                groups.setdefault(trajectory.uid, []).append(row)
+                tokens += len(completion.token_ids)
+        return work, [row for group in groups.values() for row in group], tokens
+
+    def step(number: int, state: TrainState) -> training.Stepped:
+        began = time.monotonic()
+        work, rows, tokens = rollout(number, lora.join(base, state.params))
+        drawn = time.monotonic()
+        batch = grpo.make_batch(
+            rows,
+            group_size=config.group_size,
+            length=engine.buckets.prompt_lengths[-1] + engine.buckets.output_lengths[-1],
+            completion_length=engine.buckets.output_lengths[-1],
+            num_groups=loop.prompts_per_step,
+            pad_id=run.tokenizer.pad_id,
+        )
+        batch = put(batch, run.split_over_devices)
+        for _ in range(config.inner_epochs):
+            state, metrics = update(state, reference, batch)
+        jax.block_until_ready(metrics)  # the next rollout needs it, and times are told apart
+        counts = {"dropped": work.dropped, "truncated": work.truncated, "alike": work.alike}
+        return training.Stepped(
+            state, {**metrics, **{name: len(uids) for name, uids in counts.items()}}, tokens,
+            {"rollout_seconds": drawn - began, "update_seconds": time.monotonic() - drawn,
+             "tokens_per_second": tokens / (drawn - began)},
+        )  # fmt: skip
+
+    steps = own.optimizer.steps // config.inner_epochs
+    state = training.train(
+        run, stage, state, batches, step,
+        steps=steps, checkpoint_every=loop.checkpoint_every, log=store, log_every=1,
+        what=f"{steps} iterations of {loop.prompts_per_step} prompts x {config.group_size} "
+             "trajectories",
+        note="reward {reward_mean:+.2f}", summary=_SUMMARY,
+    )  # fmt: skip
+    store.close()
+    run.save_params(stage, lora.merge(model, lora.join(base, state.params)))

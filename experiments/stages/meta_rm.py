@@ -1,0 +1,186 @@
+"""Meta RM: which trajectories are correct? Trained from the base model, used by guided voting.
+
+It learns from the non-hinted trajectories that rejective fine-tuning drew and from trajectories
+of the trained GRM, wrong ones included. Comparisons whose uid hashes to one tenth are held out:
+the AUC inside them, over trajectories of the trained GRM, which are what is voted on, is the metric
+that says whether guided voting can gain anything, and the checkpoint with the best one is what the
+stage becomes.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import optax
+
+from experiments.run import Run
+from experiments.stages import drawing, heads
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.trajectory import Trajectory, TrajectoryStore
+from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
+from grm_jax.learning import meta_rm
+from grm_jax.models.config import ModelConfig
+from grm_jax.sampling import draw
+from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.prompts import Message, meta_rm_prompt
+from grm_jax.text.tokenizers import Tokenizer
+
+
+class Row(NamedTuple):
+    """What the meta RM reads, with its label and weight."""
+
+    token_ids: tuple[int, ...]
+    label: float
+    weight: float
+    uid: str
+
+
+class Judge(NamedTuple):
+    """A meta RM and how it reads.
+
+    Attributes:
+      model: shape of its decoder.
+      tokenizer: its own.
+      params: as made by `grm_jax.learning.meta_rm.init`.
+      released: it was not trained here, and reads the text of a trajectory, not its token ids.
+    """
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+    params: dict
+    released: bool
+
+    def input_ids(
+        self, form: str, comparison: Comparison, trajectory: Trajectory
+    ) -> tuple[int, ...]:
+        """Query and responses as they were shown, then the trajectory as the answer (Figure 5)."""
+        shown = [comparison.responses[i] for i in trajectory.order]
+        text = meta_rm_prompt(comparison.messages, shown, form=form)
+        prompt = self.tokenizer.chat([Message("user", text)])
+        if self.released:
+            answer = self.tokenizer.encode(trajectory.text)
+            return (*prompt, *answer, self.tokenizer.end_of_turn_id)
+        return (*prompt, *draw.answer_ids(trajectory, self.tokenizer))
+
+
+def is_released(run: Run) -> bool:
+    """Whether the meta RM is one of `config.released`."""
+    return run.config.released is not None and bool(run.config.released.meta_rm)
+
+
+def load(run: Run) -> Judge:
+    """The released meta RM, or that of the finished stage.
+
+    Raises:
+      ValueError: if the stage has not been run in this workdir.
+    """
+    if is_released(run):
+        folder = run.config.released.meta_rm
+        checkpoint = run.load_released(folder, run.model.param_dtype)
+        tokenizer = load_tokenizer(folder)
+        model = dataclasses.replace(checkpoint.config, dtype=run.model.dtype)
+        params = {"decoder": checkpoint.params, "head": checkpoint.head}
+        return Judge(model, tokenizer, params, released=True)
+    return own_judge(run, heads.load(run, run.stage("meta_rm")))
+
+
+def own_judge(run: Run, params: dict | None = None) -> Judge:
+    """The meta RM that is trained here, perhaps without parameters yet."""
+    return Judge(run.model, run.tokenizer, params or {}, released=False)
+
+
+def within_auc(rows: Sequence[Row], logits: Sequence[float]) -> WithinAUC:
+    """AUC inside the comparisons of some rows."""
+    by_uid: dict[str, list[tuple[float, float]]] = {}
+    for row, logit in zip(rows, logits, strict=True):
+        by_uid.setdefault(row.uid, []).append((logit, row.label))
+    shape = (len(by_uid), max(map(len, by_uid.values()), default=0))
+    scores, correct, valid = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    for c, pairs in enumerate(by_uid.values()):
+        scores[c, : len(pairs)], correct[c, : len(pairs)] = zip(*pairs, strict=True)
+        valid[c, : len(pairs)] = True
+    return within_comparison_auc(scores, correct, valid)
+
+
+def _rows(
+    run: Run,
+    examples: Iterable[meta_rm.Example],
+    by_uid: Mapping[str, Comparison],
+    row_length: int,
+) -> list[Row]:
+    """Rows of trajectories that fit."""
+    judge = own_judge(run)
+    rows = [
+        Row(judge.input_ids(run.config.template.form, by_uid[t.uid], t), label, weight, t.uid)
+        for t, label, weight in examples
+    ]
+    return heads.fitting(run, "meta_rm", rows, lambda row: len(row.token_ids), row_length)
+
+
+def _data(run: Run) -> tuple[list[Row], list[Row]]:
+    """Rows to train on and rows held out."""
+    stage, seed, own = run.stage("meta_rm"), run.config.seed, run.config.meta_rm
+    loop, choices = own.loop, own.choices
+    comparisons = run.comparisons("train", loop.comparisons, seed=seed + 3)
+    params = run.load_params(run.stage("grpo"))
+    trajectories = drawing.draw_stage(
+        run, stage, params, comparisons, own.draw, run.engine("meta_rm", own.buckets)
+    )
+    of_rft = run.stage("rft")
+    data = run.config.rft.data
+    comparisons += run.comparisons("train", data.comparisons, seed=seed + 1)
+    path = run.workdir.path("trajectories", f"{of_rft}.jsonl")
+    with TrajectoryStore(path, read_only=True) as store:
+        trajectories += store.iterate(stage=of_rft)
+
+    by_uid = {comparison.uid: comparison for comparison in comparisons}
+    chosen = meta_rm.select(
+        (t for t in trajectories if not heads.held_out(t.uid)),
+        only_mixed=choices.only_mixed, balance=choices.balance,
+    )  # fmt: skip
+    # Only mixed comparisons can be counted in the AUC; samples of the GRM with scores vote.
+    voting = (t for t in trajectories if t.stage == stage and t.scores is not None)
+    development = meta_rm.select(
+        (t for t in voting if heads.held_out(t.uid)), only_mixed=True, balance="none"
+    )
+    counts = {name: count for name, count in chosen.counts.items() if count}
+    run.say(f"{stage}: of {len(trajectories)} trajectories {counts}")
+    rows = _rows(run, chosen.examples, by_uid, loop.row_length)
+    if len(rows) < loop.batch_size:
+        raise ValueError(
+            f"config.meta_rm.loop.comparisons: {len(rows)} rows are left to train on, fewer than "
+            f"one batch of {loop.batch_size}: {chosen.counts}"
+        )
+    return rows, _rows(run, development.examples, by_uid, loop.row_length)
+
+
+def run_stage(run: Run) -> None:
+    """Trains the meta RM, unless it is finished."""
+    if (stage := run.begin("meta_rm")) is None:
+        return
+    own = run.config.meta_rm
+    loop = own.loop
+    rows, development = _data(run)
+    scorer = heads.Scorer(
+        run, run.trained_model("meta_rm"), run.tokenizer.pad_id, loop.row_length, loop.batch_size
+    )
+
+    def evaluate(params: dict) -> dict[str, float]:
+        if not development:
+            return {}
+        logits = scorer(params, [row.token_ids for row in development])
+        return {"development_auc": within_auc(development, logits).value}
+
+    def to_batch(picked: Sequence[Row]) -> meta_rm.MetaBatch:
+        return meta_rm.make_batch(
+            [row.token_ids for row in picked], length=loop.row_length,
+            labels=[row.label for row in picked], weights=[row.weight for row in picked],
+            pad_id=run.tokenizer.pad_id,
+        )  # fmt: skip
+
+    def make_step(model: ModelConfig, optimizer: optax.GradientTransformation):
+        return meta_rm.make_train_step(model, own.choices, optimizer)
+
+    run.say(f"{stage}: {len(development)} rows held out")
+    heads.train(run, stage, "meta_rm", own, rows, make_step, to_batch, evaluate)

@@ -1,0 +1,131 @@
+"""Supervised stages: the base model on general data, then the cold start on demonstrations."""
+
+import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.config import RFT, Supervised
+from experiments.run import Run
+from experiments.stages import training
+from grm_jax.data import pipeline
+from grm_jax.learning import sft
+from grm_jax.learning.state import TrainState, make_optimizer, start_state
+from grm_jax.models import lora
+from grm_jax.parallel.sharding import put
+from grm_jax.text.prompts import Message, grm_prompt
+
+
+def example(run: Run, messages: Sequence[Message], answer: str) -> pipeline.Example:
+    """One conversation and its answer as token ids, 4 bytes each: there may be a million."""
+    prompt = run.tokenizer.chat(messages)
+    closed = [*run.tokenizer.encode(answer), run.tokenizer.end_of_turn_id]
+    return pipeline.Example(array.array("i", prompt + closed), len(prompt))
+
+
+def general_examples(run: Run, count: int, *, seed: int) -> list[pipeline.Example]:
+    """General instruction data, of the small world or from `config.data.general`."""
+    if not count:
+        return []
+    if run.world is not None:
+        return [example(run, *pair) for pair in run.world.general(count, seed=seed)]
+    examples, refused = [], []
+    for one in run.data.take("general", count):
+        try:
+            examples.append(example(run, one.messages, one.answer))
+        except ValueError as error:  # a chat template may refuse what others write
+            refused.append(f"{one.uid}: {error}")
+    if refused:
+        problem = f"{len(refused)} conversations cannot be written (first: {refused[0]})"
+        if len(refused) > 0.05 * (len(examples) + len(refused)):
+            raise ValueError(f"config.data.general: {problem}")
+        run.say(f"data.general: {problem}, dropped")
+    return examples
+
+
+def demonstrations(
+    run: Run, count: int, *, seed: int, verdicts: str
+) -> list[pipeline.Example]:
+    """Trajectories of the imperfect demonstrator, some of them with the hint in the prompt."""
+    examples, template = [], run.config.template
+    for index, comparison in enumerate(run.comparisons("train", count, seed=seed)):
+        rng = np.random.default_rng((seed, index))
+        shown = comparison.in_order(rng.permutation(comparison.n))
+        binary = shown.n == 1
+        hint = None
+        if rng.random() < run.world.config.hinted:
+            hint = shown.label if binary else shown.best
+        text = grm_prompt(
+            shown.messages, shown.responses, form=template.form, principles=template.principles,
+            binary=binary, hint=hint,
+        )  # fmt: skip
+        answer = run.world.demonstration(
+            shown, rng, principles=template.principles, verdicts=verdicts, hint=hint
+        )
+        examples.append(example(run, [Message("user", text)], answer))
+    return examples
+
+
+def train(
+    run: Run,
+    stage: str,
+    section: str,
+    own: Supervised | RFT,
+    params: dict,
+    examples: list[pipeline.Example],
+) -> None:
+    """Fine-tunes on examples, packed into rows, until the stage is finished.
+
+    Args:
+      run: the arm.
+      stage: its name on disk.
+      section: what it is called in the config.
+      own: what stands there.
+      params: to start from. With adapters they stay frozen, and what is saved has both merged.
+      examples: at most one in twenty may be longer than a row; these are left out.
+    """
+    packing, config = own.packing, own.optimizer
+    examples, too_long = pipeline.split_too_long(examples, packing.row_length)
+    if len(too_long) > 0.05 * (len(examples) + len(too_long)):
+        raise ValueError(
+            f"config.{section}.packing.row_length: {len(too_long)} examples exceed "
+            f"{packing.row_length} tokens"
+        )
+    batches = pipeline.packed_batches(examples, packing, seed=run.config.seed)
+    optimizer = make_optimizer(config)
+    model = run.trained_model(section)
+    update = sft.make_train_step(model, optimizer, micro_batches=own.data.micro_batches)
+    frozen, trained = lora.start(model, params, run.adapter_key(stage), run.mesh)
+
+    def step(_: int, state: TrainState) -> training.Stepped:
+        state, metrics = update(state, frozen, put(next(batches), run.split_over_devices))
+        return training.Stepped(state, metrics, tokens=packing.batch_size * packing.row_length)
+
+    state = training.train(
+        run, stage, start_state(trained, optimizer, run.base_key), batches, step,
+        steps=config.steps, checkpoint_every=own.data.checkpoint_every,
+        what=f"{len(examples)} examples ({len(too_long)} too long), {config.steps} steps of "
+             f"{packing.batch_size} x {packing.row_length} tokens",
+    )  # fmt: skip
+    run.save_params(stage, lora.merge(model, lora.join(frozen, state.params)))
+
+
+def base(run: Run) -> None:
+    """The base model on general data, unless it is finished."""
+    if (stage := run.begin("base")) is None:
+        return
+    own = run.config.base
+    examples = general_examples(run, own.data.general, seed=run.config.seed)
+    train(run, stage, "base", own, run.init_params(), examples)
+
+
+def cold_start(run: Run) -> None:
+    """The cold start on demonstrations and general data, unless it is finished."""
+    if (stage := run.begin("cold_start")) is None:
+        return
+    own, seed = run.config.cold_start, run.config.seed
+    examples = general_examples(run, own.data.general, seed=seed)
+    examples += demonstrations(
+        run, own.data.demonstrations, seed=seed, verdicts=own.data.verdicts
+    )
+    train(run, stage, "cold_start", own, run.load_base(), examples)

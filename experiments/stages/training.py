@@ -1,0 +1,129 @@
+"""The loop in which every stage trains: resume, step, log, checkpoint, stop."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+
+from experiments.run import Run
+from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.learning.checkpoints import Checkpoints
+from grm_jax.learning.state import TrainState
+
+LOG_EVERY = 10  # steps between two records of the metrics
+
+
+class Stepped(NamedTuple):
+    """A step that has been dispatched, and need not be finished.
+
+    Attributes:
+      state: after it.
+      metrics: numbers on the device.
+      tokens: that it worked on.
+      times: wall-clock figures, beside `tokens_per_second` of the whole step.
+    """
+
+    state: TrainState
+    metrics: Mapping[str, jax.Array | float]
+    tokens: int
+    times: Mapping[str, float] = {}
+
+
+def train(
+    run: Run,
+    stage: str,
+    state: TrainState,
+    batches: Iterator,
+    step: Callable[[int, TrainState], Stepped],
+    *,
+    steps: int,
+    checkpoint_every: int,
+    what: str,
+    note: str = "loss {loss:.3f}",
+    summary: str = "",
+    log_every: int = LOG_EVERY,
+    log: TrajectoryStore | None = None,
+    evaluate: Callable[[TrainState], dict[str, float]] = lambda state: {},
+) -> TrainState:
+    """Trains one stage to its end, from its latest checkpoint if there is one.
+
+    A step is logged after the next one was dispatched, so that logging never stalls the device. A
+    run that is killed and started again does the same steps, and leaves the same records.
+
+    Args:
+      run: the arm.
+      stage: its name on disk.
+      state: before the first step; donated.
+      batches: iterator of grain that `step` reads from; a checkpoint holds its position.
+      step: (number, state) -> what the step made of it.
+      steps: how many there are.
+      checkpoint_every: steps between checkpoints; the last step has one too.
+      what: says to a person what is trained, and in which steps.
+      note: format of the metrics, shown behind the progress bar.
+      summary: format of the metrics and times, printed at every checkpoint; "" for none.
+      log_every: steps between records of the metrics.
+      log: where the steps append trajectories; cut back to where the checkpoint was.
+      evaluate: measures a state at each checkpoint. The first number is the score, the higher the
+        better, and the best checkpoint is what the stage becomes. Without one it is the last.
+
+    Returns:
+      The last state, or the best.
+
+    Raises:
+      FloatingPointError: a metric or the state is not finite.
+      Stopped: the run was asked to stop, and the last step is saved.
+    """
+    checkpoints = Checkpoints(run.workdir.path("checkpoints", stage), run=run.workdir.digest)
+    first, meta = 0, {"store_offset": 0}
+    if checkpoints.latest() is not None:
+        initial = state
+        state, meta = checkpoints.restore(initial, data_iterator=batches)
+        jax.tree.map(lambda x: x.delete(), initial)  # the caller holds it, and there is no room
+        first = checkpoints.latest()
+    if log is not None:
+        log.truncate(meta["store_offset"])
+    run.metrics.rewind(stage, first)
+    run.say(f"{stage}: {what}" + (f", from {first}" if first else ""))
+
+    def is_checkpoint(number: int) -> bool:
+        return (number + 1) % checkpoint_every == 0 or number + 1 == steps
+
+    def finish(number: int, done: Stepped, found: Mapping[str, float]) -> str:
+        """Waits for a step and logs it, with what an evaluation found; returns the note."""
+        nonlocal began
+        metrics = run.metrics.check(stage, number, jax.device_get(done.metrics)) | found
+        now = time.monotonic()
+        times = {"tokens_per_second": done.tokens / (now - began), **done.times}
+        began = now
+        if (number + 1) % log_every == 0 or number == 0 or found:
+            run.metrics.write(stage, number, metrics, times)
+        if summary and is_checkpoint(number):
+            run.say(f"{stage} {number + 1}: {summary.format(**metrics, **times)}")
+        return note.format(**metrics) + "".join(f"  {k} {v:.3f}" for k, v in found.items())
+
+    shown, pending, began = "", None, time.monotonic()
+    with run.progress(stage, steps, first) as advance:
+        for number in range(first, steps):
+            done = step(number, state)
+            state = done.state
+            if pending is not None:
+                shown = finish(*pending, {})
+            pending = (number, done._replace(state=None))  # which the next step may be given
+            stopping = run.stopping
+            if is_checkpoint(number) or stopping:
+                found = evaluate(state) if is_checkpoint(number) else {}
+                shown, pending = finish(*pending, found), None
+                meta = {} if log is None else {"store_offset": log.offset}
+                score = next(iter(found.values()), None)
+                checkpoints.save(number + 1, state, meta, batches, score)
+                began = time.monotonic()
+            advance(note=shown)
+            if stopping:
+                checkpoints.close()
+                run.stop(f"step {number + 1} of {stage}")
+    if (best := checkpoints.best()) not in (None, steps):
+        state, _ = checkpoints.restore(state, best)
+        run.say(f"{stage}: the parameters of step {best} of {steps}, the best on what is held out")
+    checkpoints.close()
+    return state

@@ -27,8 +27,7 @@ from grm_jax.learning.grpo import GRPOConfig
 from grm_jax.learning.meta_rm import MetaRMConfig
 from grm_jax.learning.rejection import RejectionRules
 from grm_jax.learning.state import OptimizerConfig
-from grm_jax.models.config import VARIANTS, LoRAConfig, ModelConfig
-from grm_jax.models.hub.config_file import HOW
+from grm_jax.models.config import VARIANTS, Compute, LoRAConfig, ModelConfig
 from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.ranges import Checked, Seed, ranges, split
 from grm_jax.sampling.draw import DrawConfig
@@ -218,17 +217,18 @@ def _sections(cls: type) -> list[Field]:
     return [field for field in fields(cls) if field.kind == "section"]
 
 
-# Fields of ModelConfig that no config holds: the tokenizer, the family and the mesh decide them.
-_NOT_IN_MODEL = ("vocab_size", "mla", "moe", "yarn", "lora", "rules")
+# The tokenizer and the mesh decide these fields of a model; the family decides its records.
+_NOT_IN_MODEL = ("vocab_size", "rules")
 
 
 def _model_fields(config: Mapping) -> list[Field]:
     """The fields of section `model`; of released weights those that say how to compute only."""
-    found = [field for field in fields(ModelConfig) if field.name not in _NOT_IN_MODEL]
-    if config.get("released") is not None:
-        return [field for field in found if field.name in HOW]
     variant = Field("variant", "value", str, False, "", tuple(VARIANTS), {})
-    return [variant, *found]
+    shape = [] if config.get("released") is not None else [variant, *fields(ModelConfig)]
+    return [
+        field for field in (*shape, *fields(Compute))
+        if field.kind == "value" and field.name not in _NOT_IN_MODEL
+    ]
 
 
 def has_shape(config: Mapping) -> bool:
@@ -357,10 +357,10 @@ def _model(section: Mapping, where: str) -> dict[str, Any]:
     values = {}
     for key, value in section["model"].items():
         if key not in known:
-            if key in {field.name for field in fields(ModelConfig)} - {*_NOT_IN_MODEL}:
+            if key in {field.name for field in _model_fields({})}:
                 raise ValueError(
                     f"{where}.{key}: belongs to the weights of config.released.model; section "
-                    f"model may hold {list(HOW)}"
+                    f"model may hold {[*known]}"
                 )
             raise ValueError(f"{where}.{key}: unknown field{nearest(key, known)}")
         if value is not None or not (has_shape(section) or known[key].optional):
@@ -466,7 +466,8 @@ def shown(config: Mapping, file: Mapping, plain: Mapping, flags: Collection[str]
         for field in fields(cls):
             own = section.get(field.name)
             if field.kind == "model":
-                doc = docs(ModelConfig) | {"variant": "a published size; the others override it."}
+                doc = docs(ModelConfig) | docs(Compute)
+                doc |= {"variant": "a published size; the others override it."}
                 visit(own, [(one, doc[one.name]) for one in _model_fields(section)], "model.")
             elif field.kind == "section" and isinstance(own, Mapping):
                 descend(own, field.hint, field.fixed, f"{prefix}{field.name}.")

@@ -236,12 +236,12 @@ class Run:
     @functools.cached_property
     def rollout_model(self) -> ModelConfig:
         """The same with the rules by which parameters are split while they are sampled from."""
-        return dataclasses.replace(self.model, rules=self.config.mesh.table(rollout=True))
+        return self.model.replace(rules=self.config.mesh.table(rollout=True))
 
     @property
     def split_over_devices(self) -> jax.NamedSharding:
         """Leading axis over the batch axes of the mesh."""
-        return self._split(self.model.rules)
+        return self._split(self.model.compute.rules)
 
     def _split(self, rules: Rules) -> jax.NamedSharding:
         axes = sharding.mesh_axes(self.mesh.shape, rules, "batch")
@@ -280,7 +280,7 @@ class Run:
             stop_ids=self.tokenizer.stop_ids,
             pad_id=self.tokenizer.pad_id,
             chunk=self.config.sampling.chunk,
-            sharding=self._split(self.rollout_model.rules),
+            sharding=self._split(self.rollout_model.compute.rules),
         )
 
     # Parameters.
@@ -320,7 +320,8 @@ class Run:
     def init_params(self) -> dict:
         """What a run starts from, split over the mesh: released weights, or random parameters."""
         if self.config.released is not None:
-            return self.load_released(self.config.released.model, self.model.param_dtype).params
+            folder, param_dtype = self.config.released.model, self.model.compute.param_dtype
+            return self.load_released(folder, param_dtype).params
         key = jax.random.fold_in(self.base_key, 0)
         init = jax.jit(
             lambda key: transformer.init(self.model, key), out_shardings=self.param_shardings
@@ -334,11 +335,11 @@ class Run:
     def load_released(self, folder: str, param_dtype: str) -> hub.Checkpoint:
         """A checkpoint of the hub, read straight into the parts of each device."""
         self.say(f"reading {folder}")
-        shape = dataclasses.replace(hub.read_config(folder), rules=self.model.rules)
+        shape = hub.read_config(folder).replace(rules=self.model.compute.rules)
         shardings = transformer.param_shardings(shape, self.mesh)
         checkpoint = hub.load(folder, param_dtype=param_dtype, shardings=shardings)
         return checkpoint._replace(
-            config=dataclasses.replace(checkpoint.config, rules=self.model.rules),
+            config=checkpoint.config.replace(rules=self.model.compute.rules),
             head=sharding.put(checkpoint.head, self.on_every_device),
         )
 

@@ -96,9 +96,9 @@ def _check_released(config: Config) -> None:
         except (ValueError, OSError) as error:
             raise ValueError(f"config.released.{field}: {error}") from error
     if released.variant:
-        same = {name: getattr(VARIANTS[released.variant], name) for name in config_file.HOW}
-        found = dataclasses.replace(hub.read_config(released.model), **same)
-        if found != VARIANTS[released.variant]:
+        published = VARIANTS[released.variant]
+        found = hub.read_config(released.model)
+        if dataclasses.replace(found, compute=published.compute) != published:
             raise ValueError(
                 f"config.released.model: {released.model} has another shape than "
                 f"config.released.variant, {released.variant!r}"
@@ -146,10 +146,10 @@ def _check_types(config: Config, model: ModelConfig) -> None:
         name for name, stage in config.stages().items()
         if stage.optimizer is not None and name not in config.adapted()
     ]
-    if trained and model.param_dtype != "float32":
+    if trained and model.compute.param_dtype != "float32":
         raise ValueError(
-            f"config.model.param_dtype: {model.param_dtype} would round away the updates of "
-            f"config.{trained[0]}: train with float32 (dtype may be bfloat16), or adapters, by "
+            f"config.model.param_dtype: {model.compute.param_dtype} would round away the updates "
+            f"of config.{trained[0]}: train with float32 (dtype may be bfloat16), or adapters, by "
             "config.lora.stages"
         )
 
@@ -165,6 +165,7 @@ def model_config(config: Config, vocab_size: int) -> ModelConfig:
       ValueError, FileNotFoundError: naming the field; and as `hub.read_config`.
     """
     given = {name: value for name, value in config.model.items() if name != "variant"}
+    given["rules"] = config.mesh.table()
     variant = config.model.get("variant")
     try:
         if config.released is not None:
@@ -175,8 +176,8 @@ def model_config(config: Config, vocab_size: int) -> ModelConfig:
             shape = VARIANTS[variant]
             _check_one_shape(shape, variant, given)
         else:
-            return ModelConfig(vocab_size=vocab_size, rules=config.mesh.table(), **given)
-        return dataclasses.replace(shape, rules=config.mesh.table(), **given)
+            return ModelConfig.of({"vocab_size": vocab_size, **given})
+        return shape.replace(**given)
     except ValueError as error:
         raise ValueError(f"config.model.{error}") from error
 

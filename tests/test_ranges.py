@@ -12,7 +12,7 @@ from configs import small_world
 from experiments import config, sections
 from grm_jax.data.small_world import SmallWorldConfig
 from grm_jax.learning.state import OptimizerConfig
-from grm_jax.models.config import LoRAConfig, MLAConfig, ModelConfig, MoEConfig, YarnConfig
+from grm_jax.models.config import Compute, LoRAConfig, MLAConfig, ModelConfig, MoEConfig, YarnConfig
 from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.ranges import Checked, between, names_of, ranges
 from grm_jax.sampling.remote import Server
@@ -25,8 +25,8 @@ CONFIGS = {
     for cls in (
         *(c for c in vars(sections).values() if isinstance(c, type) and issubclass(c, Checked)),
         *(one.hint for section in SECTIONS for one in config.fields(section)), config.Config,
-        ModelConfig, MoEConfig, MLAConfig, YarnConfig, LoRAConfig, MeshConfig, SmallWorldConfig,
-        Server,
+        ModelConfig, Compute, MoEConfig, MLAConfig, YarnConfig, LoRAConfig, MeshConfig,
+        SmallWorldConfig, Server,
     )
     if dataclasses.is_dataclass(cls) and cls not in SECTIONS
 }  # fmt: skip

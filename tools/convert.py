@@ -69,7 +69,7 @@ def read_orbax(folder) -> hub.Checkpoint:
         node = abstract
         for key in inside[:-1]:
             node = node.setdefault(key, {})
-        dtype = jnp.dtype(leaf.dtype or config.param_dtype)
+        dtype = jnp.dtype(leaf.dtype or config.compute.param_dtype)
         node[inside[-1]] = jax.ShapeDtypeStruct(leaf.shape, dtype)
     done = read_json(folder / DONE) if (folder / DONE).exists() else {}  # of an earlier version
     tree = checkpoints.load_params(folder / record.PARAMS, abstract, done.get("fingerprint"))

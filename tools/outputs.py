@@ -1,6 +1,5 @@
 """What a checkpoint computes for given tokens, for the tools that compare it with others."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from grm_jax.text.tokenizers import Tokenizer
 def load(folder: pathlib.Path, dtype: str) -> hub.Checkpoint:
     """A checkpoint with parameters and activations of one type."""
     checkpoint = hub.load(folder, param_dtype=dtype)
-    return checkpoint._replace(config=dataclasses.replace(checkpoint.config, dtype=dtype))
+    return checkpoint._replace(config=checkpoint.config.replace(dtype=dtype))
 
 
 def outputs(checkpoint: hub.Checkpoint, tokens, real) -> np.ndarray:

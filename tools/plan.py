@@ -267,7 +267,7 @@ def main(argv) -> None:
         raise ValueError(f"--stages: the config has no stage with a program of {wanted}")
     title = (
         f"{topology.title}, {topology.chip.hbm / GIB:.2f} GiB a device; "
-        f"{cost.num_params(model) / 1e9:.2f}B parameters in {model.param_dtype}"
+        f"{cost.num_params(model) / 1e9:.2f}B parameters in {model.compute.param_dtype}"
     )
     console.print(title, markup=False, highlight=False)
     console.print(table(records, topology, given.mfu, given.bandwidth))

@@ -4,7 +4,6 @@ Needs no checkpoint, tokenizer, config file or data.
 """
 
 import argparse
-import dataclasses
 
 import jax
 import numpy as np
@@ -35,7 +34,7 @@ def from_flags(parser: argparse.ArgumentParser, args: argparse.Namespace, **fiel
     chosen = {"num_layers": args.layers, "dtype": args.dtype, "param_dtype": args.param_dtype}
     fields |= {name: value for name, value in chosen.items() if value is not None}
     try:
-        return dataclasses.replace(VARIANTS[args.variant], **fields)
+        return VARIANTS[args.variant].replace(**fields)
     except ValueError as error:
         parser.error(str(error))
 

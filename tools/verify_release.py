@@ -97,8 +97,7 @@ def shape_rows(folder: pathlib.Path, config: ModelConfig, reward: bool) -> tuple
     files = compare("elements in the files", hub.count_stored(folder), count)
     if (name := published_variant(config)) is None:
         return count, [("variant", SHOWN, "no published variant has these shapes"), files]
-    how = {field: getattr(config, field) for field in config_file.HOW}
-    both = dataclasses.replace(VARIANTS[name], **how), config
+    both = dataclasses.replace(VARIANTS[name], compute=config.compute), config
     different = "; ".join(settings.differing_fields(*map(dataclasses.asdict, both), name))
     variant = "variant", FAILED if different else OK, different or name
     published = compare("published parameters", count, PUBLISHED_PARAMETERS[name] - gone)
@@ -210,10 +209,11 @@ def checks(args: argparse.Namespace) -> Iterator[Row]:
     config, tokenizer = hub.read_config(folder), load_tokenizer(folder)
     hub.check_vocab(config, tokenizer.vocab_size, folder)
     count, rows = shape_rows(folder, config, reward)
+    dtype = args.dtype or config.compute.param_dtype
     facts = {
-        "parameters": count, **tokenizer.fingerprints(), "dtype": args.dtype or config.param_dtype,
-        "prompt": PROMPT, "prompt_ids": [], "tokens": [], "reward": 0.0 if reward else None,
-        "logprobs": [], "versions": {"jax": jax.__version__, "grm_jax": grm_jax.__version__},
+        "parameters": count, **tokenizer.fingerprints(), "dtype": dtype, "prompt": PROMPT,
+        "prompt_ids": [], "tokens": [], "reward": 0.0 if reward else None, "logprobs": [],
+        "versions": {"jax": jax.__version__, "grm_jax": grm_jax.__version__},
     }  # fmt: skip
     if args.against:
         record = read_record(args.against, facts, config.vocab_size)

@@ -7,7 +7,6 @@ that says whether guided voting can gain anything, and the checkpoint with the b
 stage becomes.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -77,9 +76,9 @@ def load(run: Run) -> Judge:
     """
     if is_released(run):
         folder = run.config.released.meta_rm
-        checkpoint = run.load_released(folder, run.model.param_dtype)
+        checkpoint = run.load_released(folder, run.model.compute.param_dtype)
         tokenizer = load_tokenizer(folder)
-        model = dataclasses.replace(checkpoint.config, dtype=run.model.dtype)
+        model = checkpoint.config.replace(dtype=run.model.compute.dtype)
         params = {"decoder": checkpoint.params, "head": checkpoint.head}
         return Judge(model, tokenizer, params, released=True)
     return own_judge(run, heads.load(run, run.stage("meta_rm")))

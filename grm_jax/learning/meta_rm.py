@@ -202,7 +202,7 @@ def init(model_config: ModelConfig, decoder_params: dict, key: jax.Array) -> dic
 def finished(model_config: ModelConfig, params: dict) -> dict:
     """A trained meta RM as others read it: adapters merged, the head in the type of the decoder."""
     params = lora.merge(model_config, params)
-    head = jax.tree.map(lambda x: x.astype(model_config.param_dtype), params["head"])
+    head = jax.tree.map(lambda x: x.astype(model_config.compute.param_dtype), params["head"])
     return {**params, "head": head}
 
 

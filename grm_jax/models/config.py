@@ -1,8 +1,11 @@
-"""Shapes of the decoder, and the published sizes of Gemma-2 and DeepSeek."""
+"""Shapes of the decoder, how they are computed, and the published sizes of Gemma-2 and DeepSeek."""
 
 import dataclasses
+import functools
 import math
-from typing import Annotated, NamedTuple
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 from grm_jax.parallel.mesh import RULES, Rules
 from grm_jax.ranges import Checked, Count, Natural, NonNegative, Positive, one_of
@@ -130,8 +133,37 @@ class Stack(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Compute(Checked):
+    """How a decoder is computed: whatever a checkpoint does not fix.
+
+    Attributes:
+      dtype: type of activations.
+      param_dtype: type of parameters; adapters are float32 whatever it is.
+      attention_chunk: keys per step of the online softmax; bounds memory, never the result.
+      expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
+      attention_kernel: how a full pass attends, see `attention_kernels.py`; never changes the
+        result.
+      remat: what the backward pass recomputes of each group of layers: "none"; all but matrix
+        products with weights ("products"); everything ("full").
+      rules: which mesh axes split each logical axis, see `parallel.mesh`; without effect where no
+        mesh is set, never on the result.
+    """
+
+    dtype: Annotated[str, one_of(DTYPES)] = "float32"
+    param_dtype: Annotated[str, one_of(DTYPES)] = "float32"
+    attention_chunk: Count = 1024
+    expert_path: Annotated[str, one_of(EXPERT_PATHS)] = "auto"
+    attention_kernel: Annotated[str, one_of(ATTENTION_KERNELS)] = "auto"
+    remat: Annotated[str, one_of(REMATS)] = "none"
+    rules: Rules = RULES
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig(Checked):
     """Shape of a decoder. Hashable, so it can be a static argument of `jax.jit`.
+
+    Configs and model.json hold the fields of `compute` beside those of the shape; `of` and
+    `replace` take them so.
 
     The defaults are Gemma-2's. With a sliding window, layers alternate (local, global): even
     layers see the window, odd ones everything.
@@ -162,16 +194,7 @@ class ModelConfig(Checked):
       lora: adapters beside the kernels of attention and of the feed-forward layers that every
         token sees; routed experts, routers, norms, embeddings and the expansion of latents have
         none. See `lora.py`.
-      dtype: type of activations.
-      param_dtype: type of parameters; adapters are float32 whatever it is.
-      attention_chunk: keys per step of the online softmax; bounds memory, never the result.
-      expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
-      attention_kernel: how a full pass attends, see `attention_kernels.py`; never changes the
-        result.
-      remat: what the backward pass recomputes of each group of layers: "none"; all but matrix
-        products with weights ("products"); everything ("full").
-      rules: which mesh axes split each logical axis, see `parallel.mesh`; without effect where no
-        mesh is set, never on the result.
+      compute: how the shape is computed.
 
     Raises:
       ValueError: naming the field that makes the shape impossible.
@@ -199,13 +222,7 @@ class ModelConfig(Checked):
     moe: MoEConfig | None = None
     yarn: YarnConfig | None = None
     lora: LoRAConfig | None = None
-    dtype: Annotated[str, one_of(DTYPES)] = "float32"
-    param_dtype: Annotated[str, one_of(DTYPES)] = "float32"
-    attention_chunk: Count = 1024
-    expert_path: Annotated[str, one_of(EXPERT_PATHS)] = "auto"
-    attention_kernel: Annotated[str, one_of(ATTENTION_KERNELS)] = "auto"
-    remat: Annotated[str, one_of(REMATS)] = "none"
-    rules: Rules = RULES
+    compute: Compute = Compute()
 
     def __post_init__(self):
         super().__post_init__()
@@ -224,6 +241,27 @@ class ModelConfig(Checked):
             self.demand("sliding_window", not alternating, "None where moe is given")
             most = self.num_layers - 1
             self.demand("moe.first_dense", moe.first_dense <= most, f"at most {most}")
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "ModelConfig":
+        """A config from fields of the shape and of `compute` side by side.
+
+        Args:
+          fields: by name; a record such as `mla` may be a mapping of its own fields.
+        """
+        kinds = records(cls)
+        shape = {
+            name: kinds[name](**value) if isinstance(value, Mapping) else value
+            for name, value in fields.items()
+        }
+        compute = {name: shape.pop(name) for name in COMPUTE if name in shape}
+        return cls(**shape, compute=Compute(**compute))
+
+    def replace(self, **fields) -> "ModelConfig":
+        """The same config but for some fields, of the shape or of `compute`."""
+        compute = {name: fields.pop(name) for name in COMPUTE if name in fields}
+        compute = dataclasses.replace(self.compute, **compute)
+        return dataclasses.replace(self, **fields, compute=compute)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -246,6 +284,21 @@ class ModelConfig(Checked):
         if self.mla is None:
             return self.head_dim, self.head_dim
         return self.mla.kv_rank + self.mla.rope_dim, 0
+
+
+# Names of the fields of `Compute`.
+COMPUTE = tuple(field.name for field in dataclasses.fields(Compute))
+
+
+@functools.cache
+def records(cls: type) -> dict[str, type]:
+    """The classes of those fields of a dataclass that are records themselves, such as `mla`."""
+    return {
+        name: option
+        for name, hint in typing.get_type_hints(cls).items()
+        for option in (hint, *typing.get_args(hint))
+        if dataclasses.is_dataclass(option)
+    }
 
 
 def mla_query_scale(mla: MLAConfig, yarn: YarnConfig | None) -> float:
@@ -276,7 +329,7 @@ def deepseek(
     return ModelConfig(mla=mla, moe=moe, yarn=yarn, **{**conventions, **fields})
 
 
-_RELEASED = {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "full"}
+_RELEASED = {"compute": Compute("bfloat16", "bfloat16", remat="full")}
 
 
 def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, query_scalar,

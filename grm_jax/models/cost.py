@@ -205,17 +205,17 @@ def weight_bytes(config: ModelConfig, tokens: int, *, output: bool = True) -> in
         entries += c.vocab_size * c.embed_dim
     if not (output and c.tied_embeddings):
         entries += min(tokens, c.vocab_size) * c.embed_dim
-    return round(entries * dtype_bytes(c.param_dtype))
+    return round(entries * dtype_bytes(c.compute.param_dtype))
 
 
 def optimizer_state_bytes(config: ModelConfig) -> int:
     """Bytes of AdamW's two moments, which have the type of the parameters."""
-    return 2 * num_params(config) * dtype_bytes(config.param_dtype)
+    return 2 * num_params(config) * dtype_bytes(config.compute.param_dtype)
 
 
 def optimizer_traffic_bytes(config: ModelConfig) -> int:
     """Bytes that an AdamW update moves: four arrays in, and all of them but the gradient out."""
-    return 7 * num_params(config) * dtype_bytes(config.param_dtype)
+    return 7 * num_params(config) * dtype_bytes(config.compute.param_dtype)
 
 
 def train_bytes(
@@ -232,7 +232,7 @@ def train_bytes(
       micro_batches: pieces of equal size.
       frozen: as in `train_flops`: the weights are only read.
     """
-    gradient = num_params(config) * dtype_bytes(config.param_dtype)
+    gradient = num_params(config) * dtype_bytes(config.compute.param_dtype)
     reads = 2 * micro_batches * weight_bytes(config, tokens // micro_batches)
     if frozen:
         return reads
@@ -245,7 +245,7 @@ def cache_bytes_per_token(config: ModelConfig) -> int:
 
 
 def _cache_bytes_per_layer(config: ModelConfig) -> int:
-    return config.num_kv_heads * sum(config.cache_widths) * dtype_bytes(config.dtype)
+    return config.num_kv_heads * sum(config.cache_widths) * dtype_bytes(config.compute.dtype)
 
 
 class DecodeCost(NamedTuple):

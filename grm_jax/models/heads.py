@@ -24,7 +24,7 @@ def _logits(config, output_VD, hidden):
     with jax.named_scope("logits"):
         out = jnp.einsum("...d,vd->...v", hidden, output_VD, preferred_element_type=jnp.float32)
     names = ("batch", *(None,) * (out.ndim - 2), "vocab")
-    out = sharding.constrain(config.rules, out, names, "logits")
+    out = sharding.constrain(config.compute.rules, out, names, "logits")
     return softcap(out, config.final_softcap)
 
 
@@ -56,7 +56,7 @@ def token_logprobs(
       log pi(target) and the entropy in nats, both [B, T] float32.
     """
     batch, length, _ = hidden_BTD.shape
-    size = min(length, max(1, chunk * sharding.parts(config.rules, "batch") // batch))
+    size = min(length, max(1, chunk * sharding.parts(config.compute.rules, "batch") // batch))
     count = -(-length // size)
 
     def cut(x):
@@ -66,7 +66,7 @@ def token_logprobs(
 
     # Gathered here, or each step of the scan would gather it.
     output_VD = sharding.constrain(
-        config.rules, _output(config, params, hidden_BTD.dtype), ("vocab", None), "output"
+        config.compute.rules, _output(config, params, hidden_BTD.dtype), ("vocab", None), "output"
     )
 
     @jax.checkpoint
@@ -91,7 +91,8 @@ def scalar_init(config: ModelConfig, key: jax.Array) -> dict:
     scale = config.embed_dim**-0.5
     kernel_D = scale * jax.random.normal(key, (config.embed_dim,), jnp.float32)
     # Beside adapters it is trained too, and param_dtype is that of a frozen base.
-    return {"kernel": kernel_D.astype(config.param_dtype if config.lora is None else jnp.float32)}
+    dtype = config.compute.param_dtype if config.lora is None else jnp.float32
+    return {"kernel": kernel_D.astype(dtype)}
 
 
 def scalar_apply(head_params: dict, hidden_BD: jax.Array) -> jax.Array:

@@ -29,9 +29,9 @@ def parameter(module, name, axes, shape, scale, dtype=None, *, param_dtype=None)
     config = module.config
     value = module.param(
         name, nn.with_logical_partitioning(init, axes), shape,
-        jnp.dtype(param_dtype or config.param_dtype),
+        jnp.dtype(param_dtype or config.compute.param_dtype),
     )  # fmt: skip
-    return jnp.asarray(value, jnp.dtype(dtype or config.dtype))
+    return jnp.asarray(value, jnp.dtype(dtype or config.compute.dtype))
 
 
 class Kernel(NamedTuple):
@@ -104,7 +104,7 @@ def constrain(module, x, *axes):
     if module.is_initializing():
         return x
     array = f"{'/'.join(module.path) or 'decoder'}: activation"
-    return sharding.constrain(module.config.rules, x, axes, array)
+    return sharding.constrain(module.config.compute.rules, x, axes, array)
 
 
 class RMSNorm(nn.Module):
@@ -122,7 +122,7 @@ class RMSNorm(nn.Module):
             "scale",
             nn.with_logical_partitioning(init, (self.axis,)),
             (x.shape[-1],),
-            jnp.dtype(c.param_dtype),
+            jnp.dtype(c.compute.param_dtype),
         )
         x32 = x.astype(jnp.float32)
         eps = c.norm_eps if self.eps is None else self.eps
@@ -164,8 +164,9 @@ class Attention(nn.Module):
         own = attention.Keys(k_BKTE, v_BKTE, positions_BT, segment_ids_BT)
         out_BTHE = attention_kernels.attend(
             q_BTHE, (*past, own), positions_BT, segment_ids_BT,
-            kernel=c.attention_kernel, rules=c.rules, scale=c.query_scale, cap=c.attn_softcap,
-            window=self.window, chunk=c.attention_chunk,
+            kernel=c.compute.attention_kernel, rules=c.compute.rules,
+            chunk=c.compute.attention_chunk, scale=c.query_scale, cap=c.attn_softcap,
+            window=self.window,
         )  # fmt: skip
         with jax.named_scope("attention_out"):
             out_BTD = contract("bthe,hed->btd", out_BTHE, o_HED)
@@ -210,7 +211,7 @@ class LatentAttention(nn.Module):
 
         cached_B1TC = jnp.concatenate([latent_BTR[:, None], jnp.swapaxes(key_BT1E, 1, 2)], -1)
         options = {"scale": c.query_scale, "cap": c.attn_softcap, "window": self.window,
-                   "chunk": c.attention_chunk}  # fmt: skip
+                   "chunk": c.compute.attention_chunk}  # fmt: skip
         marks = (positions_BT, segment_ids_BT)
         if past:
             with jax.named_scope("absorb"):

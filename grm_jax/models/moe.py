@@ -311,8 +311,10 @@ class Experts(nn.Module):
         with jax.named_scope("experts"):
             out_ND = x_ND
             if not self.is_initializing():  # which needs no result, and its token fits no mesh
-                out_ND = apply_experts(c.activation, c.expert_path, x_ND, ids_NA, weights_NA,
-                                       gate_XDF, up_XDF, down_XFD, rules=c.rules)  # fmt: skip
+                out_ND = apply_experts(
+                    c.activation, c.compute.expert_path, x_ND, ids_NA, weights_NA, gate_XDF, up_XDF,
+                    down_XFD, rules=c.compute.rules,
+                )  # fmt: skip
         out_BTD = constrain(self, out_ND.reshape(x_BTD.shape), "batch", None, None)
         if moe.shared_dim:
             out_BTD += FeedForward(c, moe.shared_dim, name="shared")(x_BTD)

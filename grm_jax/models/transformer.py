@@ -114,8 +114,9 @@ class Transformer(nn.Module):
         new = []
         for name, dense, first, last in c.stacks:
             group = LayerGroup
-            if c.remat != "none":
-                group = nn.remat(LayerGroup, prevent_cse=False, policy=_REMAT_POLICIES[c.remat])
+            if c.compute.remat != "none":
+                policy = _REMAT_POLICIES[c.compute.remat]
+                group = nn.remat(LayerGroup, prevent_cse=False, policy=policy)
             scanned = nn.scan(
                 group,
                 variable_axes={"params": 0},
@@ -168,7 +169,8 @@ def param_shardings(config: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
     Raises:
       ValueError: naming the parameter, as `parallel.sharding.spec`.
     """
-    return sharding.shardings(mesh, config.rules, logical_axes(config), abstract_params(config))
+    rules = config.compute.rules
+    return sharding.shardings(mesh, rules, logical_axes(config), abstract_params(config))
 
 
 def frozen_dtypes(config: ModelConfig) -> dict:
@@ -180,7 +182,7 @@ def frozen_dtypes(config: ModelConfig) -> dict:
     """
     def one(path, leaf):
         kept = path[-1].key in ("scale", "router", "router_bias")
-        return leaf.dtype if kept else jnp.dtype(config.dtype)
+        return leaf.dtype if kept else jnp.dtype(config.compute.dtype)
 
     return jax.tree.map_with_path(one, abstract_params(config))
 
@@ -199,7 +201,7 @@ def constrain_params(config: ModelConfig, tree: dict) -> dict:
     ))  # fmt: skip
     return jax.tree_util.tree_map_with_path(
         lambda path, x: sharding.constrain(
-            config.rules, x, names[path], "/".join(part.key for part in path)
+            config.compute.rules, x, names[path], "/".join(part.key for part in path)
         ),
         tree,
     )
@@ -227,9 +229,9 @@ def apply(
       past: read-only blocks of earlier tokens; never written here.
 
     Returns:
-      hidden_BTD after the final norm, in `config.dtype`, and the block of the own tokens.
+      hidden_BTD after the final norm, in `config.compute.dtype`, and the block of the own tokens.
     """
-    if config.param_dtype != config.dtype:
+    if config.compute.param_dtype != config.compute.dtype:
         # Before they are gathered from other devices, which then takes half of the traffic.
         dtypes = frozen_dtypes(config)
         cast = jax.tree.map(lambda x, dtype: x.astype(dtype), params, dtypes)

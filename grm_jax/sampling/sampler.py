@@ -103,7 +103,7 @@ def constrain_prefix(config: ModelConfig, prefix: KVBlock) -> KVBlock:
     """Fixes how a prefix is split over the mesh: by prompts and key/value heads."""
     kv_axes = (None, "batch", _cache_heads(config), None, None)
     return KVBlock(*(
-        sharding.constrain(config.rules, x, axes, f"prefix {name}")
+        sharding.constrain(config.compute.rules, x, axes, f"prefix {name}")
         for name, x, axes in zip(
             KVBlock._fields, prefix, (kv_axes, kv_axes, ("batch", None), ("batch", None)),
             strict=True,
@@ -115,7 +115,7 @@ def constrain_caches(config: ModelConfig, state: DecodeState) -> DecodeState:
     """Fixes how the caches of a state are split over the mesh: as those of the prefix."""
     axes = (None, None, None, "batch", _cache_heads(config), None, None)
     k_cache, v_cache = (
-        tuple(sharding.constrain(config.rules, x, axes, "cache") for x in caches)
+        tuple(sharding.constrain(config.compute.rules, x, axes, "cache") for x in caches)
         for caches in (state.k_JSIPKUE, state.v_JSIPKUE)
     )
     return state._replace(k_JSIPKUE=k_cache, v_JSIPKUE=v_cache)
@@ -134,7 +134,7 @@ def start(
         tuple(
             jnp.zeros(
                 (last - first, S, len(config.windows), P, config.num_kv_heads, buffer, width),
-                jnp.dtype(config.dtype),
+                jnp.dtype(config.compute.dtype),
             )
             for _, _, first, last in config.stacks
         )

@@ -172,7 +172,7 @@ def test_fresh_adapters_are_the_reference(trees, rollouts):
 
 def test_meta_rm_trains_adapters_and_head(trees):
     base, adapters = trees
-    config = dataclasses.replace(CONFIG, param_dtype="bfloat16")
+    config = CONFIG.replace(param_dtype="bfloat16")
     params = meta_rm.init(config, fresh(adapters), jax.random.key(1))
     head = jax.tree.map(jnp.copy, params["head"])
     assert head["kernel"].dtype == jnp.float32

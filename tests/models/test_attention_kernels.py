@@ -167,7 +167,7 @@ def test_a_kernel_that_is_asked_for_by_name_refuses():
             *case, kernel="splash", rules=rules, chunk=1024, **OPTIONS
         )
     with pytest.raises(ValueError, match="attention_kernel: must be one of .*'flash'"):
-        dataclasses.replace(VARIANTS["tiny"], attention_kernel="flash")
+        VARIANTS["tiny"].replace(attention_kernel="flash")
 
 
 def test_a_decoder_uses_the_kernel_where_it_may():

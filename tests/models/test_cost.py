@@ -106,8 +106,8 @@ def test_passes_are_sums_of_products_and_attention():
 
 # Wide against its length, so that matrix products are nearly all there is; one turn of the scan,
 # because XLA counts a loop once; no cap, whose tanh counts as many operations.
-WIDE = dataclasses.replace(
-    TINY, vocab_size=512, embed_dim=256, head_dim=64, ffn_dim=1024, sliding_window=48,
+WIDE = TINY.replace(
+    vocab_size=512, embed_dim=256, head_dim=64, ffn_dim=1024, sliding_window=48,
     attn_softcap=None, final_softcap=None, num_heads=8, num_kv_heads=4,
     attention_kernel="reference",
 )  # fmt: skip
@@ -175,7 +175,7 @@ def test_weights_are_read_once_and_tables_by_rows():
     table = TINY.vocab_size * TINY.embed_dim
     rows = 7 * TINY.embed_dim
     assert cost.weight_bytes(TINY, 7, output=False) == 4 * (cost.num_params(TINY) - table + rows)
-    half = dataclasses.replace(TINY, param_dtype="bfloat16")
+    half = TINY.replace(param_dtype="bfloat16")
     assert cost.weight_bytes(half, 7) == 2 * cost.num_params(TINY)
     # Untied: one table is multiplied, of the other rows are looked up. One token: its own experts.
     table = DEEPSEEK.vocab_size * DEEPSEEK.embed_dim
@@ -243,5 +243,5 @@ def test_latent_cache_is_read_once_for_keys_and_values():
 
 def test_types_without_a_size_are_refused():
     with pytest.raises(ValueError, match="param_dtype: must be one of .*'int8'"):
-        dataclasses.replace(DEEPSEEK, param_dtype="int8")
+        DEEPSEEK.replace(param_dtype="int8")
     assert [cost.dtype_bytes(name) for name in DTYPES] == [4, 2, 2]

@@ -70,7 +70,7 @@ def test_the_absorbed_form_equals_the_expanded_one(name):
     joined = np.concatenate([prefix.k_LBKTE, rest.k_LBKTE], axis=3)
     np.testing.assert_allclose(joined, whole.k_LBKTE, **TOLERANCE)
     # Small chunks take another path through the merge.
-    chunked = forward_of(dataclasses.replace(config, attention_chunk=3))
+    chunked = forward_of(config.replace(attention_chunk=3))
     np.testing.assert_allclose(
         chunked(params, *part(marks(), PREFIX, LENGTH), (prefix,))[0], got, **TOLERANCE
     )
@@ -122,7 +122,7 @@ def test_remat_changes_no_gradient_and_every_parameter_but_the_bias_has_one():
 
         return jax.jit(jax.grad(value))
 
-    got, want = loss(dataclasses.replace(V3, remat="full"))(params), loss(V3)(params)
+    got, want = loss(V3.replace(remat="full"))(params), loss(V3)(params)
     for (path, w), g in zip(jax.tree.leaves_with_path(want), jax.tree.leaves(got), strict=True):
         assert bool(jnp.any(w != 0)) is (path[-1].key != "router_bias"), path
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * float(np.abs(w).max()) + 1e-12)
@@ -161,7 +161,7 @@ def test_the_scale_of_queries_follows_yarn():
 )
 def test_impossible_shapes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(TINY, **change)
+        TINY.replace(**change)
 
 
 # Sampling.

@@ -159,7 +159,7 @@ def test_scalar_head(case):
 
 def test_scalar_head_is_made_in_the_parameter_type_and_read_in_float32(case):
     _, hidden, _ = case
-    config = dataclasses.replace(CONFIG, param_dtype="bfloat16", embed_dim=4096)
+    config = CONFIG.replace(param_dtype="bfloat16", embed_dim=4096)
     kernel = heads.scalar_init(config, jax.random.key(1))["kernel"]
     assert kernel.dtype == jnp.bfloat16
     assert float(jnp.std(kernel.astype(jnp.float32))) == pytest.approx(4096**-0.5, rel=0.1)

@@ -1,6 +1,5 @@
 """Checkpoints of transformers: in, out, and back into transformers with every bit in its place."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -91,12 +90,12 @@ def test_round_trip_keeps_every_bit(name, dtype, tmp_path):
     assert (source / "model.safetensors.index.json").exists()
     config, params, head = hub.load(source)
     assert head is None
-    assert (config.dtype, config.param_dtype) == (dtype, dtype)
+    assert (config.compute.dtype, config.compute.param_dtype) == (dtype, dtype)
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), transformer.abstract_params(config))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == expected
 
     target = tmp_path / "target"
-    config = dataclasses.replace(config, rules=())  # of the mesh, so no matter
+    config = config.replace(rules=())  # of the mesh, so no matter
     hub.save(target, config, params, source=source, max_shard_bytes=50_000)
     assert_same_bits(model, reloaded(model, target))
     assert len(list(target.glob("model-*.safetensors"))) > 2
@@ -183,12 +182,12 @@ def test_param_dtype_rounds_and_says_so_in_the_copy(tmp_path):
     model = torch_model("gemma2")
     source = save_source(model, tmp_path / "source")
     config, params, _ = hub.load(source, param_dtype="bfloat16")
-    assert (config.dtype, config.param_dtype) == ("float32", "bfloat16")
+    assert (config.compute.dtype, config.compute.param_dtype) == ("float32", "bfloat16")
     want = model.model.embed_tokens.weight.detach().to(torch.bfloat16)
     np.testing.assert_array_equal(
         np.asarray(params["embedding"]).view(np.uint16), want.view(torch.uint16).numpy()
     )
     hub.save(tmp_path / "target", config, params, source=source)
-    assert hub.read_config(tmp_path / "target").param_dtype == "bfloat16"
+    assert hub.read_config(tmp_path / "target").compute.param_dtype == "bfloat16"
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "target", dtype="auto")
     assert again.dtype == torch.bfloat16

@@ -243,7 +243,7 @@ def test_float16_is_read_as_float32(folder, tmp_path):
     raw = json.loads(path.read_text()) | {"torch_dtype": "float16"}
     path.write_text(json.dumps(raw))
     config, params, _ = hub.load(folder)
-    assert (config.dtype, config.param_dtype) == ("float32", "float32")
+    assert (config.compute.dtype, config.compute.param_dtype) == ("float32", "float32")
     expected = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), params_of(TINY))
     assert_same(params, expected)
     half = hub.load(folder, param_dtype="bfloat16").params
@@ -311,7 +311,7 @@ def test_weights_are_not_rounded_unasked(folder):
         hub.load(folder)
     assert hub.load(folder, param_dtype="bfloat16").params["embedding"].dtype == "bfloat16"
     config, params, _ = hub.load(folder, param_dtype="float32")
-    assert (config.dtype, config.param_dtype) == ("bfloat16", "float32")
+    assert (config.compute.dtype, config.compute.param_dtype) == ("bfloat16", "float32")
     assert_same(params, params_of(TINY))
 
 

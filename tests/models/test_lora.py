@@ -101,7 +101,7 @@ def test_adapted_kernels(name, root, kernels):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_adapters_have_the_axes_of_their_kernels_and_float32(name):
-    config = dataclasses.replace(CONFIGS[name], param_dtype="bfloat16", dtype="bfloat16")
+    config = CONFIGS[name].replace(param_dtype="bfloat16", dtype="bfloat16")
     shapes, axes = flat(abstract(config)), {
         "/".join(part.key for part in path): spec
         for path, spec in jax.tree.leaves_with_path(
@@ -221,7 +221,7 @@ def loss(config, params):
 
 @pytest.mark.parametrize(
     "config",
-    [dataclasses.replace(GEMMA, remat="full"), dataclasses.replace(V2, moe=None)],
+    [GEMMA.replace(remat="full"), dataclasses.replace(V2, moe=None)],
     ids=["gemma2", "V2 without experts"],
 )
 def test_gradients_follow_from_those_of_the_merged_kernels(config):
@@ -261,8 +261,8 @@ def products(function, *args):
 
 
 # Sizes that no activation has by chance.
-APART = dataclasses.replace(
-    GEMMA, embed_dim=33, num_heads=5, num_kv_heads=5, head_dim=22, ffn_dim=71, remat="full"
+APART = GEMMA.replace(
+    embed_dim=33, num_heads=5, num_kv_heads=5, head_dim=22, ffn_dim=71, remat="full"
 )
 FROZEN = {(5, 22, 33), (33, 71)}
 
@@ -322,7 +322,7 @@ def test_start():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_merge_rounds_once_and_copies_only_kernels(name):
-    config = dataclasses.replace(CONFIGS[name], param_dtype="bfloat16")
+    config = CONFIGS[name].replace(param_dtype="bfloat16")
     params = {"decoder": random_params(config), "head": {"kernel": jnp.ones(3)}}
     got, want = lora.merge(config, params), merged_by_numpy(params)
     assert jax.tree.structure(got) == jax.tree.structure(want)

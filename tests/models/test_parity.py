@@ -79,7 +79,7 @@ def test_bfloat16_errs_no_more_than_theirs(pair, tmp_path):
         tmp_path / "bfloat16", dtype=torch.float32, attn_implementation="eager"
     )
     ours = tiny.load(tmp_path / "bfloat16", rounded)
-    assert ours.config.dtype == ours.config.param_dtype == "bfloat16"
+    assert ours.config.compute.dtype == ours.config.compute.param_dtype == "bfloat16"
     # Long enough for angles that were rounded to show.
     tokens = tiny.random_tokens(rows=3, length=512)
     want = tiny.their_logits(exact, tokens)

@@ -8,7 +8,6 @@ missing cap or the erf instead of the tanh gelu changes logits by less than 1e-3
 """
 
 import copy
-import dataclasses
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -137,7 +136,7 @@ def load(folder: pathlib.Path, theirs) -> Pair:
     """Our reading of a checkpoint; keys are taken a few at a time, so that blocks are merged."""
     config, params, head = hub.load(folder)
     return Pair(
-        folder, theirs, dataclasses.replace(config, attention_chunk=10, dtype=config.param_dtype),
+        folder, theirs, config.replace(attention_chunk=10, dtype=config.compute.param_dtype),
         params, head,
     )  # fmt: skip
 

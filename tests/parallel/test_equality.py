@@ -19,8 +19,8 @@ from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
 
 MODELS = {
-    "gemma2": dataclasses.replace(VARIANTS["tiny"], sliding_window=6, remat="full"),
-    "deepseek": dataclasses.replace(VARIANTS["tiny_deepseek"], remat="full"),
+    "gemma2": VARIANTS["tiny"].replace(sliding_window=6, remat="full"),
+    "deepseek": VARIANTS["tiny_deepseek"].replace(remat="full"),
 }
 MESHES = {
     "data": MeshConfig(data=8),

@@ -107,7 +107,7 @@ REST = 3 + 4
 
 
 def test_constraints_are_in_the_program():
-    config = dataclasses.replace(TINY, remat="full")
+    config = TINY.replace(remat="full")
     text = lowered_update(config, make_mesh(MeshConfig(fsdp=4, tensor=2)))
     leaves = len(jax.tree.leaves(transformer.abstract_params(config)))
     assert len(CONSTRAINT.findall(text)) == 3 * PER_GROUP + REST + leaves

@@ -342,7 +342,7 @@ def nbytes(tree):
 
 
 def test_prefill_never_meets_samples_or_vocabulary():
-    config = dataclasses.replace(WIDE, vocab_size=8192, attention_kernel="reference")
+    config = WIDE.replace(vocab_size=8192, attention_kernel="reference")
     for num_samples in SIZES:
         params, tokens, lengths, prefix, _ = shapes(num_samples, config)
         assert nbytes(prefix) == 4 * (4 * LONG * WIDE.num_kv_heads * WIDE.head_dim + 2 * LONG)

@@ -1,6 +1,5 @@
 """The benchmark of training steps runs, and its figures say what they claim."""
 
-import dataclasses
 import json
 import math
 
@@ -67,7 +66,7 @@ def test_a_mesh_with_micro_batches_remat_and_bfloat16(capsys):
 def test_adapters_beside_frozen_weights(capsys):
     rows = train.main([*SMALL, "--lora_rank=2", "--param_dtype=bfloat16"])
     config, lengths = VARIANTS["tiny"], [12] * 4
-    config = dataclasses.replace(config, param_dtype="bfloat16")
+    config = config.replace(param_dtype="bfloat16")
     assert rows[0].flops == cost.train_flops(config, lengths, frozen=True)
     assert rows[0].bytes == 2 * cost.weight_bytes(config, 48)
     assert rows[1].bytes - rows[0].bytes == cost.weight_bytes(config, 48)
@@ -115,9 +114,7 @@ def test_flags_change_the_variant():
         args, changed = train.parse(
             [*SMALL, f"--remat={policy}", "--layers=4", "--param_dtype=bfloat16"]
         )
-        assert changed == dataclasses.replace(
-            config, num_layers=4, param_dtype="bfloat16", remat=policy
-        )
+        assert changed == config.replace(num_layers=4, param_dtype="bfloat16", remat=policy)
         assert args.completion == 6  # half of a row
 
 

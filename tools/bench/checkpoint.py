@@ -72,7 +72,7 @@ def write_checkpoint(folder: pathlib.Path, megabytes: int) -> None:
     """A Gemma-2 of about this size in eight or more files, its bytes random."""
     import jax.numpy as jnp
 
-    from grm_jax.models.config import ModelConfig
+    from grm_jax.models.config import Compute, ModelConfig
     from grm_jax.models.hub import config_file, names, tensor_files
 
     # The embedding is a fifth or so of the whole, as in the published sizes.
@@ -80,7 +80,7 @@ def write_checkpoint(folder: pathlib.Path, megabytes: int) -> None:
     config = ModelConfig(
         vocab_size=32 * width, num_layers=8, embed_dim=width, num_heads=8, num_kv_heads=4,
         head_dim=width // 8, ffn_dim=8 * width, sliding_window=4096, query_scale=144**-0.5,
-        dtype="bfloat16", param_dtype="bfloat16",
+        compute=Compute("bfloat16", "bfloat16"),
     )  # fmt: skip
     rng = np.random.default_rng(0)
     specs = {

@@ -7,7 +7,6 @@ decode loop for a few and for many layers of narrow Gemma-2 and DeepSeek-V2 mode
 seconds, the least of --repeats, and their ratio.
 """
 
-import dataclasses
 import time
 
 import jax
@@ -74,7 +73,7 @@ def main(argv) -> None:
         for name, program in (("training step", train_step), ("decode", decode)):
             cells, least = [], []
             for layers in (few, many):
-                config = dataclasses.replace(VARIANTS[variant], num_layers=layers, remat="full")
+                config = VARIANTS[variant].replace(num_layers=layers, remat="full")
                 least.append(min(seconds(program, config) for _ in range(_REPEATS.value)))
                 cells += [str(layers), f"{least[-1]:.2f}"]
             cells.append(f"{least[1] / least[0]:.2f}")

@@ -162,7 +162,7 @@ def theirs(
     )
     with device:
         model = transformers.Gemma2ForCausalLM(shape)
-    model = model.to(getattr(torch, config.dtype)).eval()
+    model = model.to(getattr(torch, config.compute.dtype)).eval()
     model.generation_config.eos_token_id = None
     prompt = torch.from_numpy(prompt_T.astype(np.int64))[None, :].to(device)
 
@@ -253,12 +253,12 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     if args.transformers:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    device = jax.devices()[0]
-    peak = peaks.of_devices([device], config.dtype, tflops=args.peak_tflops, gbps=args.peak_gbps)
+    device, how = jax.devices()[0], config.compute
+    peak = peaks.of_devices([device], how.dtype, tflops=args.peak_tflops, gbps=args.peak_gbps)
     params = random_model.random_params(config)
     print(
         f"{args.variant}, {config.num_layers} layers, {random_model.nbytes(params) / 1e6:.0f} MB of"
-        f" weights in {config.param_dtype}, activations in {config.dtype}, {device.device_kind},"
+        f" weights in {how.param_dtype}, activations in {how.dtype}, {device.device_kind},"
         f" {args.threads} threads, load {os.getloadavg()[0]:.1f}, S = {args.samples},"
         f" {args.new} new tokens"
     )

@@ -319,16 +319,16 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         args.json.parent.mkdir(parents=True, exist_ok=True)
     sizes = MeshConfig(**{axis: getattr(args, axis) for axis in AXES})
     devices = jax.devices()[: sizes.size]
-    mesh = make_mesh(sizes, devices)
-    peak = peaks.of_devices(devices, config.dtype, tflops=args.peak_tflops, gbps=args.peak_gbps)
+    mesh, how = make_mesh(sizes, devices), config.compute
+    peak = peaks.of_devices(devices, how.dtype, tflops=args.peak_tflops, gbps=args.peak_gbps)
     second = f"{cost.optimizer_state_bytes(config) / 1e9:.2f} GB of moments"
     if config.lora:
         second = f"frozen beside adapters of rank {config.lora.rank}"
     head = [
         f"{args.variant}, {config.num_layers} layers, {cost.num_params(config) / 1e6:.0f}M "
-        f"parameters ({cost.num_active_params(config) / 1e6:.0f}M active) in {config.param_dtype},"
-        f" activations in {config.dtype}, remat {config.remat}",
-        f"{cost.num_params(config) * cost.dtype_bytes(config.param_dtype) / 1e9:.2f} GB of weights,"
+        f"parameters ({cost.num_active_params(config) / 1e6:.0f}M active) in {how.param_dtype},"
+        f" activations in {how.dtype}, remat {how.remat}",
+        f"{cost.num_params(config) * cost.dtype_bytes(how.param_dtype) / 1e9:.2f} GB of weights,"
         f" {second}",
         f"{args.batch} rows of {args.length} tokens, {args.micro_batches} micro-batches, "
         f"{args.documents} documents a row (SFT), {args.completion} trained tokens a row (GRPO)",

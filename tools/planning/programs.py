@@ -71,7 +71,7 @@ def programs(
 class _Builder:
     def __init__(self, config, model, mesh):
         self.config, self.model, self.mesh = config, model, mesh
-        axes = sharding.mesh_axes(mesh.shape, model.rules, "batch")
+        axes = sharding.mesh_axes(mesh.shape, model.compute.rules, "batch")
         self.rows = jax.NamedSharding(mesh, jax.P(axes))
         self.whole = jax.NamedSharding(mesh, jax.P())
 
@@ -196,7 +196,7 @@ class _Builder:
         shape = (grpo or rft).buckets.shapes()[-1]
         rules = self.config.mesh.table(rollout=True)
         adapters = self.config.adapters("grpo") if grpo is not None else None
-        model = dataclasses.replace(self.model, rules=rules, lora=adapters)
+        model = self.model.replace(rules=rules, lora=adapters)
         params = self.frozen(model)
         axes = sharding.mesh_axes(self.mesh.shape, rules, "batch")
         self.prompts = jax.NamedSharding(self.mesh, jax.P(axes))
@@ -255,4 +255,4 @@ class _Builder:
 
 def _read(model: ModelConfig) -> ModelConfig:
     """The model as it is read where it is not trained."""
-    return dataclasses.replace(model, param_dtype=model.dtype)
+    return model.replace(param_dtype=model.compute.dtype)

@@ -11,7 +11,7 @@ import os
 import pathlib
 
 from grm_jax.files import mismatch, read_json
-from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig, deepseek
+from grm_jax.models.config import Compute, MLAConfig, ModelConfig, MoEConfig, YarnConfig, deepseek
 
 CONFIG = "config.json"
 CAUSAL, REWARD = "ForCausalLM", "ForSequenceClassification"
@@ -27,8 +27,6 @@ _YARN_FIELDS = {
 }  # fmt: skip
 # Counts of layers after the last one, which predict further tokens (V3): no part of the model.
 LATER_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")
-# Fields of ModelConfig that say how to compute and not what.
-HOW = ("dtype", "param_dtype", "attention_chunk", "attention_kernel", "expert_path", "remat")
 
 
 class _Fields:
@@ -133,7 +131,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
         raise fields.fail("num_hidden_layers", expected, raw["num_hidden_layers"])
     read = _read_gemma2 if name.startswith("Gemma2") else _read_deepseek
     try:
-        return read(fields, name, dtype=dtype, param_dtype=dtype)
+        return read(fields, name, compute=Compute(dtype, dtype))
     except (ValueError, TypeError, ArithmeticError) as error:  # of values of another type too
         if str(error).startswith(str(path)):
             raise
@@ -283,7 +281,7 @@ def write_config(config: ModelConfig, *, head: bool = False, **fields) -> dict:
         "tie_word_embeddings": config.tied_embeddings,
         "rope_theta": config.rope_theta,
         "attention_bias": False,
-        "torch_dtype": config.param_dtype,
+        "torch_dtype": config.compute.param_dtype,
         **own,
         **fields,
     }
@@ -343,7 +341,7 @@ def _write_deepseek(config: ModelConfig) -> tuple[str, dict]:
                   "activation"):  # fmt: skip
         del same[field]
     _expect(config, "model", **dataclasses.asdict(deepseek(**same)) | {
-        "mla": mla, "moe": moe, "yarn": yarn})  # fmt: skip
+        "mla": mla, "moe": moe, "yarn": yarn, "compute": config.compute})  # fmt: skip
     _expect(mla, "model.mla", latent_norm_eps=1e-6)
     if moe.shared_dim % moe.expert_dim:
         expected = f"a multiple of model.moe.expert_dim ({moe.expert_dim})"

@@ -26,7 +26,7 @@ class Place(NamedTuple):
       index: its layer in the stack, and its expert; () for a leaf that is not stacked.
       view: stored tensor -> strided view in our layout, never a copy.
       order: position in the view of each element of our last axis; None where they are the same.
-      dtype: type of the leaf; None for `ModelConfig.param_dtype`.
+      dtype: type of the leaf; None for `Compute.param_dtype`.
     """
 
     path: Path

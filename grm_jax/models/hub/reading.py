@@ -1,6 +1,5 @@
 """A folder of Hugging Face to parameters: all names first, then one tensor after the other."""
 
-import dataclasses
 import functools
 import math
 import os
@@ -60,7 +59,7 @@ def load(
     reward = config_file.architecture(folder).endswith(config_file.REWARD)
     tensors = names.tensors(config, head=reward)
     leaves = names.leaves(tensors)
-    dtype = param_dtype or config.param_dtype
+    dtype = param_dtype or config.compute.param_dtype
     dtypes = {path: jnp.dtype(leaf.dtype or dtype) for path, leaf in leaves.items()}
     boxes = _boxes(leaves, shardings)
 
@@ -94,7 +93,7 @@ def load(
                 leaves[path].shape, _sharding(shardings, path), parts)
         )  # fmt: skip
     tree = _nest(arrays)
-    config = dataclasses.replace(config, param_dtype=dtype)
+    config = config.replace(param_dtype=dtype)
     head = tree.pop(HEAD[0], None)
     return Checkpoint(config, tree, head)
 

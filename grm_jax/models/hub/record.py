@@ -12,12 +12,11 @@ import pathlib
 import shutil
 
 from grm_jax.files import read_json
-from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
+from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file
 from grm_jax.models.hub.writing import copy_small_files
 
 PARAMS, MODEL = "params", "model.json"
-_SECTIONS = {"mla": MLAConfig, "moe": MoEConfig, "yarn": YarnConfig}
 
 
 def write(
@@ -34,6 +33,7 @@ def write(
         copy_small_files(source, folder)
         shutil.copyfile(source / config_file.CONFIG, folder / config_file.CONFIG)
     fields = dataclasses.asdict(config)
+    fields |= fields.pop("compute")
     del fields["rules"]  # of the mesh it ran on, not of the model
     text = json.dumps({"model": fields, "reward": reward}, indent=2) + "\n"
     (folder / MODEL).write_text(text, encoding="utf-8")
@@ -51,10 +51,6 @@ def read(folder: str | os.PathLike) -> tuple[ModelConfig, bool]:
         raise FileNotFoundError(f"{path}: no such file, so this is no folder of parameters")
     record = read_json(path)
     try:
-        fields = {
-            name: _SECTIONS[name](**value) if name in _SECTIONS and value else value
-            for name, value in record["model"].items()
-        }
-        return ModelConfig(**fields), record["reward"]
+        return ModelConfig.of(record["model"]), record["reward"]
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: no ModelConfig: {error}") from error

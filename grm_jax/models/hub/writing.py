@@ -182,11 +182,10 @@ def _groups(specs: dict, limit: int) -> list[dict]:
 def _config_text(config: ModelConfig, dtype: str, reward: bool, source) -> str:
     """config.json: the one of the source where nothing changed, letter for letter."""
     if source is None:
-        config = dataclasses.replace(config, param_dtype=dtype)
+        config = config.replace(param_dtype=dtype)
         return _dump(config_file.write_config(config, head=reward))
     path = pathlib.Path(source).expanduser() / config_file.CONFIG
-    how = {field: getattr(config, field) for field in (*config_file.HOW, "rules")}
-    theirs = dataclasses.replace(config_file.read_config(source), **how)
+    theirs = dataclasses.replace(config_file.read_config(source), compute=config.compute)
     for field in dataclasses.fields(config):
         expected, found = getattr(config, field.name), getattr(theirs, field.name)
         if expected != found:

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from grm_jax.files import read_json
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub
-from grm_jax.models.hub import config_file, names, record
+from grm_jax.models.hub import config_file, families, names, record
 from tools import errors_in_one_line, user_path
 
 DONE = "DONE"  # as a finished stage has it
@@ -64,7 +64,7 @@ def read_orbax(folder) -> hub.Checkpoint:
     folder = pathlib.Path(folder)
     config, reward = record.read(folder)
     abstract: dict = {}
-    for leaf_path, leaf in names.leaves(names.tensors(config, head=reward)).items():
+    for leaf_path, leaf in names.leaves(families.tensors(config, head=reward)).items():
         inside = ("decoder", *leaf_path) if reward and leaf_path != names.HEAD else leaf_path
         node = abstract
         for key in inside[:-1]:

@@ -12,6 +12,8 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
+from typing import NamedTuple
 
 from absl import app, flags
 
@@ -20,15 +22,6 @@ from grm_jax.models import hub
 from grm_jax.text import prompts
 from grm_jax.text.tokenizers import DEEPSEEK_CHAT, GEMMA_CHAT, train_sentencepiece
 from tools import errors_in_one_line
-
-KINDS = ("gemma2", "gemma2_reward", "deepseek_v2", "deepseek_v3")
-
-_KIND = flags.DEFINE_enum("kind", "gemma2", KINDS, "Architecture.")
-_OUT = flags.DEFINE_string("out", None, "New folder.", required=True)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "", "tokenizer.model (Gemma) or tokenizer.json (DeepSeek) to copy in."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the weights.")
 
 _GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>"
@@ -42,58 +35,6 @@ _DEEPSEEK_TEMPLATE = (
     "{% else %}{{ m.content }}\n\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-
-
-def make(kind: str, out: pathlib.Path, *, tokenizer: str = "", seed: int = 0) -> None:
-    """Writes the folder `out`: weights, config.json, tokenizer and chat template.
-
-    Raises:
-      FileExistsError: if `out` exists and is not empty.
-    """
-    with hub.new_folder(out) as partial:
-        _write(kind, partial, tokenizer, seed)
-
-
-def _write(kind: str, out: pathlib.Path, tokenizer: str, seed: int) -> None:
-    import torch
-    import transformers
-
-    deepseek = kind.startswith("deepseek")
-    vocab_size = (_deepseek_tokenizer if deepseek else _gemma_tokenizer)(out, tokenizer)
-    common = {
-        "vocab_size": vocab_size,
-        "hidden_size": 64,
-        "num_attention_heads": 4,
-        "intermediate_size": 96,
-        "max_position_embeddings": 8192,
-        "dtype": "float32",
-    }
-    torch.manual_seed(seed)
-    if deepseek:
-        version = "V3" if kind == "deepseek_v3" else "V2"
-        config = getattr(transformers, f"Deepseek{version}Config")(
-            **common, num_hidden_layers=3, num_key_value_heads=4, moe_intermediate_size=32,
-            n_routed_experts=8, num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1,
-            kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=8,
-            v_head_dim=16, n_group=1, topk_group=1, routed_scaling_factor=1.0,
-            bos_token_id=0, eos_token_id=1,
-            rope_parameters={
-                "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0,
-                "original_max_position_embeddings": 2048, "beta_fast": 32, "beta_slow": 1,
-                "mscale": 0.707, "mscale_all_dim": 0.707,
-            },
-            **({"topk_method": "greedy"} if version == "V2" else {}),
-        )  # fmt: skip
-        model = getattr(transformers, f"Deepseek{version}ForCausalLM")(config)
-    else:
-        head = {"num_labels": 1} if kind == "gemma2_reward" else {}
-        config = transformers.Gemma2Config(
-            **common, num_hidden_layers=2, num_key_value_heads=2, head_dim=16, sliding_window=512,
-            query_pre_attn_scalar=16, pad_token_id=0, eos_token_id=1, bos_token_id=2, **head,
-        )  # fmt: skip
-        name = "Gemma2ForSequenceClassification" if head else "Gemma2ForCausalLM"
-        model = getattr(transformers, name)(config)
-    model.save_pretrained(out)
 
 
 def _lines():
@@ -141,6 +82,71 @@ def _deepseek_tokenizer(out: pathlib.Path, given: str) -> int:
 
 def _write_json(path: pathlib.Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class Kind(NamedTuple):
+    """An architecture of transformers, fields of its config, and who writes its tokenizer."""
+
+    family: str
+    head: str
+    fields: dict
+    tokenizer: Callable[[pathlib.Path, str], int]
+
+
+_COMMON = {
+    "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96,
+    "max_position_embeddings": 8192, "dtype": "float32",
+}  # fmt: skip
+_GEMMA2 = _COMMON | {
+    "num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 512,
+    "query_pre_attn_scalar": 16, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+}  # fmt: skip
+_DEEPSEEK = _COMMON | {
+    "num_hidden_layers": 3, "num_key_value_heads": 4, "moe_intermediate_size": 32,
+    "n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1,
+    "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": None, "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8, "v_head_dim": 16, "n_group": 1, "topk_group": 1,
+    "routed_scaling_factor": 1.0, "bos_token_id": 0, "eos_token_id": 1,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0,
+        "original_max_position_embeddings": 2048, "beta_fast": 32, "beta_slow": 1,
+        "mscale": 0.707, "mscale_all_dim": 0.707,
+    },
+}  # fmt: skip
+KINDS = {
+    "gemma2": Kind("Gemma2", "ForCausalLM", _GEMMA2, _gemma_tokenizer),
+    "gemma2_reward": Kind(
+        "Gemma2", "ForSequenceClassification", _GEMMA2 | {"num_labels": 1}, _gemma_tokenizer
+    ),
+    "deepseek_v2": Kind(
+        "DeepseekV2", "ForCausalLM", _DEEPSEEK | {"topk_method": "greedy"}, _deepseek_tokenizer
+    ),
+    "deepseek_v3": Kind("DeepseekV3", "ForCausalLM", _DEEPSEEK, _deepseek_tokenizer),
+}
+
+_KIND = flags.DEFINE_enum("kind", "gemma2", [*KINDS], "Architecture.")
+_OUT = flags.DEFINE_string("out", None, "New folder.", required=True)
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", "", "tokenizer.model (Gemma) or tokenizer.json (DeepSeek) to copy in."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the weights.")
+
+
+def make(kind: str, out: pathlib.Path, *, tokenizer: str = "", seed: int = 0) -> None:
+    """Writes the folder `out`: weights, config.json, tokenizer and chat template.
+
+    Raises:
+      FileExistsError: if `out` exists and is not empty.
+    """
+    import torch
+    import transformers
+
+    family, head, fields, write_tokenizer = KINDS[kind]
+    with hub.new_folder(out) as partial:
+        vocab_size = write_tokenizer(partial, tokenizer)
+        config = getattr(transformers, f"{family}Config")(vocab_size=vocab_size, **fields)
+        torch.manual_seed(seed)
+        getattr(transformers, family + head)(config).save_pretrained(partial)
 
 
 def main(argv) -> None:

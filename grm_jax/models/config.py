@@ -1,7 +1,6 @@
 """Shapes of the decoder, how they are computed, and the published sizes of Gemma-2 and DeepSeek."""
 
 import dataclasses
-import functools
 import math
 import typing
 from collections.abc import Mapping
@@ -249,9 +248,8 @@ class ModelConfig(Checked):
         Args:
           fields: by name; a record such as `mla` may be a mapping of its own fields.
         """
-        kinds = records(cls)
         shape = {
-            name: kinds[name](**value) if isinstance(value, Mapping) else value
+            name: RECORDS[name](**value) if isinstance(value, Mapping) else value
             for name, value in fields.items()
         }
         compute = {name: shape.pop(name) for name in COMPUTE if name in shape}
@@ -286,19 +284,12 @@ class ModelConfig(Checked):
         return self.mla.kv_rank + self.mla.rope_dim, 0
 
 
-# Names of the fields of `Compute`.
 COMPUTE = tuple(field.name for field in dataclasses.fields(Compute))
-
-
-@functools.cache
-def records(cls: type) -> dict[str, type]:
-    """The classes of those fields of a dataclass that are records themselves, such as `mla`."""
-    return {
-        name: option
-        for name, hint in typing.get_type_hints(cls).items()
-        for option in (hint, *typing.get_args(hint))
-        if dataclasses.is_dataclass(option)
-    }
+# Fields of `ModelConfig` that are records themselves, with their classes.
+RECORDS = {
+    field.name: kind for field in dataclasses.fields(ModelConfig)
+    for kind in typing.get_args(field.type) if dataclasses.is_dataclass(kind)
+}  # fmt: skip
 
 
 def mla_query_scale(mla: MLAConfig, yarn: YarnConfig | None) -> float:

@@ -105,7 +105,7 @@ def _their_logits(folder: pathlib.Path, tokens: np.ndarray, dtype: str) -> np.nd
         folder, dtype=getattr(torch, dtype), attn_implementation="eager"
     )
     model.config.pad_token_id = 0
-    if dtype == "float64" and "Deepseek" in architecture:
+    if dtype == "float64" and hub.read_config(folder).moe:
         model.set_experts_implementation("eager")  # the others are not written for float64
     with torch.no_grad():
         logits = model(torch.tensor(tokens)).logits.double().numpy()

@@ -9,12 +9,16 @@ import pytest
 
 from grm_jax.models import hub
 from grm_jax.models.config import (
+    COMPUTE,
+    RECORDS,
     VARIANTS,
+    ModelConfig,
     MoEConfig,
     YarnConfig,
     mla_query_scale,
     published_variant,
 )
+from grm_jax.models.hub import families
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -219,6 +223,22 @@ def test_transformers_reads_written_configs(name, tmp_path):
     assert again.num_labels == 1
     again.save_pretrained(tmp_path / "again")
     assert hub.read_config(tmp_path / "again") == config
+
+
+@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.architecture)
+def test_tables_name_fields_that_there_are(family):
+    for row in family.table:
+        if row.ours is not None:
+            *record, name = row.ours.split(".")
+            kind = RECORDS[record[0]] if record else ModelConfig
+            assert name in {field.name for field in dataclasses.fields(kind)}, row
+            assert row.ours not in COMPUTE
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_shape_is_of_the_family_that_its_name_says(name):
+    found = families.of(VARIANTS[name]).model_type
+    assert name.startswith(found) or name in ("tiny", "tiny_deepseek")
 
 
 def _moe(**changes):

@@ -73,7 +73,7 @@ def write_checkpoint(folder: pathlib.Path, megabytes: int) -> None:
     import jax.numpy as jnp
 
     from grm_jax.models.config import Compute, ModelConfig
-    from grm_jax.models.hub import config_file, names, tensor_files
+    from grm_jax.models.hub import config_file, families, tensor_files
 
     # The embedding is a fifth or so of the whole, as in the published sizes.
     width = 64 * max(1, round((megabytes * MIB / 2 / 260) ** 0.5 / 64))
@@ -85,7 +85,7 @@ def write_checkpoint(folder: pathlib.Path, megabytes: int) -> None:
     rng = np.random.default_rng(0)
     specs = {
         tensor.name: tensor_files.Spec(jnp.dtype("bfloat16"), tensor.shape)
-        for tensor in names.tensors(config)
+        for tensor in families.tensors(config)
     }
 
     def random(name):
@@ -108,9 +108,9 @@ def measure(folder: pathlib.Path, devices: int) -> Figures:
     import jax.numpy as jnp
 
     from grm_jax.models import hub
-    from grm_jax.models.hub import config_file, names
+    from grm_jax.models.hub import config_file, families, names
 
-    tensors = names.tensors(config_file.read_config(folder))
+    tensors = families.tensors(config_file.read_config(folder))
     leaves = names.leaves(tensors)
     shardings = None
     if devices > 1:

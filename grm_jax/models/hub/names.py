@@ -5,7 +5,7 @@ A tensor of a file is one layer, or one expert of one layer; our leaves are stac
 a byte is read, and serve both directions: reading through one imports, writing through it exports.
 
 Letters: D width, H query heads, K key/value heads, E head width, F feed-forward width, V
-vocabulary, X experts, R and Q ranks of the latents of keys/values and of queries.
+vocabulary, X experts.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -57,26 +57,6 @@ EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SCORE = "score.weight"
 
 
-def tensors(config: ModelConfig, *, head: bool = False) -> list[Tensor]:
-    """The tensors of a checkpoint of this shape, in the order of the layers.
-
-    Args:
-      config: shape of the model.
-      head: a scalar reward head instead of output logits: `score.weight` is there and an output
-        matrix is not.
-    """
-    vocabulary = (config.vocab_size, config.embed_dim)
-    found = [_one(EMBEDDING, vocabulary, ("embedding",))]
-    for layer in range(config.num_layers):
-        found += _layer(config, layer)
-    found.append(_one("model.norm.weight", (config.embed_dim,), ("final_norm", "scale")))
-    if head:
-        found.append(_one(SCORE, (1, config.embed_dim), HEAD, view=_row))
-    elif not config.tied_embeddings:
-        found.append(_one(LM_HEAD, vocabulary, ("lm_head",)))
-    return found
-
-
 def leaves(tensors: Iterable[Tensor]) -> dict[Path, Leaf]:
     """The leaves that the tensors fill, by path."""
     found: dict[Path, Leaf] = {}
@@ -93,7 +73,8 @@ def leaves(tensors: Iterable[Tensor]) -> dict[Path, Leaf]:
     return found
 
 
-def _one(name, shape, path, index=(), view=None, **place) -> Tensor:
+def one(name, shape, path, index=(), view=None, **place) -> Tensor:
+    """A tensor with a single place, as it is if there is no view."""
     return Tensor(name, shape, (Place(path, index, view or _same, **place),))
 
 
@@ -101,122 +82,60 @@ def _same(x):
     return x
 
 
-def _row(x_1D):
+def row(x_1D):
+    """[1, D] -> [D]: the single row of a head."""
     return x_1D[0]
 
 
-def _transpose(x_OI):
+def transpose(x_OI):
+    """[O, I] -> [I, O]: a projection."""
     return x_OI.T
 
 
-def _heads_out(count):
+def heads_out(count):
     """[H E, D] -> [D, H, E]: a projection to heads."""
     return lambda x: x.reshape(count, -1, x.shape[1]).transpose(2, 0, 1)
 
 
-def _heads_in(count):
+def heads_in(count):
     """[D, H E] -> [H, E, D]: a projection from heads."""
     return lambda x: x.reshape(x.shape[0], count, -1).transpose(1, 2, 0)
 
 
-def _part_of_heads(count, part):
-    """[H E, R] -> [R, H, part of E]."""
-    return lambda x: x.reshape(count, -1, x.shape[1])[:, part].transpose(2, 0, 1)
+# Parts of a layer: `name` is the prefix of their names, such as "model.layers.3.mlp.", `root` the
+# path of their leaves, and `index` the place of the layer in its stack.
 
 
-def _half_split(before: int, rope_dim: int) -> np.ndarray:
-    """Positions of rotary elements, which checkpoints keep in pairs and we in two halves."""
-    pairs = before + np.arange(rope_dim)
-    return np.concatenate([np.arange(before), pairs[0::2], pairs[1::2]])
-
-
-def _layer(config: ModelConfig, layer: int) -> Iterator[Tensor]:
-    moe, windows = config.moe, config.windows
-    first_dense = moe.first_dense if moe else 0
-    dense = layer < first_dense or not moe
-    if layer < first_dense:
-        root, index = ("dense_layers", "layer"), (layer,)
-    else:
-        group, member = divmod(layer - first_dense, len(windows))
-        root, index = ("layers", ("local", "global")[member] if windows[0] else "layer"), (group,)
-    name = f"model.layers.{layer}."
-
-    # Without a norm after attention, the one before feed-forward goes by its name.
-    norms = {"pre_attention_norm": "input", "pre_mlp_norm": "post_attention"}
-    if config.post_norms:
-        norms |= {
-            "post_attention_norm": "post_attention",
-            "pre_mlp_norm": "pre_feedforward",
-            "post_mlp_norm": "post_feedforward",
-        }
-    for ours, theirs in norms.items():
-        path = (*root, ours, "scale")
-        yield _one(f"{name}{theirs}_layernorm.weight", (config.embed_dim,), path, index)
-    attention = _latent_attention if config.mla else _attention
-    yield from attention(config, f"{name}self_attn.", (*root, "attention"), index)
-    mlp = (*root, "mlp")
-    if dense:
-        yield from _gated(config, f"{name}mlp.", config.ffn_dim, mlp, index)
-    else:
-        yield from _experts(config, f"{name}mlp.", mlp, index)
-
-
-def _attention(config, name, root, index):
+def attention(config: ModelConfig, name, root, index) -> Iterator[Tensor]:
+    """Grouped-query attention."""
     width = config.embed_dim
     for leaf, count in (("q", config.num_heads), ("k", config.num_kv_heads),
                         ("v", config.num_kv_heads)):  # fmt: skip
         shape = (count * config.head_dim, width)
-        yield _one(f"{name}{leaf}_proj.weight", shape, (*root, leaf), index, _heads_out(count))
-    yield _one(f"{name}o_proj.weight", (width, config.num_heads * config.head_dim),
-               (*root, "o"), index, _heads_in(config.num_heads))  # fmt: skip
+        yield one(f"{name}{leaf}_proj.weight", shape, (*root, leaf), index, heads_out(count))
+    yield one(f"{name}o_proj.weight", (width, config.num_heads * config.head_dim),
+              (*root, "o"), index, heads_in(config.num_heads))  # fmt: skip
 
 
-def _latent_attention(config, name, root, index):
-    mla, width, count = config.mla, config.embed_dim, config.num_heads
-    head, rank = mla.nope_dim + mla.rope_dim, mla.kv_rank
-    queries = {"view": _heads_out(count), "order": _half_split(mla.nope_dim, mla.rope_dim)}
-    if mla.query_rank is None:
-        yield _one(f"{name}q_proj.weight", (count * head, width), (*root, "q"), index, **queries)
-    else:
-        yield _one(f"{name}q_a_proj.weight", (mla.query_rank, width), (*root, "q_a"), index,
-                   _transpose)  # fmt: skip
-        yield _one(f"{name}q_a_layernorm.weight", (mla.query_rank,),
-                   (*root, "q_a_norm", "scale"), index)  # fmt: skip
-        yield _one(f"{name}q_b_proj.weight", (count * head, mla.query_rank), (*root, "q_b"),
-                   index, **queries)  # fmt: skip
-    yield _one(f"{name}kv_a_proj_with_mqa.weight", (rank + mla.rope_dim, width),
-               (*root, "kv_a"), index, _transpose,
-               order=_half_split(rank, mla.rope_dim))  # fmt: skip
-    yield _one(f"{name}kv_a_layernorm.weight", (rank,), (*root, "kv_a_norm", "scale"), index)
-    # Each head's keys are followed by its values.
-    keys = _part_of_heads(count, slice(None, mla.nope_dim))
-    values = _part_of_heads(count, slice(mla.nope_dim, None))
-    yield Tensor(
-        f"{name}kv_b_proj.weight",
-        (count * (mla.nope_dim + mla.value_dim), rank),
-        (Place((*root, "k_b"), index, keys), Place((*root, "v_b"), index, values)),
-    )
-    yield _one(f"{name}o_proj.weight", (width, count * mla.value_dim), (*root, "o"), index,
-               _heads_in(count))  # fmt: skip
-
-
-def _gated(config, name, hidden, root, index):
+def gated(config: ModelConfig, name, hidden, root, index) -> Iterator[Tensor]:
+    """A gated feed-forward layer."""
     for leaf in ("gate", "up", "down"):
         shape = (hidden, config.embed_dim)
-        yield _one(f"{name}{leaf}_proj.weight", shape[::-1] if leaf == "down" else shape,
-                   (*root, leaf), index, _transpose)  # fmt: skip
+        yield one(f"{name}{leaf}_proj.weight", shape[::-1] if leaf == "down" else shape,
+                  (*root, leaf), index, transpose)  # fmt: skip
 
 
-def _experts(config, name, root, index):
+def experts(config: ModelConfig, name, root, index) -> Iterator[Tensor]:
+    """The router, routed experts and shared ones."""
     moe = config.moe
-    yield _one(f"{name}gate.weight", (moe.num_experts, config.embed_dim), (*root, "router"),
-               index, _transpose)  # fmt: skip
+    yield one(f"{name}gate.weight", (moe.num_experts, config.embed_dim), (*root, "router"),
+              index, transpose)  # fmt: skip
     if moe.selection_bias:
-        yield _one(f"{name}gate.e_score_correction_bias", (moe.num_experts,),
-                   (*root, "router_bias"), index, dtype="float32")  # fmt: skip
+        yield one(f"{name}gate.e_score_correction_bias", (moe.num_experts,),
+                  (*root, "router_bias"), index, dtype="float32")  # fmt: skip
     for expert in range(moe.num_experts):
-        yield from _gated(config, f"{name}experts.{expert}.", moe.expert_dim, root,
-                          (*index, expert))  # fmt: skip
+        yield from gated(config, f"{name}experts.{expert}.", moe.expert_dim, root,
+                         (*index, expert))  # fmt: skip
     if moe.shared_dim:
-        yield from _gated(config, f"{name}shared_experts.", moe.shared_dim, (*root, "shared"),
-                          index)  # fmt: skip
+        yield from gated(config, f"{name}shared_experts.", moe.shared_dim, (*root, "shared"),
+                         index)  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 
 from grm_jax.files import mismatch, read_json
 from grm_jax.models.config import ModelConfig
-from grm_jax.models.hub import config_file, names, tensor_files
+from grm_jax.models.hub import config_file, families, names, tensor_files
 from grm_jax.models.hub.names import EMBEDDING, HEAD, LM_HEAD, SCORE, Leaf, Path, Tensor
 from grm_jax.models.hub.tensor_files import INDEX, SINGLE, Stored
 
@@ -57,7 +57,7 @@ def load(
     folder = pathlib.Path(folder).expanduser()
     config = config_file.read_config(folder)
     reward = config_file.architecture(folder).endswith(config_file.REWARD)
-    tensors = names.tensors(config, head=reward)
+    tensors = families.tensors(config, head=reward)
     leaves = names.leaves(tensors)
     dtype = param_dtype or config.compute.param_dtype
     dtypes = {path: jnp.dtype(leaf.dtype or dtype) for path, leaf in leaves.items()}

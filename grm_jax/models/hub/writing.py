@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grm_jax.models.config import ModelConfig
-from grm_jax.models.hub import config_file, names, tensor_files
+from grm_jax.models.hub import config_file, families, names, tensor_files
 from grm_jax.models.hub.names import HEAD, Leaf, Path, Tensor
 from grm_jax.models.hub.tensor_files import INDEX, SINGLE
 
@@ -56,7 +56,7 @@ def save(
         has, or a source of another shape.
     """
     with new_folder(folder) as partial:
-        tensors = names.tensors(config, head=head is not None)
+        tensors = families.tensors(config, head=head is not None)
         arrays = _flat(params)
         if head is not None:
             arrays = {path: x for path, x in arrays.items() if path != ("lm_head",)}
@@ -186,10 +186,7 @@ def _config_text(config: ModelConfig, dtype: str, reward: bool, source) -> str:
         return _dump(config_file.write_config(config, head=reward))
     path = pathlib.Path(source).expanduser() / config_file.CONFIG
     theirs = dataclasses.replace(config_file.read_config(source), compute=config.compute)
-    for field in dataclasses.fields(config):
-        expected, found = getattr(config, field.name), getattr(theirs, field.name)
-        if expected != found:
-            raise ValueError(f"{path}: model.{field.name}: expected {expected}, found {found}")
+    config_file.check_equal(f"{path}: model", config, theirs)
     raw = config_file.read_raw(source)
     changed = config_file.with_head(raw, reward) | {
         field: dtype for field in ("dtype", "torch_dtype") if raw.get(field)

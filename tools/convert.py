@@ -10,7 +10,8 @@ Either way the target is new, and is there whole or not at all. Every weight kee
 An orbax folder holds
 
     params/      the parameters; {"decoder", "head"} for a reward model
-    model.json   the fields of ModelConfig but `rules`, under "model"; whether it is a reward model
+    model.json   the fields of ModelConfig and of Compute but `rules`, side by side under "model";
+                 whether it is a reward model
     DONE         the digest of the parameters
     config.json, tokenizer files, chat template, generation_config.json   as they came
 

@@ -230,7 +230,8 @@ def test_a_variant_beside_a_whole_shape_names_both():
     config.model = ConfigDict(part)
     model = schema.model_config(build(config), 1)
     assert (model.num_layers, model.embed_dim) == (2, 2304)  # a part of a shape overrides it
-    whole = {name: getattr(model, name) for name in small_world.get_config("ci").model}
+    whole = vars(model) | vars(model.compute)
+    whole = {name: whole[name] for name in small_world.get_config("ci").model}
     config.model = ConfigDict({**whole, **part})
     with pytest.raises(ValueError, match="spells, num_layers=2; keep"):
         schema.model_config(build(config), 1)

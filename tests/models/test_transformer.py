@@ -10,7 +10,7 @@ import pytest
 from jaxprs import equations
 
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import PUBLISHED_PARAMETERS, REMATS, VARIANTS
+from grm_jax.models.config import PUBLISHED_PARAMETERS, REMATS, VARIANTS, ModelConfig
 from grm_jax.models.transformer import KVBlock
 
 # A window shorter than the sequences, and a cap that the scores reach.
@@ -118,6 +118,14 @@ def test_equal_configs_share_a_trace():
     assert dataclasses.replace(CONFIG) == CONFIG
     assert hash(dataclasses.replace(CONFIG)) == hash(CONFIG)
     assert CONFIG.replace(remat="full") != CONFIG
+
+
+def test_fields_of_the_shape_and_of_compute_are_given_side_by_side():
+    config = VARIANTS["tiny_deepseek"].replace(remat="full", num_layers=4)
+    assert (config.compute.remat, config.num_layers) == ("full", 4)
+    fields = dataclasses.asdict(config)
+    fields |= fields.pop("compute")
+    assert ModelConfig.of(fields) == config
 
 
 # Parameters.

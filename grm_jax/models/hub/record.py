@@ -1,7 +1,8 @@
 """What an orbax folder says about its model, so that the way to the hub's format needs no config.
 
     params/      the parameters; {"decoder", "head"} for a reward model
-    model.json   the fields of ModelConfig but `rules`, under "model"; whether it is a reward model
+    model.json   the fields of ModelConfig and of Compute but `rules`, side by side under "model";
+                 whether it is a reward model
     config.json, tokenizer files, chat template, ...   as they came from the hub, if they did
 """
 

@@ -15,7 +15,7 @@ from experiments.config import claimed, filled
 from experiments.run import Run
 from experiments.stages import benchmark, order
 from grm_jax.evaluation import report, results
-from grm_jax.evaluation.lines import count_suites
+from grm_jax.evaluation.lines import counted
 from grm_jax.files import read_json, write_json
 
 # Each has train(run, config) and measure(run, config, suites, rules) -> lines by suite.
@@ -91,7 +91,7 @@ def main(run: Run) -> None:
         return
     others = benchmark.stored_baselines(run, loaded.comparisons, rules)
     suites = benchmark.to_suites(loaded, [], others)
-    report.write_lines(benchmark.place(run), suites, rules, count_suites(suites, rules))
+    report.write_lines(benchmark.place(run), counted(suites, rules), rules)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from experiments.stages import meta_rm
 from grm_jax import voting
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import report, results
-from grm_jax.evaluation.lines import CountingRules, Drawn, Line, LinesOf, Suite
+from grm_jax.evaluation.lines import CountingRules, Drawn, Line, Suite
 from grm_jax.ranges import split
 from grm_jax.sampling import given
 from grm_jax.text import prompts
@@ -100,8 +100,8 @@ def run_stage(run: Run) -> None:
             run.say(f"arm {arm.arm_name}: left out: {error}")
 
     suites = to_suites(loaded, drawn, stored_baselines(run, loaded.comparisons, rules))
-    lines = write_report(run, suites, rules, count_all=config.count_all)
-    require_readable(suites, lines, config)
+    suites = write_report(run, suites, rules, count_all=config.count_all)
+    require_readable(suites, config)
 
 
 def to_suites(
@@ -135,15 +135,13 @@ def stored_baselines(
     )  # fmt: skip
 
 
-def require_readable(
-    suites: Sequence[Suite], lines: LinesOf, config: BenchmarkConfig
-) -> None:
+def require_readable(suites: Sequence[Suite], config: BenchmarkConfig) -> None:
     """Raises ValueError where more samples have no scores, or were cut, than the config allows."""
     # What an arm fails to write is its result.
     bad = [
         f"{suite.name}, {line.label}: {share:.1%} {name} (config.benchmark.max_{name}: {most:g})"
         for suite in suites
-        for line in lines[suite.name]
+        for line in suite.lines
         if line.method.plain
         for name, share, most in (
             ("unparsed", line.unparsed, config.max_unparsed), ("cut", line.cut, config.max_cut)
@@ -164,8 +162,8 @@ def place(run: Run) -> report.Place:
 
 def write_report(
     run: Run, suites: Sequence[Suite], rules: CountingRules, *, count_all: bool = False
-) -> LinesOf:
-    """Tables, figures, pages, and what the terminal shows; returns the lines."""
+) -> list[Suite]:
+    """Tables, figures, pages, and what the terminal shows; returns the suites with their lines."""
     own = set(map(run.stage, arms.STAGES))
     training = [record for record in run.metrics.read() if record["stage"] in own]
     return report.write_report(place(run), suites, rules, training, count_all=count_all)

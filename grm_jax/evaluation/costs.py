@@ -18,7 +18,6 @@ from grm_jax.evaluation import paper, plots
 from grm_jax.evaluation.lines import (
     CountingRules,
     Drawn,
-    LinesOf,
     Suite,
     arms_in_figures,
     named,
@@ -110,11 +109,11 @@ def points(suite: Suite, counting: CountingRules) -> list[Point]:
     return found
 
 
-def table(suites: Sequence[Suite], counting: CountingRules, lines: LinesOf) -> Table:
+def table(suites: Sequence[Suite], counting: CountingRules) -> Table:
     """Accuracy, tokens and TFLOPs of every line that was drawn, suite by suite."""
     rows = []
     for suite in suites:
-        at = {line.method: line for line in lines[suite.name]}
+        at = suite.at
         head = suite.name + (f", {suite.coverage}" if suite.coverage else "")
         for method, _, spent in points(suite, counting):
             line = at[method]
@@ -159,13 +158,11 @@ def published(suite: Suite) -> list[plots.Curve]:
     return found
 
 
-def figure(
-    path: str | os.PathLike, suites: Sequence[Suite], counting: CountingRules, lines: LinesOf
-) -> None:
+def figure(path: str | os.PathLike, suites: Sequence[Suite], counting: CountingRules) -> None:
     """Accuracy against FLOPs: a curve for each kind of vote, a mark for greedy, and the paper's."""
     curves = []
     for suite in suites:
-        at = {line.method: line for line in lines[suite.name]}
+        at = suite.at
         by_name: dict[str, list] = {}
         shown = {"", *arms_in_figures(suite)}
         for method, curve, spent in points(suite, counting):

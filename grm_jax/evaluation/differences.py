@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from grm_jax.evaluation.lines import CountingRules, Line, LinesOf, Suite
+from grm_jax.evaluation.lines import CountingRules, Line, Suite
 from grm_jax.evaluation.method import NAMES, Method, voter
 from grm_jax.evaluation.statistics import Resampled
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
@@ -75,14 +75,12 @@ def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[Pair]:
     return found
 
 
-def differences_table(
-    suites: Sequence[Suite], counting: CountingRules, lines: LinesOf
-) -> Table:
+def differences_table(suites: Sequence[Suite], counting: CountingRules) -> Table:
     """Paired differences, comparison by comparison."""
     columns, cells = [], {}
     for suite in suites:
         name = suite.name if len(suites) > 1 else ""
-        at = {line.method: line for line in lines[suite.name]}
+        at = suite.at
         for number in ("accuracy", suite.metric.headline):
             if not number or (number == "accuracy" and not suite.choice_C.any()):
                 continue

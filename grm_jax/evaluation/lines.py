@@ -130,9 +130,6 @@ class Line(NamedTuple):
         return self.measured[column].interval(0) if column in self.measured else None
 
 
-LinesOf = Mapping[str, Sequence[Line]]  # by name of the suite
-
-
 @dataclasses.dataclass(frozen=True)
 class Suite:
     """A suite, everything drawn on it, and the lines that follow.
@@ -143,6 +140,7 @@ class Suite:
       comparisons: all of them.
       drawn: in the order in which they are reported.
       others: lines that were counted before, of the trained baselines; nothing is measured in them.
+      lines: all of them, once they are counted.
     """
 
     name: str
@@ -150,6 +148,12 @@ class Suite:
     comparisons: Sequence[Comparison]
     drawn: tuple[Drawn, ...]
     others: tuple[Line, ...] = ()
+    lines: tuple[Line, ...] = ()
+
+    @property
+    def at(self) -> dict[Method, Line]:
+        """The lines by their methods."""
+        return {line.method: line for line in self.lines}
 
     @property
     def choice_C(self) -> np.ndarray:
@@ -230,9 +234,9 @@ def count(suite: Suite, counting: CountingRules) -> list[Line]:
     return _measured(suite, sorted(found, key=lambda line: sections.index(line.section)))
 
 
-def count_suites(suites: Sequence[Suite], counting: CountingRules) -> dict[str, list[Line]]:
-    """The lines of each suite, by its name."""
-    return {suite.name: count(suite, counting) for suite in suites}
+def counted(suites: Sequence[Suite], counting: CountingRules) -> list[Suite]:
+    """The suites with their lines."""
+    return [dataclasses.replace(s, lines=tuple(count(s, counting))) for s in suites]
 
 
 def named(suite: Suite, drawn: Drawn) -> bool:

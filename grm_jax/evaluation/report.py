@@ -24,10 +24,9 @@ from grm_jax.evaluation.differences import differences_table
 from grm_jax.evaluation.lines import (
     CountingRules,
     Line,
-    LinesOf,
     Suite,
     arms_in_figures,
-    count_suites,
+    counted,
     last_sampled,
     single_auc,
 )
@@ -71,7 +70,7 @@ def write_report(
     training: Sequence[Mapping[str, Any]] = (),
     *,
     count_all: bool = False,
-) -> LinesOf:
+) -> list[Suite]:
     """Writes and prints the report of everything that was drawn.
 
     Args:
@@ -82,12 +81,12 @@ def write_report(
       count_all: also counts by other rules, and simulates meta RMs.
 
     Returns:
-      The lines of each suite.
+      The suites with their lines.
     """
-    lines = count_suites(suites, counting)
+    suites = counted(suites, counting)
     told = notes(suites, counting, place.draw)
     scaling_figure(
-        place.path("figures", "scaling.png"), suites, counting, lines,
+        place.path("figures", "scaling.png"), suites, counting,
         f"bands: 95 % over comparisons; ties: {counting.tie_policy}",
     )  # fmt: skip
     training_figure(place.path("figures", "training.png"), training)
@@ -98,18 +97,18 @@ def write_report(
             tables["diagnostics"] = diagnostics_table(place.truth, suite)
     tables["protocols"] = protocols.table(suites, counting, told)
     tables["bias"] = bias.table(suites, counting, told)
-    tables["cost"] = costs.table(suites, counting, lines)
-    costs.figure(place.path("figures", "cost.png"), suites, counting, lines)
+    tables["cost"] = costs.table(suites, counting)
+    costs.figure(place.path("figures", "cost.png"), suites, counting)
     more = {}
     for suite in suites if count_all else ():
         more[suite.name] = protocols.lines(suite, counting)
         if guides := guiding.guides(suite, counting):
             tables[f"guiding_{suite.name}"] = guiding.table(suite, counting, guides)
             guiding.figure(place.path("figures", f"guiding_{suite.name}.png"), guides)
-    write_lines(place, suites, counting, lines, more, tables)
+    write_lines(place, suites, counting, more, tables)
     written = ("tables", "figures", "results", "samples.md", "critiques.html")
     place.say(f"written: {', '.join(str(place.path(name)) for name in written)}")
-    return lines
+    return suites
 
 
 def _rule(place: Place, counting: CountingRules) -> dict:
@@ -123,7 +122,6 @@ def write_lines(
     place: Place,
     suites: Sequence[Suite],
     counting: CountingRules,
-    lines: LinesOf,
     more: Mapping[str, Sequence[Line]] | None = None,
     tables: Mapping[str, Table] | None = None,
 ) -> None:
@@ -132,19 +130,20 @@ def write_lines(
     `more` lines are in the results only, and `tables` are shown before those of the lines.
     """
     told = notes(suites, counting, place.draw)
+    whole = [
+        dataclasses.replace(s, lines=(*s.lines, *(more or {}).get(s.name, ()))) for s in suites
+    ]
     results.write_results(
-        place.path, suites,
-        {name: [*own, *(more or {}).get(name, ())] for name, own in lines.items()},
-        _rule(place, counting), config=place.config, arms=place.arms,
-    )  # fmt: skip
+        place.path, whole, _rule(place, counting), config=place.config, arms=place.arms
+    )
     tables = dict(tables or {})
     for suite in suites:
-        if table := suite_table(suite, lines[suite.name], told):
+        if table := suite_table(suite, told):
             tables[f"suite_{suite.name}"] = table
-    tables["differences"] = differences_table(suites, counting, lines)
-    tables["main"] = main_table(suites, lines, told)
+    tables["differences"] = differences_table(suites, counting)
+    tables["main"] = main_table(suites, told)
     show(tables, place.path("tables"), place.console)
-    for text in failure_lines(suites, lines):
+    for text in failure_lines(suites):
         place.say(text)
 
 
@@ -155,7 +154,7 @@ def _single(line: Line, suite: Suite, *, by_subset: bool = False) -> Cell:
     return Cell.of(single_auc(line.singles_MC, suite.labels, subsets))
 
 
-def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) -> Table:
+def main_table(suites: Sequence[Suite], notes: Sequence[str]) -> Table:
     """Accuracy of everything that was measured; one group of columns a suite."""
     several = len(suites) > 1
     columns = []
@@ -169,10 +168,10 @@ def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) ->
             columns.append(Column("n = 1: AUC", group=name))
         columns += [Column("unparsed", group=name), Column("cut", group=name)]
     rows = []
-    for i, line in enumerate(lines[suites[0].name]):
+    for i, line in enumerate(suites[0].lines):
         cells = []
         for suite in suites:
-            own = lines[suite.name][i]
+            own = suite.lines[i]
             if suite.choice_C.any():
                 cells.append(Cell.of(own.interval("accuracy")))
             if suite.metric.headline:
@@ -185,7 +184,7 @@ def main_table(suites: Sequence[Suite], lines: LinesOf, notes: Sequence[str]) ->
     return Table(f"Reward accuracy (%): {names}", columns, rows, notes, "method")
 
 
-def suite_table(suite: Suite, lines: Sequence[Line], notes: Sequence[str]) -> Table | None:
+def suite_table(suite: Suite, notes: Sequence[str]) -> Table | None:
     """Everything that one benchmark reports; None for a suite that reports one number."""
     names = [column.name for column in suite.metric.columns]
     columns = [Column(name) for name in names]
@@ -195,7 +194,7 @@ def suite_table(suite: Suite, lines: Sequence[Line], notes: Sequence[str]) -> Ta
     if not columns:
         return None
     rows = []
-    for line in lines:
+    for line in suite.lines:
         cells = [Cell.of(line.interval(name)) for name in names]
         if several:
             cells += [_single(line, suite), _single(line, suite, by_subset=True)]
@@ -290,12 +289,12 @@ def diagnostics_table(truth: Callable[[Comparison], Truth], suite: Suite) -> Tab
 
 
 def scaling_figure(
-    path: pathlib.Path, suites: Sequence[Suite], counting: CountingRules, lines: LinesOf, note: str
+    path: pathlib.Path, suites: Sequence[Suite], counting: CountingRules, note: str
 ) -> None:
     """Accuracy against k: a curve for each kind of vote, a level for greedy decoding."""
     curves, levels = [], {}
     for suite in suites:
-        at = {line.method: line for line in lines[suite.name] if line.credits_C is not None}
+        at = {line.method: line for line in suite.lines if line.credits_C is not None}
         if len(suites) == 1:
             shown = [drawn.method for drawn in suite.drawn if drawn.greedy and not drawn.arm]
             levels = {own.label(): at[own].interval("accuracy") for own in shown if own in at}
@@ -345,12 +344,12 @@ def write_pages(place: Place, suites: Sequence[Suite], counting: CountingRules) 
     write_atomically(place.path("samples.md"), page.encode())
 
 
-def failure_lines(suites: Sequence[Suite], lines: LinesOf) -> list[str]:
+def failure_lines(suites: Sequence[Suite]) -> list[str]:
     """The parse-failure rates in words, so that nobody takes chance for judgement."""
     found, mostly = [], False
     for suite in suites:
         parts = []
-        for line in lines[suite.name]:
+        for line in suite.lines:
             if line.unparsed:
                 mostly |= line.unparsed >= 0.5
                 where = "" if line.method.plain else f" ({line.section})"

@@ -18,7 +18,7 @@ import numpy as np
 from grm_jax.benchmarks import rules
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import statistics
-from grm_jax.evaluation.lines import CountingRules, Line, LinesOf, Suite, single_auc
+from grm_jax.evaluation.lines import CountingRules, Line, Suite, single_auc
 from grm_jax.evaluation.method import BASELINES, BLIND, GREEDY, NAMES, SAMPLED, STAGES, Method
 from grm_jax.files import read_json, visible_files, write_atomically
 from grm_jax.models import cost
@@ -71,14 +71,14 @@ class Result(NamedTuple):
 
 
 def write_results(
-    path: Callable[..., pathlib.Path], suites: Sequence[Suite], lines: LinesOf, rule: dict, *,
+    path: Callable[..., pathlib.Path], suites: Sequence[Suite], rule: dict, *,
     config: str, arms: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Writes results/<suite>.json for every suite; atomically.
 
     Args:
       path: parts -> a path below the folder of the run.
-      suites, lines: what was counted.
+      suites: with their lines.
       rule: how votes were counted, as JSON.
       config, arms: see `Result`.
     """
@@ -96,7 +96,7 @@ def write_results(
             "uids": [c.uid for c in suite.comparisons],
             "clusters": rules.of_rows([c.messages for c in suite.comparisons])[1].tolist(),
             "subsets": [c.subset for c in suite.comparisons],
-            "lines": [_line(suite, line) for line in lines[suite.name]],
+            "lines": [_line(suite, line) for line in suite.lines],
         }
         text = json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
         write_atomically(path("results", f"{suite.name}.json"), text.encode())

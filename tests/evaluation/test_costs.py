@@ -8,7 +8,7 @@ import pytest
 from answers import EIGHT, MODEL, pairs, suite_of
 
 from grm_jax.evaluation import costs
-from grm_jax.evaluation.lines import count
+from grm_jax.evaluation.lines import counted
 from grm_jax.models import cost
 from grm_jax.models.config import VARIANTS
 
@@ -38,10 +38,9 @@ def test_costs_are_those_of_the_model():
         for length in (100, 101, 102)
     ]
     assert spent[1].flops == pytest.approx(np.mean(want))
-    lines = {"own": count(suite, EIGHT)}
     unknown = dataclasses.replace(suite, drawn=(drawn._replace(model=None),))
-    assert not costs.table([unknown], EIGHT, lines).rows
-    table = costs.table([suite], EIGHT, lines)
+    assert not costs.table([unknown], EIGHT).rows
+    table = costs.table(counted([suite], EIGHT), EIGHT)
     assert [row.label for row in table.rows][1:] == ["Voting@2", "Voting@4", "Voting@8"]
 
 
@@ -52,7 +51,7 @@ def test_the_cost_figure_has_a_curve_a_method(tmp_path, monkeypatch):
     (drawn,) = suite.drawn
     greedy = drawn._replace(greedy=True, groups=[own[:1] for own in drawn.groups])
     suite = dataclasses.replace(suite, drawn=(greedy, drawn))
-    costs.figure(tmp_path / "x.png", [suite], EIGHT, {"own": count(suite, EIGHT)})
+    costs.figure(tmp_path / "x.png", counted([suite], EIGHT), EIGHT)
     assert [(c.label, len(c.ks)) for c in curves] == [("random weights, greedy", 1), ("voting", 4)]
 
 
@@ -71,6 +70,5 @@ def test_the_papers_curves_stand_in_the_cost_figure_of_its_benchmark(tmp_path):
     guided = one + cost.forward_flops(model, [length + new], output_tokens=0)
     assert curves["paper: GRM-27B, guided"].ks[3] == pytest.approx(8 * guided)
     assert len(curves["paper: GRM-16B, voting"].ks) == 4
-    lines = {"rewardbench": count(suite, EIGHT)}
-    costs.figure(tmp_path / "cost.png", [suite], EIGHT, lines)
+    costs.figure(tmp_path / "cost.png", counted([suite], EIGHT), EIGHT)
     assert (tmp_path / "cost.png").stat().st_size > 10_000

@@ -10,7 +10,7 @@ from answers import EIGHT, K, pairs, suite_of
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import bias, costs, protocols, report
 from grm_jax.evaluation.differences import differences_table
-from grm_jax.evaluation.lines import count, count_suites
+from grm_jax.evaluation.lines import counted
 from grm_jax.evaluation.tables import Column, Table
 from grm_jax.sampling.draw import DrawConfig
 from grm_jax.text.prompts import Message
@@ -23,8 +23,8 @@ def test_single_responses_have_an_auc_for_the_blind_too():
         for i in range(120)
     ]  # fmt: skip
     suite = suite_of("realmistake", comparisons, coverage="120 of 900 rows")
-    lines = count(suite, EIGHT)
-    table = report.suite_table(suite, lines, [])
+    (suite,) = counted([suite], EIGHT)
+    table = report.suite_table(suite, [])
     cells = {row.label: [cell.value for cell in row.cells] for row in table.rows}
     assert cells["random"] == cells["first"] == [0.5, 0.5]
     assert cells["longest"] == [1.0, 1.0] and cells["shortest"] == [0.0, 0.0]
@@ -41,13 +41,12 @@ def test_partial_rows_are_told_in_every_table():
     suite = suite_of("llmbar", pairs(20, "Natural") + pairs(8, "Manual"),
                      coverage="28 of 419 rows")  # fmt: skip
     other = suite_of("own", pairs(6), coverage="6 rows")
-    suites = [suite, other]
-    lines = count_suites(suites, EIGHT)
+    suites = suite, other = counted([suite, other], EIGHT)
     notes = report.notes(suites, EIGHT, DrawConfig(k=K))
     tables = [
-        report.main_table(suites, lines, notes), differences_table(suites, EIGHT, lines),
-        report.suite_table(suite, lines["llmbar"], notes), protocols.table(suites, EIGHT, notes),
-        bias.table(suites, EIGHT, notes), costs.table(suites, EIGHT, lines),
+        report.main_table(suites, notes), differences_table(suites, EIGHT),
+        report.suite_table(suite, notes), protocols.table(suites, EIGHT, notes),
+        bias.table(suites, EIGHT, notes), costs.table(suites, EIGHT),
     ]  # fmt: skip
     for table in tables:
         texts = [table.title, *table.notes, *(row.section for row in table.rows)]
@@ -55,7 +54,7 @@ def test_partial_rows_are_told_in_every_table():
     few = report.notes(suites, EIGHT, DrawConfig(k=K, order_policy="balanced", max_orders=1))
     assert "orders of 28 comparisons are not balanced" in few[0]
     assert not any("not balanced" in note for note in notes)
-    assert report.suite_table(other, lines["own"], notes) is None
+    assert report.suite_table(other, notes) is None
     said = " ".join(tables[0].notes)
     for word in ("'sum'", "'uniform'", "'strict'", "'chance'", "'random'"):
         assert word in said

@@ -8,7 +8,7 @@ import pytest
 from answers import EIGHT, pairs, suite_of
 
 from grm_jax.evaluation import results
-from grm_jax.evaluation.lines import count
+from grm_jax.evaluation.lines import count, counted
 from grm_jax.evaluation.method import GREEDY, SAMPLED, Method
 
 ARMS = {"kl 0": "grpo.kl_coef=0.0"}
@@ -22,11 +22,11 @@ def written(folder):
     arm = own._replace(arm="kl_0")
     guided = own._replace(meta=[[float(t.sample) for t in group] for group in own.groups])
     suite = dataclasses.replace(suite, drawn=(greedy, guided, arm))
-    lines = {suite.name: count(suite, EIGHT)}
+    (suite,) = counted([suite], EIGHT)
     results.write_results(
-        folder.joinpath, [suite], lines, {"ks": list(EIGHT.ks)}, config="c", arms=ARMS
+        folder.joinpath, [suite], {"ks": list(EIGHT.ks)}, config="c", arms=ARMS
     )
-    return {line.method: line for line in lines[suite.name]}
+    return suite.at
 
 
 def same(read, lines):

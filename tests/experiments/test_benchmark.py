@@ -76,13 +76,12 @@ def test_too_many_silent_samples_end_in_an_error():
         suites="own", data_dir="", limit=1, greedy_stages="rft", sampled_stages="rft", ks="1",
         max_unparsed=0.1, max_cut=0.3,
     )  # fmt: skip
-    suite = Suite("own", "", pairs(2), ())
     line = Line(Method("rft", kind="greedy"), unparsed=0.1, cut=0.3)
-    benchmark.require_readable([suite], {"own": [line]}, config)
+    benchmark.require_readable([Suite("own", "", pairs(2), (), lines=(line,))], config)
     for name in ("unparsed", "cut"):
         bad = line._replace(**{name: 0.31})
         with pytest.raises(ValueError, match=f"own, RFT, greedy: 31.0% {name} .*max_{name}"):
-            benchmark.require_readable([suite], {"own": [bad]}, config)
+            benchmark.require_readable([Suite("own", "", pairs(2), (), lines=(bad,))], config)
 
 
 def test_the_suites_of_a_config_are_loaded_and_judged(shared_data):

@@ -10,7 +10,7 @@ from configs import small_world
 from grm_jax.benchmarks import SUITES, rewardbench, rules
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import paper, results, statistics
-from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, count, group
+from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, counted, group
 from grm_jax.evaluation.method import Method
 from grm_jax.evaluation.tables import read_json
 from grm_jax.models.config import VARIANTS
@@ -48,11 +48,11 @@ def measured(folder, name, comparisons, accuracy, seed, *, model="gemma2_27b", c
         groups = group(comparisons, judge(comparisons, stage, 1 if greedy else K, accuracy, seed))
         drawn.append(Drawn(of, "self", greedy, groups, model=VARIANTS[model]))
     suite = Suite(name, coverage, comparisons, tuple(drawn))
-    lines = count(suite, RULES)
+    (suite,) = counted([suite], RULES)
     results.write_results(
-        folder.joinpath, [suite], {name: lines}, {"tie_policy": "strict"}, config="c", arms={}
+        folder.joinpath, [suite], {"tie_policy": "strict"}, config="c", arms={}
     )
-    return {line.method: line for line in lines}
+    return suite.at
 
 
 @pytest.fixture

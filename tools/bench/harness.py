@@ -128,12 +128,12 @@ def main() -> None:
             )  # fmt: skip
     lap("read trajectories")
     rules = benchmark.counting_rules(run, config)
-    lines = benchmark.write_report(run, benchmark.to_suites(loaded, [drawn]), rules)
+    suites = benchmark.write_report(run, benchmark.to_suites(loaded, [drawn]), rules)
     lap("count, tables, figures")
-    for suite, own in lines.items():
-        (line,) = (line for line in own if line.method == drawn[suite].method)
+    for suite in suites:
+        line = suite.at[suite.drawn[0].method]
         if line.credits_C is not None:
-            print(f"{suite}: one sample is right in {line.credits_C.mean():.4f}")
+            print(f"{suite.name}: one sample is right in {line.credits_C.mean():.4f}")
     for name, spent in seconds.items():
         print(f"{spent:8.1f} s  {name}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -12,8 +12,6 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
-from typing import NamedTuple
 
 from absl import app, flags
 
@@ -84,15 +82,6 @@ def _write_json(path: pathlib.Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-class Kind(NamedTuple):
-    """An architecture of transformers, fields of its config, and who writes its tokenizer."""
-
-    family: str
-    head: str
-    fields: dict
-    tokenizer: Callable[[pathlib.Path, str], int]
-
-
 _COMMON = {
     "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96,
     "max_position_embeddings": 8192, "dtype": "float32",
@@ -113,16 +102,17 @@ _DEEPSEEK = _COMMON | {
         "mscale": 0.707, "mscale_all_dim": 0.707,
     },
 }  # fmt: skip
+# Architecture of transformers, fields of its config, and who writes the tokenizer.
 KINDS = {
-    "gemma2": Kind("Gemma2", "ForCausalLM", _GEMMA2, _gemma_tokenizer),
-    "gemma2_reward": Kind(
+    "gemma2": ("Gemma2", "ForCausalLM", _GEMMA2, _gemma_tokenizer),
+    "gemma2_reward": (
         "Gemma2", "ForSequenceClassification", _GEMMA2 | {"num_labels": 1}, _gemma_tokenizer
     ),
-    "deepseek_v2": Kind(
+    "deepseek_v2": (
         "DeepseekV2", "ForCausalLM", _DEEPSEEK | {"topk_method": "greedy"}, _deepseek_tokenizer
     ),
-    "deepseek_v3": Kind("DeepseekV3", "ForCausalLM", _DEEPSEEK, _deepseek_tokenizer),
-}
+    "deepseek_v3": ("DeepseekV3", "ForCausalLM", _DEEPSEEK, _deepseek_tokenizer),
+}  # fmt: skip
 
 _KIND = flags.DEFINE_enum("kind", "gemma2", [*KINDS], "Architecture.")
 _OUT = flags.DEFINE_string("out", None, "New folder.", required=True)

@@ -267,6 +267,11 @@ class ModelConfig(Checked):
         return (None,) if self.sliding_window is None else (self.sliding_window, None)
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """Name of each layer of a group, by which its parameters go."""
+        return ("layer",) if self.sliding_window is None else ("local", "global")
+
+    @property
     def stacks(self) -> tuple[Stack, ...]:
         """Groups of layers that are alike, each scanned on its own: dense ones, then experts."""
         groups = self.num_layers // len(self.windows)

@@ -78,9 +78,9 @@ class LayerGroup(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, segment_ids_BT, marks, past_kv):
-        windows, new = self.config.windows, []
-        names = ("local", "global") if len(windows) == 2 else ("layer",)
-        for i, (name, window) in enumerate(zip(names, windows, strict=True)):
+        new = []
+        members = zip(self.config.members, self.config.windows, strict=True)
+        for i, (name, window) in enumerate(members):
             past = tuple(
                 Keys(k[i], v[i], *mark) for (k, v), mark in zip(past_kv, marks, strict=True)
             )

@@ -43,7 +43,7 @@ def architecture(folder: str | os.PathLike) -> str:
       ValueError: for one outside `ARCHITECTURES`.
     """
     found = read_raw(folder).get("architectures")
-    if not isinstance(found, list) or len(found) != 1 or found[0] not in ARCHITECTURES:
+    if found not in [[name] for name in ARCHITECTURES]:
         place = f"{pathlib.Path(folder) / CONFIG}: architectures"
         raise mismatch(place, f"one of {', '.join(ARCHITECTURES)}", found)
     return found[0]

@@ -117,7 +117,7 @@ def attention(config: ModelConfig, name, root, index) -> Iterator[Tensor]:
               (*root, "o"), index, heads_in(config.num_heads))  # fmt: skip
 
 
-def gated(config: ModelConfig, name, hidden, root, index) -> Iterator[Tensor]:
+def gated(config: ModelConfig, name, root, index, hidden) -> Iterator[Tensor]:
     """A gated feed-forward layer."""
     for leaf in ("gate", "up", "down"):
         shape = (hidden, config.embed_dim)
@@ -134,8 +134,8 @@ def experts(config: ModelConfig, name, root, index) -> Iterator[Tensor]:
         yield one(f"{name}gate.e_score_correction_bias", (moe.num_experts,),
                   (*root, "router_bias"), index, dtype="float32")  # fmt: skip
     for expert in range(moe.num_experts):
-        yield from gated(config, f"{name}experts.{expert}.", moe.expert_dim, root,
-                         (*index, expert))  # fmt: skip
+        place = f"{name}experts.{expert}.", root, (*index, expert)
+        yield from gated(config, *place, moe.expert_dim)
     if moe.shared_dim:
-        yield from gated(config, f"{name}shared_experts.", moe.shared_dim, (*root, "shared"),
-                         index)  # fmt: skip
+        place = f"{name}shared_experts.", (*root, "shared"), index
+        yield from gated(config, *place, moe.shared_dim)

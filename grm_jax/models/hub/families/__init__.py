@@ -1,5 +1,6 @@
 """The families of checkpoints, one file each, and the tensors of a checkpoint of any of them."""
 
+import itertools
 from collections.abc import Iterator
 
 from grm_jax.models.config import ModelConfig
@@ -26,8 +27,11 @@ def tensors(config: ModelConfig, *, head: bool = False) -> list[Tensor]:
     """
     family, vocabulary = of(config), (config.vocab_size, config.embed_dim)
     found = [names.one(names.EMBEDDING, vocabulary, ("embedding",))]
-    for layer in range(config.num_layers):
-        found += _layer(family, config, layer)
+    layers = itertools.count()
+    for stack in config.stacks:
+        for group, member in itertools.product(range(stack.last - stack.first), config.members):
+            name = f"model.layers.{next(layers)}."
+            found += _layer(family, config, name, (stack.name, member), (group,), stack.dense)
     found.append(names.one("model.norm.weight", (config.embed_dim,), ("final_norm", "scale")))
     if head:
         found.append(names.one(names.SCORE, (1, config.embed_dim), names.HEAD, view=names.row))
@@ -36,22 +40,11 @@ def tensors(config: ModelConfig, *, head: bool = False) -> list[Tensor]:
     return found
 
 
-def _layer(family: Family, config: ModelConfig, layer: int) -> Iterator[Tensor]:
-    moe, windows = config.moe, config.windows
-    first_dense = moe.first_dense if moe else 0
-    if layer < first_dense:
-        root, index = ("dense_layers", "layer"), (layer,)
-    else:
-        group, member = divmod(layer - first_dense, len(windows))
-        root, index = ("layers", ("local", "global")[member] if windows[0] else "layer"), (group,)
-    name = f"model.layers.{layer}."
+def _layer(family, config, name, root, index, dense) -> Iterator[Tensor]:
     for ours, theirs in family.norms.items():
         if config.post_norms or ours.startswith("pre_"):
             path = (*root, ours, "scale")
             yield names.one(f"{name}{theirs}_layernorm.weight", (config.embed_dim,), path, index)
     yield from family.attention(config, f"{name}self_attn.", (*root, "attention"), index)
-    mlp = (*root, "mlp")
-    if moe and layer >= first_dense:
-        yield from names.experts(config, f"{name}mlp.", mlp, index)
-    else:
-        yield from names.gated(config, f"{name}mlp.", config.ffn_dim, mlp, index)
+    mlp = f"{name}mlp.", (*root, "mlp"), index
+    yield from names.gated(config, *mlp, config.ffn_dim) if dense else names.experts(config, *mlp)

@@ -36,8 +36,8 @@ GEMMA2 = family.Family(
     ),
     norms={
         "pre_attention_norm": "input",
-        "post_attention_norm": "post_attention",
         "pre_mlp_norm": "pre_feedforward",
+        "post_attention_norm": "post_attention",
         "post_mlp_norm": "post_feedforward",
     },
     attention=names.attention,

@@ -108,6 +108,7 @@ def test_yarn_without_mscale(tmp_path):
 REFUSED = [
     (GEMMA2, "architectures", ["LlamaForCausalLM"]),
     (GEMMA2, "architectures", None),
+    (GEMMA2, "architectures", [["Gemma2ForCausalLM"]]),
     (GEMMA2, "attention_bias", True),
     (GEMMA2, "attention_dropout", 0.1),
     (GEMMA2, "quantization_config", {"quant_method": "fp8"}),

@@ -12,6 +12,7 @@ from experiments import settings
 from grm_jax.benchmarks import SUITES
 from grm_jax.data import mixture
 from grm_jax.data.small_world import VERDICTS
+from grm_jax.evaluation import method
 from grm_jax.models.config import VARIANTS
 from grm_jax.ranges import (
     Checked,
@@ -32,8 +33,8 @@ from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES
 # What a run starts from, and the model behind a remote engine.
 UNTRAINED_STAGES = ("random_weights", "released", "remote")
 TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline")
-BASELINES = ("bradley_terry", "pairrm", "cloud", "llm_judge", "token_prob")
-MEASURED_STAGES = (*UNTRAINED_STAGES, "base", "cold_start", "rft", "grpo")
+BASELINES = tuple(method.BASELINES)
+MEASURED_STAGES = tuple(method.STAGES)
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
 
 

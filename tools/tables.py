@@ -132,11 +132,9 @@ def filled(table: PaperTable, workdirs: Sequence[Workdir]) -> tuple[Table, int]:
             for workdir in workdirs:
                 own = our_value(column, row, workdir)
                 count += own is not None
-                shown = Cell() if own is None else Cell(*own)
-                if own is not None and own.low == own.high == own.value:
-                    shown = Cell(own.value)
-                gap = own is not None and stated is not None
-                cells += [shown, Cell(own.value - stated / scale) if gap else Cell()]
+                exact = own is not None and own.low == own.high == own.value
+                gap = None if None in (own, stated) else own.value - stated / scale
+                cells += [Cell(own.value) if exact else Cell.of(own), Cell(gap)]
         label = row.label
         if row.note:
             notes.append(f"{row.label}: {row.note}")
@@ -159,14 +157,13 @@ def filled(table: PaperTable, workdirs: Sequence[Workdir]) -> tuple[Table, int]:
 
 def _by_row(table: PaperTable, workdir: Workdir | None) -> dict[str, list[float | None]]:
     """Values of every row in per cent: the paper's, or ours."""
-    found = {}
-    for row in table.rows:
-        if workdir is None:
-            found[row.label] = list(row.values)
-        else:
-            own = [our_value(column, row, workdir) for column in table.columns]
-            found[row.label] = [None if one is None else 100 * one.value for one in own]
-    return found
+    if workdir is None:
+        return {row.label: [*row.values] for row in table.rows}
+    found = {
+        row.label: [our_value(column, row, workdir) for column in table.columns]
+        for row in table.rows
+    }
+    return {label: [own and 100 * own.value for own in values] for label, values in found.items()}
 
 
 def ranks(workdirs: Sequence[Workdir]) -> Table:
@@ -240,8 +237,7 @@ def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
             whole = np.isin(x[counted], (0, 1)).all() and np.isin(y[counted], (0, 1)).all()
             exact = statistics.mcnemar(x[counted], y[counted]) if whole else None
             cells = (Cell(x[counted].mean()), Cell(y[counted].mean()),
-                     Cell(difference.value, difference.low, difference.high),
-                     Cell(difference.p_value), Cell(exact))  # fmt: skip
+                     Cell.of(difference), Cell(difference.p_value), Cell(exact))  # fmt: skip
             rows.append(Row(one.lines[method].label, cells, method.section))
         columns = (Column(a.title), Column(b.title), Column("difference", signed=True),
                    Column("p", "p_value", 3), Column("McNemar p", "p_value", 3))  # fmt: skip

@@ -241,9 +241,7 @@ def _write_suite(
     counted = _shared(results)
     if not counted:
         return set(seeds)  # single responses only
-    sizes = [
-        int(np.isfinite(one.lines[counted[0]].credits_C).sum()) for one in results
-    ]
+    sizes = [int(np.isfinite(one.lines[counted[0]].credits_C).sum()) for one in results]
     notes = [
         f"seeds {', '.join(map(str, seeds))} ({len(seeds)} of {len(every)}); comparisons with "
         f"n >= 2: {', '.join(map(str, sizes))}",

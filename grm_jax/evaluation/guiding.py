@@ -89,7 +89,7 @@ def table(suite: Suite, counting: CountingRules, found: Sequence[Guide]) -> Tabl
     ks = list(found[0].gains)
     columns = [Column("AUC inside comparisons"), *(Column(f"k = {k}", signed=True) for k in ks)]
     rows = [
-        Row(one.label, (Cell(one.auc), *(Cell(*one.gains[k][:3]) for k in ks))) for one in found
+        Row(one.label, (Cell(one.auc), *(Cell.of(one.gains[k]) for k in ks))) for one in found
     ]
     by_k = dict(zip(counting.ks, counting.k_metas, strict=True))
     kept = ", ".join(f"{by_k[k]} of {k}" for k in counting.ks if k in ks)

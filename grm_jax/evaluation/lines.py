@@ -261,9 +261,7 @@ def _measured(suite: Suite, found: list[Line]) -> list[Line]:
         both = statistics.resample([found[i].credits_C for i in counted], clusters=clusters)
         for at, i in enumerate(counted):
             measured[i]["accuracy"] = Resampled(both.values_L[[at]], both.draws_BL[:, [at]])
-    columns = official.measure(
-        suite.metric.columns, suite.items, [line.values for line in found]
-    )
+    columns = official.measure(suite.metric.columns, suite.items, [line.values for line in found])
     for name, by_line in columns.items():
         for i, one in by_line.items():
             measured[i][name] = one
@@ -292,9 +290,7 @@ def blind(suite: Suite, counting: CountingRules) -> list[Line]:
     found = []
     for name in names:
         totals_MCN = scores[name].reshape(-1, *there_CN.shape)
-        line = Line(
-            Method(name, kind="blind"), credits_C=credits[name] if choices else None
-        )
+        line = Line(Method(name, kind="blind"), credits_C=credits[name] if choices else None)
         if single_C.any():
             constant = name in ("first", "random")
             line = line._replace(

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from experiments import arms, launch, schema, sections, settings
-from experiments.config import build, filled
+from experiments import arms, launch, schema, sections
+from experiments.config import build, differing_fields, filled
 from experiments.run import Run
 from experiments.stages import order
 from grm_jax.evaluation import effects, results
@@ -66,8 +66,8 @@ def seeds(config: ml_collections.ConfigDict) -> list[int]:
       ValueError: there are none.
     """
     section = read_config(config)
-    measured = build(config).benchmark.choices.split
-    found = section.of_split(measured)
+    measured = build(config).benchmark.split
+    found = list(section.of_split(measured))
     if not found:
         raise ValueError(f"config.ablate: no seeds for config.benchmark.split={measured!r}")
     return found
@@ -128,7 +128,7 @@ def check_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> No
         return
     before = read_json(path)
     both = [filled(arms.measuring(one)) for one in (before.get("config", {}), config)]
-    different = settings.differing_fields(*both)
+    different = differing_fields(*both)
     if different:
         raise ValueError(
             f"{folder}: seed {config.seed} was opened on {before.get('date')} with another "
@@ -167,8 +167,8 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         raise ValueError(f"--workdir: there is no folder {workdir}")
     own = [] if _REPORT.value else shard
     # A mistake in an arm is one of every seed.
-    schema.arm_configs(of_seed(config, every[0]), all_arms=False)
-    held_out = typed.benchmark.choices.split == "test"
+    arms.every(of_seed(config, every[0]), all_arms=False)
+    held_out = typed.benchmark.split == "test"
     for seed in own if held_out else ():
         check_opening(workdir / f"seed_{seed}", of_seed(config, seed))
     failed = []

@@ -19,10 +19,11 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from experiments import settings
-from experiments.config import claimed, complete, filled
+from experiments.config import claimed, complete, differing_fields, filled
+from experiments.schema import check
 from grm_jax.evaluation.method import title
 from grm_jax.files import read_json
+from grm_jax.ranges import split
 from grm_jax.sampling.remote import Server
 
 MAIN = ""  # the run itself, as an arm
@@ -76,6 +77,42 @@ def changed(config: ml_collections.ConfigDict, arm: str) -> ml_collections.Froze
     if claimed(new) == claimed(config):
         raise ValueError(f"{where}: {known[arm]!r} changes nothing")
     return ml_collections.FrozenConfigDict(new)
+
+
+def every(
+    config: ml_collections.ConfigDict, *, all_arms: bool = True
+) -> dict[str, ml_collections.FrozenConfigDict]:
+    """Checked configs of the run itself, as arm "", and of its arms.
+
+    Args:
+      config: of the run.
+      all_arms: False leaves out arms that cannot be run, or change nothing, unless
+        `benchmark.arms` names them: a flag may have the value of an arm.
+
+    Raises:
+      ValueError: naming the arm, and the field that it makes impossible.
+    """
+    config = ml_collections.FrozenConfigDict(complete(config))
+    found = {MAIN: config}
+    measured = split((config.get("benchmark") or {}).get("arms") or "")
+    for name in config.get("ablate", {}).get("arms", {}):
+        try:
+            new = changed(config, name)
+            try:
+                check(new)
+            except ValueError as error:
+                raise ValueError(f"config.ablate.arms.{name}: {error}") from error
+            found[name] = new
+        except ValueError:
+            if all_arms or name in measured:
+                raise
+    for name in measured:
+        if name not in found:
+            raise ValueError(
+                f"config.benchmark.arms: no arm {name!r} in config.ablate.arms; there are "
+                f"{[*found][1:]}"
+            )
+    return found
 
 
 def _apply(config: ml_collections.ConfigDict, change: str, where: str) -> None:
@@ -162,7 +199,7 @@ def stage_name(
         if decisive(claimed(before)) == json.loads(own):
             return name
     if names[0] in begun:
-        different = settings.differing_fields(
+        different = differing_fields(
             filled(decisive(begun[names[0]])), filled(json.loads(own))
         )
         raise ValueError(
@@ -189,7 +226,7 @@ def comparable(config: Mapping) -> str:
 
 def definitions(config: Mapping) -> dict[str, str]:
     """What the measured arms change, by their titles."""
-    names = settings.names(config["benchmark"].get("arms", ""), "config.benchmark.arms")
+    names = split(config["benchmark"].get("arms") or "")
     return {title(name): config["ablate"]["arms"][name] for name in names}
 
 

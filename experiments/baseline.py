@@ -9,9 +9,9 @@ config.benchmark measures are finished, its whole report is written with every b
 workdir in it, and before that the tables and results of the baselines alone.
 """
 
-from experiments import launch, measurement, sections, settings
+from experiments import launch, measurement, sections
 from experiments.baselines import cloud, judge, pairs
-from experiments.config import claimed, filled
+from experiments.config import claimed, differing_fields, filled
 from experiments.run import Run
 from experiments.stages import benchmark, order
 from grm_jax.evaluation import report, results
@@ -23,7 +23,7 @@ KINDS = {"bradley_terry": pairs, "pairrm": pairs, "cloud": cloud,
          "llm_judge": judge, "token_prob": judge}  # fmt: skip
 
 
-def read_config(run: Run) -> sections.BaselineConfig:
+def read_config(run: Run) -> sections.Baseline:
     """Section `baseline`.
 
     Raises:
@@ -32,7 +32,7 @@ def read_config(run: Run) -> sections.BaselineConfig:
     for name in ("baseline", "benchmark"):
         if getattr(run.config, name) is None:
             raise ValueError(f"config.{name}: section is missing")
-    config = run.config.baseline.choices
+    config = run.config.baseline
     most = run.config.benchmark.draw.k
     if config.k > most:
         raise ValueError(
@@ -41,7 +41,7 @@ def read_config(run: Run) -> sections.BaselineConfig:
     if run.config.benchmark.engine.server() is not None:
         raise ValueError("config.benchmark.engine: baselines are measured by the jitted engine")
     for field in ("principles", "reference"):
-        if getattr(run.config.benchmark.choices, field):
+        if getattr(run.config.benchmark, field):
             raise ValueError(f"config.benchmark.{field}: baselines are shown none")
     return config
 
@@ -59,7 +59,7 @@ def claim(run: Run, kind: str) -> None:
     now = {"baseline": {name: value for name, value in section.items() if name != "k"}}
     if path.exists():
         before = {"baseline": dict(read_json(path)["baseline"], k=None)}
-        different = settings.differing_fields(filled(before), filled(now))
+        different = differing_fields(filled(before), filled(now))
         if different:
             raise ValueError(
                 f"{path.parent} belongs to another config; give another --workdir, or undo: "

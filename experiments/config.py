@@ -20,142 +20,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from experiments import sections, settings
-from grm_jax.data.pipeline import PackingConfig
-from grm_jax.data.small_world import SmallWorldConfig
-from grm_jax.learning.grpo import GRPOConfig
-from grm_jax.learning.meta_rm import MetaRMConfig
-from grm_jax.learning.rejection import RejectionRules
-from grm_jax.learning.state import OptimizerConfig
-from grm_jax.models.config import VARIANTS, Compute, LoRAConfig, ModelConfig
-from grm_jax.parallel.mesh import MeshConfig
-from grm_jax.ranges import Checked, Seed, ranges, split
-from grm_jax.sampling.draw import DrawConfig
+from experiments.sections import Config
+from grm_jax.models.config import VARIANTS, Compute, ModelConfig
+from grm_jax.ranges import ranges, split
 from grm_jax.sampling.remote import Server
-from grm_jax.sampling.scheduler import Buckets
-
-# Fields of a dataclass that stand in the section of their parent, such as `grpo.kl_coef`.
-_FLAT = {"flat": True}
-# Fields of every section `draw` that the template of the run decides, or only an experiment sets.
-_TEMPLATE = {"form": lambda built: built["template"].form,
-             "principles": lambda built: built["template"].principles,
-             "answer": "scores", "reference": False}  # fmt: skip
-
-
-def _drawn(**siblings: Any) -> Any:
-    """A section `draw`, of which the template and fields of its parent decide some fields.
-
-    Args:
-      siblings: values of fields, or functions of what was built before, of the config and of the
-        parent.
-    """
-    return dataclasses.field(metadata={"fixed": {**_TEMPLATE, **siblings}})
-
-
-@dataclasses.dataclass(frozen=True)
-class Supervised:
-    """A stage that learns from demonstrations: `base` and `cold_start`."""
-
-    data: sections.SFTData
-    packing: PackingConfig
-    optimizer: OptimizerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class RFT:
-    """Rejective fine-tuning."""
-
-    rules: RejectionRules = dataclasses.field(metadata=_FLAT)
-    engine: sections.EngineConfig = dataclasses.field(metadata=_FLAT)
-    data: sections.RFTData
-    draw: DrawConfig = _drawn(k=lambda own: own["rules"].num_samples)
-    buckets: Buckets
-    packing: PackingConfig
-    optimizer: OptimizerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class GRPO:
-    """Online RL: its objective, and the loop around it."""
-
-    objective: GRPOConfig = dataclasses.field(metadata=_FLAT)
-    loop: sections.GRPOLoop
-    draw: DrawConfig = _drawn(k=lambda own: own["objective"].group_size, order_policy="group")
-    buckets: Buckets
-    optimizer: OptimizerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class MetaRM:
-    """The meta RM. Released weights need `loop` alone, the shape in which they score."""
-
-    choices: MetaRMConfig = dataclasses.field(metadata=_FLAT)
-    loop: sections.ScalarLoop
-    draw: DrawConfig | None = _drawn()
-    buckets: Buckets | None
-    optimizer: OptimizerConfig | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Baseline:
-    """A trained baseline."""
-
-    choices: sections.BaselineConfig = dataclasses.field(metadata=_FLAT)
-    loop: sections.ScalarLoop
-    optimizer: OptimizerConfig | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """What is measured, and how its trajectories are drawn."""
-
-    choices: sections.BenchmarkConfig = dataclasses.field(metadata=_FLAT)
-    engine: sections.EngineConfig = dataclasses.field(metadata=_FLAT)
-    draw: DrawConfig = _drawn()
-    buckets: Buckets
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Checked):
-    """A whole run. A stage or source of data that is None is not part of it.
-
-    Attributes:
-      seed: of parameters, data and samples.
-    """
-
-    seed: Seed = dataclasses.field(default=0)
-    mesh: MeshConfig
-    template: sections.Template
-    tokenizer: sections.TokenizerConfig
-    sampling: sections.Sampling
-    model: Mapping[str, Any] = dataclasses.field(metadata={"model": True})
-    released: sections.Released | None
-    lora: sections.LoRA | None
-    small_world: SmallWorldConfig | None
-    data: sections.DataConfig | None
-    base: Supervised | None
-    cold_start: Supervised | None
-    rft: RFT | None
-    grpo: GRPO | None
-    meta_rm: MetaRM | None
-    baseline: Baseline | None
-    benchmark: Benchmark | None
-    ablate: sections.AblateConfig | None
-
-    def stages(self) -> dict[str, Any]:
-        """The sections of the trained stages that this config has, in their order."""
-        named = {name: getattr(self, name) for name in sections.TRAINED_STAGES}
-        return {name: stage for name, stage in named.items() if stage is not None}
-
-    def adapted(self) -> list[str]:
-        """The stages that train adapters instead of all parameters."""
-        return split(self.lora.stages) if self.lora is not None else []
-
-    def adapters(self, stage: str) -> LoRAConfig | None:
-        """The adapters that a stage trains, whatever the arm; None if it trains all parameters."""
-        if stage not in self.adapted():
-            return None
-        return LoRAConfig(self.lora.rank, self.lora.alpha)
 
 
 class Field(NamedTuple):
@@ -376,7 +244,10 @@ def _value(value: Any, field: Field, where: str) -> Any:
         raise ValueError(f"{where}: field is missing")
     hint = field.hint
     if typing.get_origin(hint) is tuple:
-        return tuple(settings.numbers(value, where))
+        parts = split(value) if isinstance(value, str) else ["none"]
+        if not all(re.fullmatch("-?[0-9]+", part) for part in parts):
+            raise ValueError(f"{where}: expected comma-separated integers, got {value!r}")
+        return tuple(map(int, parts))
     if typing.get_origin(hint) is Mapping or typing.get_origin(hint) is collections.abc.Mapping:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected a section, got {value!r}")
@@ -422,6 +293,18 @@ def _claimed(section: Mapping, cls: type, fixed: Mapping[str, Any] = _NONE) -> d
             found[key] = _claimed(value, inner[key].hint, inner[key].fixed)
         elif value != defaults.get(key, dataclasses.MISSING) and value is not None:
             found[key] = value
+    return found
+
+
+def differing_fields(a: dict, b: dict, prefix: str = "config") -> list[str]:
+    """Dotted names, with both values, of the fields in which two nested dicts differ."""
+    found = []
+    for key in sorted({*a, *b}):
+        name, left, right = f"{prefix}.{key}", a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differing_fields(left, right, name)
+        elif left != right:
+            found.append(f"{name}: {left!r} there, {right!r} now")
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.run import Run
-from experiments.sections import UNTRAINED_STAGES, BenchmarkConfig
+from experiments.sections import UNTRAINED_STAGES, Benchmark
 from experiments.stages import drawing, heads, meta_rm
 from grm_jax.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
@@ -27,11 +27,11 @@ META_BATCHES_PER_UNIT = 8
 SPREAD = ("balanced", "both")  # order policies whose samples are spread evenly over orders
 
 
-def read_config(run: Run) -> BenchmarkConfig:
+def read_config(run: Run) -> Benchmark:
     """Section `benchmark`."""
     if run.config.benchmark is None:
         raise ValueError("config.benchmark: section is missing")
-    return run.config.benchmark.choices
+    return run.config.benchmark
 
 
 class Loaded(NamedTuple):
@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
     coverage: dict[str, str]
 
 
-def load_comparisons(run: Run, config: BenchmarkConfig) -> Loaded:
+def load_comparisons(run: Run, config: Benchmark) -> Loaded:
     """The comparisons of each suite.
 
     Raises:

@@ -26,8 +26,9 @@ import numpy as np
 import rich.console
 
 from experiments import arms, progress, schema
-from experiments.config import Config, build, complete
+from experiments.config import build, complete
 from experiments.progress import Metrics
+from experiments.sections import Config
 from experiments.training_data import TrainingData
 from experiments.workdir import Workdir
 from grm_jax.data.comparison import Comparison
@@ -90,7 +91,7 @@ class Run:
         """
         fields = ml_collections.FrozenConfigDict(complete(config))
         typed = schema.check(fields)
-        of_arms = schema.arm_configs(fields, all_arms=False)
+        of_arms = arms.every(fields, all_arms=False)
         workdir = Workdir(root)
         workdir.keep_config(fields)
         console = rich.console.Console(quiet=not workdir.writes)

@@ -6,17 +6,14 @@
 import dataclasses
 from collections.abc import Mapping
 
-import ml_collections
-
-from experiments import arms, settings
-from experiments.config import GRPO, RFT, Benchmark, Config, Supervised, build, complete
+from experiments.config import build
 from experiments.config import fields as typed_fields
+from experiments.sections import GRPO, RFT, Benchmark, Config, MetaRM, Supervised
 from grm_jax.models import hub
 from grm_jax.models.config import VARIANTS, ModelConfig
 from grm_jax.models.hub import config_file
 from grm_jax.ranges import split
 from grm_jax.text.chat_templates import load_tokenizer
-from grm_jax.voting import half, resolve_k_meta
 
 
 def check(fields: Mapping) -> Config:
@@ -37,47 +34,9 @@ def check(fields: Mapping) -> Config:
     _check_origin(config)
     if config.benchmark is not None:
         _check_benchmark(config, config.benchmark)
-    if config.grpo is not None:
-        _check_grpo(config.grpo)
     _check_divisible(config)
     _check_lengths(config)
     return config
-
-
-def arm_configs(
-    config: ml_collections.ConfigDict, *, all_arms: bool = True
-) -> dict[str, ml_collections.FrozenConfigDict]:
-    """Checked configs of the run itself, as arm "", and of its arms.
-
-    Args:
-      config: of the run.
-      all_arms: False leaves out arms that cannot be run, or change nothing, unless
-        `benchmark.arms` names them: a flag may have the value of an arm.
-
-    Raises:
-      ValueError: naming the arm, and the field that it makes impossible.
-    """
-    config = ml_collections.FrozenConfigDict(complete(config))
-    found = {arms.MAIN: config}
-    measured = split((config.get("benchmark") or {}).get("arms") or "")
-    for name in config.get("ablate", {}).get("arms", {}):
-        try:
-            changed = arms.changed(config, name)
-            try:
-                check(changed)
-            except ValueError as error:
-                raise ValueError(f"config.ablate.arms.{name}: {error}") from error
-            found[name] = changed
-        except ValueError:
-            if all_arms or name in measured:
-                raise
-    for name in measured:
-        if name not in found:
-            raise ValueError(
-                f"config.benchmark.arms: no arm {name!r} in config.ablate.arms; there are "
-                f"{[*found][1:]}"
-            )
-    return found
 
 
 def _check_released(config: Config) -> None:
@@ -115,7 +74,7 @@ def _check_origin(config: Config) -> None:
         if config.data is not None:
             raise ValueError("config.data: config.small_world brings its own data; give one only")
         return
-    for name, stage in config.stages().items():
+    for name, stage in config.trained().items():
         data, loop = getattr(stage, "data", None), getattr(stage, "loop", None)
         wanted = {
             f"{name}.data.demonstrations": (getattr(data, "demonstrations", 0), ""),
@@ -134,7 +93,7 @@ def _check_origin(config: Config) -> None:
 
 def _check_lora(config: Config) -> None:
     for name in config.adapted():
-        if getattr(config.stages().get(name), "optimizer", None) is None:
+        if getattr(config.trained().get(name), "optimizer", None) is None:
             raise ValueError(
                 f"config.lora.stages: {name!r} is not trained without a section "
                 f"config.{name}.optimizer"
@@ -143,7 +102,7 @@ def _check_lora(config: Config) -> None:
 
 def _check_types(config: Config, model: ModelConfig) -> None:
     trained = [
-        name for name, stage in config.stages().items()
+        name for name, stage in config.trained().items()
         if stage.optimizer is not None and name not in config.adapted()
     ]
     if trained and model.compute.param_dtype != "float32":
@@ -197,73 +156,22 @@ def _check_one_shape(shape: ModelConfig, variant: str, given: Mapping) -> None:
 
 
 def _check_benchmark(config: Config, benchmark: Benchmark) -> None:
-    choices, k = benchmark.choices, benchmark.draw.k
     for field in ("greedy_stages", "sampled_stages"):
-        stages = split(getattr(choices, field))
-        remote = benchmark.engine.engine == "openai"
-        if remote != ("remote" in stages) or (remote and len(stages) > 1):
-            raise ValueError(
-                f"config.benchmark.{field}: {getattr(choices, field)!r}, but the stage "
-                "'remote' is what config.benchmark.engine=openai draws from, and all of it"
-            )
-        if remote and choices.principles:
-            raise ValueError(
-                "config.benchmark.principles: no principles can be given to a server, which "
-                "begins its answers itself"
-            )
+        stages = split(getattr(benchmark, field))
         impossible = "released" if config.released is None else "random_weights"
         if impossible in stages:
             raise ValueError(
                 f"config.benchmark.{field}: {impossible!r} is not there "
                 f"{'without' if config.released is None else 'with'} a section config.released"
             )
-    ks = settings.numbers(choices.ks, "config.benchmark.ks")
-    if not ks or not 1 <= min(ks) <= max(ks) <= k or len(set(ks)) < len(ks):
-        raise ValueError(
-            f"config.benchmark.ks: {choices.ks!r} must be different numbers from 1 "
-            f"to config.benchmark.draw.k = {k}"
-        )
-    k_meta = settings.numbers(choices.k_meta, "config.benchmark.k_meta")
-    try:
-        resolve_k_meta(ks, k_meta or half)
-    except ValueError as error:
-        raise ValueError(f"config.benchmark.k_meta: {error}") from error
-    if config.template.principles == "none" and choices.principles:
+    if config.template.principles == "none" and benchmark.principles:
         raise ValueError(
             "config.benchmark.principles: config.template.principles='none' has no place for them"
-        )
-    if choices.arms and choices.arm_k > k:
-        raise ValueError(
-            f"config.benchmark.arm_k: {choices.arm_k} exceeds config.benchmark.draw.k = {k}"
-        )
-    if benchmark.draw.order_policy == "both" and k < 2:
-        raise ValueError(
-            "config.benchmark.draw.k: must be at least 2 where order_policy is 'both'"
-        )
-
-
-def _check_grpo(grpo: GRPO) -> None:
-    if not grpo.draw.temperature > 0:
-        raise ValueError("config.grpo.draw.temperature: must be above 0, or nothing is sampled")
-    if grpo.draw.top_p < 1:
-        raise ValueError(
-            f"config.grpo.draw.top_p: must be 1, got {grpo.draw.top_p}: the policy has no gradient "
-            "for what is cut off"
-        )
-    if grpo.loop.prompts_per_step > grpo.loop.comparisons:
-        raise ValueError(
-            f"config.grpo.loop.prompts_per_step: {grpo.loop.prompts_per_step} different "
-            f"comparisons are more than config.grpo.loop.comparisons = {grpo.loop.comparisons}"
-        )
-    if grpo.optimizer.steps % grpo.objective.inner_epochs:
-        raise ValueError(
-            f"config.grpo.optimizer.steps: {grpo.optimizer.steps} updates are not a multiple of "
-            f"config.grpo.inner_epochs = {grpo.objective.inner_epochs}"
         )
 
 
 def _check_lengths(config: Config) -> None:
-    for name, section in {**config.stages(), "benchmark": config.benchmark}.items():
+    for name, section in {**config.trained(), "benchmark": config.benchmark}.items():
         draw, buckets = getattr(section, "draw", None), getattr(section, "buckets", None)
         if draw is not None and buckets is not None:
             longest = buckets.output_lengths[-1]
@@ -278,7 +186,7 @@ def _check_divisible(config: Config) -> None:
     """Batches split evenly over the mesh, each micro-batch included."""
     parts, rollout_parts = config.mesh.parts("batch"), config.mesh.parts("batch", rollout=True)
     batches = []  # fields, rows of a batch, micro-batches
-    for name, stage in config.stages().items():
+    for name, stage in config.trained().items():
         if isinstance(stage, Supervised | RFT):
             rows = stage.packing.batch_size
             batches.append((f"{name}.packing.batch_size", rows, stage.data.micro_batches))
@@ -288,8 +196,8 @@ def _check_divisible(config: Config) -> None:
             rows = prompts * objective.group_size
             batches.append(("grpo.loop.prompts_per_step", rows, objective.micro_batches))
         else:
-            rows = stage.loop.batch_size
-            batches.append((f"{name}.loop.batch_size", rows, stage.choices.micro_batches))
+            own = stage.choices if isinstance(stage, MetaRM) else stage
+            batches.append((f"{name}.loop.batch_size", stage.loop.batch_size, own.micro_batches))
     for name, rows, pieces in batches:
         if rows % (parts * pieces):
             raise ValueError(
@@ -297,7 +205,7 @@ def _check_divisible(config: Config) -> None:
                 f"config.mesh splits batches in {parts}"
                 + (f", and there are {pieces} micro-batches" if pieces > 1 else "")
             )
-    for name, section in {**config.stages(), "benchmark": config.benchmark}.items():
+    for name, section in {**config.trained(), "benchmark": config.benchmark}.items():
         buckets = getattr(section, "buckets", None)
         for bucket in buckets.shapes() if buckets is not None else ():
             if bucket.P % rollout_parts:

@@ -1,19 +1,25 @@
-"""What the sections of a config hold, beside the dataclasses of the library.
+"""The sections of a config: a tree of dataclasses, from `Config` at the end down to the library.
 
-A section's own fields belong to one dataclass; its sections inside (`optimizer`, `draw`, ...)
-belong to others.
+A section has the fields of its own dataclass, those of the dataclasses that are marked flat, and
+sections inside. What two fields must be together stands in the `__post_init__` of the smallest
+dataclass that has both; `experiments.config` puts the dotted name of it before the message.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from experiments import settings
 from grm_jax.benchmarks import SUITES
 from grm_jax.data import mixture
-from grm_jax.data.small_world import VERDICTS
+from grm_jax.data.pipeline import PackingConfig
+from grm_jax.data.small_world import VERDICTS, SmallWorldConfig
 from grm_jax.evaluation import method
-from grm_jax.models.config import VARIANTS
+from grm_jax.learning.grpo import GRPOConfig
+from grm_jax.learning.meta_rm import MetaRMConfig
+from grm_jax.learning.rejection import RejectionRules
+from grm_jax.learning.state import OptimizerConfig
+from grm_jax.models.config import VARIANTS, LoRAConfig
+from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.ranges import (
     Checked,
     Count,
@@ -21,14 +27,18 @@ from grm_jax.ranges import (
     NonNegative,
     Positive,
     Range,
+    Seed,
     Share,
     names_of,
     one_of,
+    split,
 )
+from grm_jax.sampling.draw import DrawConfig
 from grm_jax.sampling.given import SOURCES
 from grm_jax.sampling.remote import Server, check_url
+from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
-from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES
+from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
 # What a run starts from, and the model behind a remote engine.
 UNTRAINED_STAGES = ("random_weights", "released", "remote")
@@ -36,6 +46,40 @@ TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline")
 BASELINES = tuple(method.BASELINES)
 MEASURED_STAGES = tuple(method.STAGES)
 OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
+
+
+def _all_positive(numbers: tuple[int, ...]) -> bool:
+    return all(number >= 1 for number in numbers)
+
+
+(_SEED,) = Seed.__metadata__
+_Seeds = Annotated[
+    tuple[int, ...], Range(f"integers {_SEED.text}", lambda seeds: all(map(_SEED.holds, seeds)))
+]
+_Numbers = Annotated[
+    tuple[int, ...],
+    Range(
+        "different numbers of at least 1",
+        lambda ks: bool(ks) and _all_positive(ks) and len(set(ks)) == len(ks),
+    ),
+]
+
+# Fields of a dataclass that stand in the section of their parent, such as `grpo.kl_coef`.
+_FLAT = {"flat": True}
+# Fields of every section `draw` that the template of the run decides, or only an experiment sets.
+_TEMPLATE = {"form": lambda built: built["template"].form,
+             "principles": lambda built: built["template"].principles,
+             "answer": "scores", "reference": False}  # fmt: skip
+
+
+def _drawn(**siblings: Any) -> Any:
+    """A section `draw`, of which the template and fields of its parent decide some fields.
+
+    Args:
+      siblings: values of fields, or functions of what was built before, of the config and of the
+        parent.
+    """
+    return dataclasses.field(metadata={"fixed": {**_TEMPLATE, **siblings}})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +254,15 @@ class SFTData(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class Supervised:
+    """A stage that learns from demonstrations: `base` and `cold_start`."""
+
+    data: SFTData
+    packing: PackingConfig
+    optimizer: OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
 class RFTData(Checked):
     """Data of rejective fine-tuning.
 
@@ -226,6 +279,19 @@ class RFTData(Checked):
     micro_batches: Count = 1
     checkpoint_every: Count = 100
     min_kept: Natural = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RFT:
+    """Rejective fine-tuning."""
+
+    rules: RejectionRules = dataclasses.field(metadata=_FLAT)
+    engine: EngineConfig = dataclasses.field(metadata=_FLAT)
+    data: RFTData
+    draw: DrawConfig = _drawn(k=lambda own: own["rules"].num_samples)
+    buckets: Buckets
+    packing: PackingConfig
+    optimizer: OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +318,36 @@ class GRPOLoop(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class GRPO:
+    """Online RL: its objective, and the loop around it."""
+
+    objective: GRPOConfig = dataclasses.field(metadata=_FLAT)
+    loop: GRPOLoop
+    draw: DrawConfig = _drawn(k=lambda own: own["objective"].group_size, order_policy="group")
+    buckets: Buckets
+    optimizer: OptimizerConfig
+
+    def __post_init__(self):
+        if not self.draw.temperature > 0:
+            raise ValueError("draw.temperature: must be above 0, or nothing is sampled")
+        if self.draw.top_p < 1:
+            raise ValueError(
+                f"draw.top_p: must be 1, got {self.draw.top_p}: the policy has no gradient for "
+                "what is cut off"
+            )
+        if self.loop.prompts_per_step > self.loop.comparisons:
+            raise ValueError(
+                f"loop.prompts_per_step: {self.loop.prompts_per_step} different comparisons are "
+                f"more than config.grpo.loop.comparisons = {self.loop.comparisons}"
+            )
+        if self.optimizer.steps % self.objective.inner_epochs:
+            raise ValueError(
+                f"optimizer.steps: {self.optimizer.steps} updates are not a multiple of "
+                f"config.grpo.inner_epochs = {self.objective.inner_epochs}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class ScalarLoop(Checked):
     """Data and batches of a stage that trains a scalar head.
 
@@ -270,8 +366,19 @@ class ScalarLoop(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineConfig(Checked):
-    """A trained baseline; its data and batches are section `baseline.loop`.
+class MetaRM:
+    """The meta RM. Released weights need `loop` alone, the shape in which they score."""
+
+    choices: MetaRMConfig = dataclasses.field(metadata=_FLAT)
+    loop: ScalarLoop
+    draw: DrawConfig | None = _drawn()
+    buckets: Buckets | None
+    optimizer: OptimizerConfig | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baseline(Checked):
+    """A trained baseline.
 
     Attributes:
       kind: one of `BASELINES`.
@@ -282,11 +389,13 @@ class BaselineConfig(Checked):
     kind: Annotated[str, one_of(BASELINES)]
     k: Count = 8
     micro_batches: Count = 1
+    loop: ScalarLoop
+    optimizer: OptimizerConfig | None
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchmarkConfig(Checked):
-    """What is measured, and how it is counted.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark(Checked):
+    """What is measured, and how it is drawn and counted.
 
     Attributes:
       suites: comma-separated names of `grm_jax.benchmarks.SUITES`, "small_world" (the held-out
@@ -296,7 +405,7 @@ class BenchmarkConfig(Checked):
       greedy_stages: stages measured greedily.
       sampled_stages: stages of which k samples are drawn; the votes of the last are the paper's.
       ks: values of k for voting.
-      k_meta: samples that guided voting keeps, one number for each of `ks`; "" is k // 2.
+      k_meta: samples that guided voting keeps, one number for each of `ks`; none is k // 2.
       num_subsets: random k-subsets of the drawn samples.
       aggregation: see `voting`.
       tie_policy: see `voting`.
@@ -314,13 +423,16 @@ class BenchmarkConfig(Checked):
       split: "development" or "test".
     """
 
+    engine: EngineConfig = dataclasses.field(metadata=_FLAT)
+    draw: DrawConfig = _drawn()
+    buckets: Buckets
     suites: Annotated[str, names_of((*OWN_SUITES, *SUITES), fewest=1)]
     data_dir: str
     limit: Count
     greedy_stages: Annotated[str, names_of(MEASURED_STAGES, fewest=1)]
     sampled_stages: Annotated[str, names_of(MEASURED_STAGES, fewest=1)]
-    ks: str
-    k_meta: str = ""
+    ks: _Numbers
+    k_meta: Annotated[tuple[int, ...], Range("numbers of at least 1", _all_positive)] = ()
     num_subsets: Count = 64
     aggregation: Annotated[str, one_of(AGGREGATIONS)] = "sum"
     tie_policy: Annotated[str, one_of(TIE_POLICIES)] = "uniform"
@@ -335,6 +447,29 @@ class BenchmarkConfig(Checked):
     count_all: bool = False
     meta_rm: bool = True
     split: Annotated[str, one_of(("development", "test"))] = "development"
+
+    def __post_init__(self):
+        super().__post_init__()
+        k, remote = self.draw.k, self.engine.engine == "openai"
+        for field in ("greedy_stages", "sampled_stages"):
+            stages = split(getattr(self, field))
+            if remote != ("remote" in stages) or (remote and len(stages) > 1):
+                raise ValueError(
+                    f"{field}: {getattr(self, field)!r}, but the stage 'remote' is what "
+                    "config.benchmark.engine=openai draws from, and all of it"
+                )
+        if remote and self.principles:
+            raise ValueError(
+                "principles: no principles can be given to a server, which begins its answers "
+                "itself"
+            )
+        if max(self.ks) > k:
+            raise ValueError(f"ks: {max(self.ks)} exceeds config.benchmark.draw.k = {k}")
+        resolve_k_meta(self.ks, self.k_meta or half)
+        if self.arms and self.arm_k > k:
+            raise ValueError(f"arm_k: {self.arm_k} exceeds config.benchmark.draw.k = {k}")
+        if self.draw.order_policy == "both" and k < 2:
+            raise ValueError("draw.k: must be at least 2 where order_policy is 'both'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,24 +488,65 @@ class AblateConfig(Checked):
       arms: what each arm changes, by its name.
     """
 
-    seeds: str
-    development_seeds: str
-    opened: str = ""
+    seeds: _Seeds
+    development_seeds: _Seeds
+    opened: _Seeds = ()
     only: str = ""
     listed: str = ""
     arms: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         super().__post_init__()
-        place = {}
+        place: dict[int, str] = {}
         for name in ("seeds", "development_seeds", "opened"):
-            for seed in settings.numbers(getattr(self, name), name):
-                settings.require_seed(seed, name)
+            for seed in getattr(self, name):
                 if seed in place:
                     raise ValueError(f"{name}: seed {seed} is in {place[seed]} already")
                 place[seed] = name
 
-    def of_split(self, split: str) -> list[int]:
+    def of_split(self, split: str) -> tuple[int, ...]:
         """The seeds that a split is measured on."""
-        name = "development_seeds" if split == "development" else "seeds"
-        return settings.numbers(getattr(self, name), name)
+        return self.development_seeds if split == "development" else self.seeds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Checked):
+    """A whole run. A stage or source of data that is None is not part of it.
+
+    Attributes:
+      seed: of parameters, data and samples.
+    """
+
+    seed: Seed = dataclasses.field(default=0)
+    mesh: MeshConfig
+    template: Template
+    tokenizer: TokenizerConfig
+    sampling: Sampling
+    model: Mapping[str, Any] = dataclasses.field(metadata={"model": True})
+    released: Released | None
+    lora: LoRA | None
+    small_world: SmallWorldConfig | None
+    data: DataConfig | None
+    base: Supervised | None
+    cold_start: Supervised | None
+    rft: RFT | None
+    grpo: GRPO | None
+    meta_rm: MetaRM | None
+    baseline: Baseline | None
+    benchmark: Benchmark | None
+    ablate: AblateConfig | None
+
+    def trained(self) -> dict[str, Any]:
+        """The sections of the trained stages that this config has, in their order."""
+        named = {name: getattr(self, name) for name in TRAINED_STAGES}
+        return {name: stage for name, stage in named.items() if stage is not None}
+
+    def adapted(self) -> list[str]:
+        """The stages that train adapters instead of all parameters."""
+        return split(self.lora.stages) if self.lora is not None else []
+
+    def adapters(self, stage: str) -> LoRAConfig | None:
+        """The adapters that a stage trains, whatever the arm; None if it trains all parameters."""
+        if stage not in self.adapted():
+            return None
+        return LoRAConfig(self.lora.rank, self.lora.alpha)

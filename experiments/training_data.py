@@ -13,7 +13,8 @@ import pathlib
 from collections import Counter
 from collections.abc import Callable
 
-from experiments import sections, settings
+from experiments import sections
+from grm_jax import ranges
 from grm_jax.benchmarks import SUITES, load_suite
 from grm_jax.benchmarks.files import MissingFiles
 from grm_jax.data import mixture
@@ -131,7 +132,7 @@ class TrainingData:
 
     def _benchmarks(self) -> dict[str, list[Comparison]]:
         """Those that `against` names, which must be there, and all others that are."""
-        required = settings.names(self._config.against, "config.data.against")
+        required = ranges.split(self._config.against)
         suites = {}
         for name in dict.fromkeys([*required, *SUITES]):
             if name == "own":  # anybody's rows: perhaps those that are trained on

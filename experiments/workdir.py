@@ -21,8 +21,8 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
-from experiments import arms, settings
-from experiments.config import claimed, filled
+from experiments import arms
+from experiments.config import claimed, differing_fields, filled
 from grm_jax.files import read_json, write_json
 from grm_jax.learning import checkpoints
 from grm_jax.models.config import ModelConfig
@@ -105,7 +105,7 @@ class Workdir:
         self.digest = hashlib.sha256(decisive.encode()).hexdigest()[:16]
         if path.exists():
             fixed = [arms.decisive(filled(config)) for config in (read_json(path), now)]
-            if different := settings.differing_fields(*fixed):
+            if different := differing_fields(*fixed):
                 raise ValueError(
                     f"{self.root} belongs to another config; give another --workdir, or undo: "
                     + "; ".join(different)
@@ -173,7 +173,7 @@ class Workdir:
         # Stages of earlier versions have the fingerprint alone, or a part of the rest.
         digest = str(done.get("fingerprint"))
         now = {"fingerprint": digest, "stage": stage, **written_by}
-        if different := settings.differing_fields(now | done, now, "DONE"):
+        if different := differing_fields(now | done, now, "DONE"):
             raise ValueError(
                 f"{folder}: not what stage {stage!r} left there: {'; '.join(different)}; put the "
                 "folder back, or remove it to train the stage again"

@@ -18,13 +18,12 @@ from grm_jax.ranges import Checked, between, names_of, ranges
 from grm_jax.sampling.remote import Server
 
 # Dataclasses that only hold others.
-SECTIONS = (config.Supervised, config.RFT, config.GRPO, config.MetaRM, config.Baseline,
-            config.Benchmark)  # fmt: skip
+SECTIONS = (sections.Supervised, sections.RFT, sections.GRPO, sections.MetaRM)
 CONFIGS = {
     cls
     for cls in (
         *(c for c in vars(sections).values() if isinstance(c, type) and issubclass(c, Checked)),
-        *(one.hint for section in SECTIONS for one in config.fields(section)), config.Config,
+        *(one.hint for section in SECTIONS for one in config.fields(section)),
         ModelConfig, Compute, MoEConfig, MLAConfig, YarnConfig, LoRAConfig, MeshConfig,
         SmallWorldConfig, Server,
     )
@@ -39,10 +38,8 @@ FREE_TEXT = {
     *(f"EngineConfig.engine_{name}" for name in (
         "max_tokens_field", "extra", "stop_reasons", "length_reasons"
     )),
-    "BenchmarkConfig.data_dir", "BenchmarkConfig.ks", "BenchmarkConfig.k_meta",
-    "BenchmarkConfig.arms", "AblateConfig.seeds", "AblateConfig.development_seeds",
-    "AblateConfig.opened",
-    "AblateConfig.listed", "AblateConfig.only", "MeshConfig.rules", "MeshConfig.rollout_rules",
+    "Benchmark.data_dir", "Benchmark.arms", "AblateConfig.listed", "AblateConfig.only",
+    "MeshConfig.rules", "MeshConfig.rollout_rules",
 }  # fmt: skip
 NUMBERS = (int, float, int | None, float | None, tuple[int, ...])
 

@@ -34,11 +34,12 @@ import rich.table
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from experiments import command_line, schema, settings
+from experiments import command_line, schema
 from experiments.config import claimed
 from grm_jax.evaluation import plots
 from grm_jax.files import read_json, write_atomically
 from grm_jax.models import cost
+from grm_jax.ranges import split
 from tools import errors_in_one_line
 from tools.planning import gpus, hlo, programs, topologies
 from tools.planning.topologies import GIB
@@ -233,7 +234,7 @@ def main(argv) -> None:
     if command_line.show_config():
         return
     topology = topologies.parse(given.topology, given.slices)
-    wanted = settings.names(given.stages, "--stages")
+    wanted = split(given.stages)
     unknown = set(wanted) - set(programs.STAGES)
     if unknown:
         raise ValueError(f"--stages: {sorted(unknown)[0]!r} is none of {programs.STAGES}")
@@ -244,7 +245,7 @@ def main(argv) -> None:
     jax.config.update("jax_exec_time_optimization_effort", given.effort)
     options = gpus.OPTIONS if platform == "cuda" else {}
     if platform == "tpu":
-        options = dict(part.split("=", 1) for part in settings.names(given.xla, "--xla"))
+        options = dict(part.split("=", 1) for part in split(given.xla))
     mesh = topologies.mesh(topology, config.mesh, platform)
     model = schema.model_config(config, vocab_size=config.tokenizer.vocab_size or 1)
 

@@ -26,7 +26,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments import settings
 from grm_jax.benchmarks import rewardbench
 from grm_jax.evaluation import paper, statistics
 from grm_jax.evaluation.method import Method
@@ -35,6 +34,7 @@ from grm_jax.evaluation.results import Result, read_results
 from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 from grm_jax.files import write_atomically
+from grm_jax.ranges import split
 from tools import errors_in_one_line, user_path
 
 SIZE_TOLERANCE = 0.15  # of the number of parameters, for rows of one size
@@ -358,9 +358,9 @@ def _main(args: argparse.Namespace) -> None:
               "spread     spread over domains\n"
               "compare    two workdirs, paired")  # fmt: skip
         return
-    given = settings.names(args.workdirs, "--workdirs")
+    given = split(args.workdirs)
     paths = [pathlib.Path(part).expanduser() for part in given]
-    suites = settings.names(args.suites, "--suites")
+    suites = split(args.suites)
     if suites and not paths:
         raise ValueError("--suites: these are suites of workdirs; --workdirs is missing")
     workdirs = open_workdirs(paths, suites)
@@ -372,7 +372,7 @@ def _main(args: argparse.Namespace) -> None:
         write_atomically(path, (json.dumps(record, indent=4) + "\n").encode())
         print(f"written: {path}")
         return
-    asked = settings.names(args.table, "--table")
+    asked = split(args.table)
     wanted = asked or [*([COMPARED] if len(workdirs) == 2 else []), *paper.TABLES, *EXTRA]
     empty = []
     for name in wanted:

@@ -31,7 +31,8 @@ import numpy as np
 
 import grm_jax
 from configs import deepseek_grm_27b
-from experiments import measurement, settings
+from experiments import measurement
+from experiments.config import differing_fields
 from experiments.run import Run
 from experiments.stages import benchmark
 from grm_jax.evaluation import lines, statistics
@@ -98,7 +99,7 @@ def shape_rows(folder: pathlib.Path, config: ModelConfig, reward: bool) -> tuple
     if (name := published_variant(config)) is None:
         return count, [("variant", SHOWN, "no published variant has these shapes"), files]
     both = dataclasses.replace(VARIANTS[name], compute=config.compute), config
-    different = "; ".join(settings.differing_fields(*map(dataclasses.asdict, both), name))
+    different = "; ".join(differing_fields(*map(dataclasses.asdict, both), name))
     variant = "variant", FAILED if different else OK, different or name
     published = compare("published parameters", count, PUBLISHED_PARAMETERS[name] - gone)
     return count, [variant, published, files]

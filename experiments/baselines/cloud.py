@@ -14,7 +14,7 @@ from experiments.baselines import pairs
 from experiments.baselines.pairs import Pair
 from experiments.measurement import Measurement
 from experiments.run import Run
-from experiments.sections import BaselineConfig
+from experiments.sections import Baseline
 from experiments.stages import drawing
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
@@ -45,11 +45,11 @@ def _row(
     return (*ids, *draw.answer_ids(critique, run.tokenizer))
 
 
-def train(run: Run, config: BaselineConfig) -> None:
+def train(run: Run, config: Baseline) -> None:
     """Draws a critique of each response and trains the head on them, unless it is finished."""
     if (stage := run.begin(KIND)) is None:
         return
-    own, loop = run.config.rft, run.config.baseline.loop
+    own, loop = run.config.rft, config.loop
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
     params = run.load_cold_start()
@@ -80,7 +80,7 @@ def training_pairs(
 
 
 def measure(
-    run: Run, config: BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: Baseline, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of greedy critiques, and of the mean over k sampled ones, on every suite."""
     alone = {s.name: [one for c in s.comparisons for one in singles(c)] for s in suites}

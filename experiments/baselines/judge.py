@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.measurement import Measurement
 from experiments.run import Run
-from experiments.sections import BaselineConfig
+from experiments.sections import Baseline
 from experiments.stages import drawing, sft
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
@@ -38,7 +38,7 @@ from grm_jax.text.prompts import Message, judge_prompt
 STAGE = "llm_judge"
 
 
-def train(run: Run, _: BaselineConfig) -> None:
+def train(run: Run, _: Baseline) -> None:
     """Rejective fine-tuning on the prompt of the judge, unless it is finished."""
     if (stage := run.begin(STAGE)) is None:
         return
@@ -83,7 +83,7 @@ def right_demonstrations(
 
 
 def measure(
-    run: Run, config: BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: Baseline, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of a kind on every suite, of the comparisons with something to choose from."""
     kind = config.kind

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.run import Run
-from experiments.sections import BaselineConfig
+from experiments.sections import Baseline
 from experiments.stages import heads
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.ballots import from_scores
@@ -51,24 +51,24 @@ def training_pairs(run: Run, kind: str, comparisons: Sequence[Comparison]) -> li
     ]  # fmt: skip
 
 
-def train(run: Run, config: BaselineConfig) -> None:
+def train(run: Run, config: Baseline) -> None:
     """Trains the head, unless it is finished."""
     kind = config.kind
     if run.begin(kind) is None:
         return
-    loop = run.config.baseline.loop
+    loop = config.loop
     # The seed of GRPO: equal numbers of comparisons are the same ones.
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     train_on(run, config, training_pairs(run, kind, comparisons))
 
 
-def train_on(run: Run, config: BaselineConfig, every: Sequence[Pair]) -> None:
+def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
     """Trains the head of a kind on those of some pairs that are not held out.
 
     Raises:
       ValueError: naming the field, for too few pairs or too many that are too long.
     """
-    loop = run.config.baseline.loop
+    loop = config.loop
     every = heads.fitting(
         run, SECTION, every, lambda pair: max(len(pair.better), len(pair.worse)), loop.row_length
     )
@@ -115,11 +115,11 @@ def train_on(run: Run, config: BaselineConfig, every: Sequence[Pair]) -> None:
         (pairrm_step, pairrm_batch) if kind == "pairrm"
         else (bradley_terry_step, bradley_terry_batch)
     )  # fmt: skip
-    heads.train(run, kind, SECTION, run.config.baseline, own, make_step, to_batch, evaluate)
+    heads.train(run, kind, SECTION, config, own, make_step, to_batch, evaluate)
 
 
 def measure(
-    run: Run, config: BaselineConfig, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: Baseline, suites: Sequence[Suite], rules: CountingRules
 ) -> dict[str, list[Line]]:
     """The line of a trained head on every suite."""
     return {suite.name: _measure(run, config.kind, suite, rules) for suite in suites}

@@ -8,11 +8,11 @@ more samples were cut or had no scores than config.benchmark.max_cut and max_unp
 
 from collections.abc import Mapping, Sequence
 
-from experiments import arms, measurement, settings
+from experiments import arms, measurement
 from experiments.config import claimed
 from experiments.measurement import SPREAD, Loaded, Measurement, read_config
 from experiments.run import Run
-from experiments.sections import UNTRAINED_STAGES, BenchmarkConfig
+from experiments.sections import UNTRAINED_STAGES, Benchmark
 from experiments.stages import meta_rm
 from grm_jax import voting
 from grm_jax.data.comparison import Comparison
@@ -23,12 +23,11 @@ from grm_jax.sampling import given
 from grm_jax.text import prompts
 
 
-def counting_rules(run: Run, config: BenchmarkConfig) -> CountingRules:
+def counting_rules(run: Run, config: Benchmark) -> CountingRules:
     """How votes are counted, by the config."""
-    draw = run.config.benchmark.draw
-    ks = settings.numbers(config.ks, "config.benchmark.ks")
-    k_metas = settings.numbers(config.k_meta, "config.benchmark.k_meta") or voting.half
-    by_k = {1: 1} | dict(zip(ks, voting.resolve_k_meta(ks, k_metas), strict=True))
+    draw = config.draw
+    k_metas = voting.resolve_k_meta(config.ks, config.k_meta or voting.half)
+    by_k = {1: 1} | dict(zip(config.ks, k_metas, strict=True))
     return CountingRules(
         ks=tuple(sorted(by_k)),
         k_metas=tuple(by_k[k] for k in sorted(by_k)),
@@ -44,7 +43,7 @@ def counting_rules(run: Run, config: BenchmarkConfig) -> CountingRules:
     )
 
 
-def measured_stages(run: Run, config: BenchmarkConfig) -> list[str]:
+def measured_stages(run: Run, config: Benchmark) -> list[str]:
     """Names on disk of the trained stages that the benchmark measures."""
     greedy = split(config.greedy_stages)
     sampled = split(config.sampled_stages)
@@ -57,12 +56,12 @@ def measured_stages(run: Run, config: BenchmarkConfig) -> list[str]:
     ]  # fmt: skip
 
 
-def finished(run: Run, config: BenchmarkConfig) -> bool:
+def finished(run: Run, config: Benchmark) -> bool:
     """Whether everything is trained that the benchmark measures."""
     return all(map(run.workdir.has_params, measured_stages(run, config)))
 
 
-def require_finished(run: Run, config: BenchmarkConfig) -> None:
+def require_finished(run: Run, config: Benchmark) -> None:
     """Raises ValueError unless everything is trained that the benchmark measures."""
     for stage in measured_stages(run, config):
         if not run.workdir.has_params(stage):
@@ -135,7 +134,7 @@ def stored_baselines(
     )  # fmt: skip
 
 
-def require_readable(suites: Sequence[Suite], config: BenchmarkConfig) -> None:
+def require_readable(suites: Sequence[Suite], config: Benchmark) -> None:
     """Raises ValueError where more samples have no scores, or were cut, than the config allows."""
     # What an arm fails to write is its result.
     bad = [

@@ -11,8 +11,8 @@ from typing import TypeVar
 import jax
 import optax
 
-from experiments.config import Baseline, MetaRM
 from experiments.run import Run, with_shardings
+from experiments.sections import Baseline, MetaRM
 from experiments.stages import training
 from grm_jax.data import pipeline
 from grm_jax.learning import meta_rm

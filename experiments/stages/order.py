@@ -20,7 +20,7 @@ _OPTIONAL = ("base", "cold_start")  # where the config lacks them, released weig
 
 
 def _require(run: Run, name: str) -> None:
-    if name not in run.config.stages():
+    if name not in run.config.trained():
         raise ValueError(
             f"config.{name}: section is missing; run the stages that the config has by their own "
             "experiments"
@@ -34,7 +34,7 @@ def up_to(last: str) -> Stage:
         for name in names:
             if name not in _OPTIONAL:
                 _require(run, name)
-            if name in run.config.stages():
+            if name in run.config.trained():
                 _TRAINING[name](run)
 
     names = [*_TRAINING][: [*_TRAINING].index(last) + 1]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.config import RFT, Supervised
 from experiments.run import Run
+from experiments.sections import RFT, Supervised
 from experiments.stages import training
 from grm_jax.data import pipeline
 from grm_jax.learning import sft

@@ -55,7 +55,7 @@ def test_an_arm_changes_its_fields_and_no_other(config):
 )
 def test_a_bad_arm_is_named(config, changes, named):
     with pytest.raises(ValueError) as caught:
-        schema.arm_configs(with_arm(config, changes))
+        arms.every(with_arm(config, changes))
     assert "config.ablate.arms.tried" in str(caught.value) and named in str(caught.value)
 
 
@@ -63,7 +63,7 @@ def test_a_bad_arm_is_named(config, changes, named):
 def test_a_name_that_means_something_else_is_refused(config, name):
     config.ablate.arms[name] = "grpo.kl_coef=0.5"
     with pytest.raises(ValueError, match=f"config.ablate.arms.{name}: a name has small letters"):
-        schema.arm_configs(config)
+        arms.every(config)
 
 
 def test_an_arm_that_does_not_exist_is_named(config):
@@ -71,7 +71,7 @@ def test_an_arm_that_does_not_exist_is_named(config):
         arms.changed(config, "kl_7")
     config.benchmark.arms = "kl_0,kl_7"
     with pytest.raises(ValueError, match=r"config\.benchmark\.arms: no arm 'kl_7'"):
-        schema.arm_configs(config)
+        arms.every(config)
     config.ablate.only = "kl_7"
     with pytest.raises(ValueError, match=r"config\.ablate\.only: no arm 'kl_7'"):
         ablate.read_config(config)

@@ -1,12 +1,14 @@
 """The benchmark: its suites, what does not fit, and where it ends in an error."""
 
+import dataclasses
 import types
 from collections import Counter
 
 import pytest
 
 from configs import small_world
-from experiments import measurement, sections
+from experiments import measurement
+from experiments.config import build
 from experiments.measurement import Measurement
 from experiments.stages import benchmark
 from grm_jax.data.comparison import Comparison
@@ -72,10 +74,8 @@ def test_shortening_lets_a_benchmark_drop_what_it_cannot_shorten():
 
 
 def test_too_many_silent_samples_end_in_an_error():
-    config = sections.BenchmarkConfig(
-        suites="own", data_dir="", limit=1, greedy_stages="rft", sampled_stages="rft", ks="1",
-        max_unparsed=0.1, max_cut=0.3,
-    )  # fmt: skip
+    config = build(small_world.get_config("ci")).benchmark
+    config = dataclasses.replace(config, max_unparsed=0.1, max_cut=0.3)
     line = Line(Method("rft", kind="greedy"), unparsed=0.1, cut=0.3)
     benchmark.require_readable([Suite("own", "", pairs(2), (), lines=(line,))], config)
     for name in ("unparsed", "cut"):
@@ -85,11 +85,10 @@ def test_too_many_silent_samples_end_in_an_error():
 
 
 def test_the_suites_of_a_config_are_loaded_and_judged(shared_data):
-    config = small_world.get_config("gemma_tokens").benchmark
+    config = build(small_world.get_config("gemma_tokens")).benchmark
     names = ("rmb_bon", "rmb_pairs", "judgebench", "llmbar", "rmbench")
-    settings = {key: config[key] for key in ("greedy_stages", "sampled_stages", "ks")}
-    config = sections.BenchmarkConfig(
-        suites=",".join(names), data_dir=str(shared_data), limit=20, **settings
+    config = dataclasses.replace(
+        config, suites=",".join(names), data_dir=str(shared_data), limit=20
     )
     loaded = measurement.load_comparisons(None, config)
     rows = {"rmb_bon": 3786, "rmb_pairs": 3786, "judgebench": 350, "llmbar": 419, "rmbench": 1327}

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import deepseek_grm_27b, gemma2_27b, small_world
-from experiments import command_line, schema
+from experiments import arms, command_line, schema
 from experiments.config import build, claimed, complete, docs, shown
 
 # ml_collections loads config files in the old way of Python.
@@ -193,9 +193,9 @@ def test_a_flag_that_the_config_lacks_is_told_apart_from_errors_of_the_file(flag
 )
 def test_a_flag_may_have_the_value_of_an_arm(flag):
     config = parsed(f"--config.{flag}", "--config.benchmark.arms=kl_0_32")
-    assert {"", "kl_0_32"} <= set(schema.arm_configs(config, all_arms=False))
+    assert {"", "kl_0_32"} <= set(arms.every(config, all_arms=False))
     with pytest.raises(ValueError, match=r"config\.ablate\.arms\."):
-        schema.arm_configs(config)
+        arms.every(config)
 
 
 def test_an_arm_of_nothing_is_refused():
@@ -203,7 +203,7 @@ def test_an_arm_of_nothing_is_refused():
     for change in ("grpo.kl_coef=None", "grpo.buckets.samples= 4", "grpo.optimizer.b2=0.98"):
         config.ablate.arms.kl_0 = change
         with pytest.raises(ValueError, match="kl_0: .* changes nothing"):
-            schema.arm_configs(config)
+            arms.every(config)
 
 
 def test_a_variant_by_flag_is_the_variant_of_a_file():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import RFT, Config, Supervised
+from experiments.sections import RFT, Config, Supervised
 from grm_jax.learning import grpo, meta_rm, sft
 from grm_jax.learning.rollouts import RolloutBatch
 from grm_jax.learning.state import (
@@ -57,7 +57,7 @@ def programs(
       mesh: where.
     """
     build = _Builder(config, model, mesh)
-    for name, stage in config.stages().items():
+    for name, stage in config.trained().items():
         if isinstance(stage, Supervised | RFT):
             yield build.sft(name, stage)
     if config.grpo is not None or config.rft is not None:

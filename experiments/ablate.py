@@ -22,7 +22,7 @@ import ml_collections
 from absl import flags
 
 from experiments import arms, launch, schema, sections
-from experiments.config import build, differing_fields, filled
+from experiments.config import build, differing_fields, filled, in_use
 from experiments.run import Run
 from experiments.stages import order
 from grm_jax.evaluation import effects, results
@@ -160,6 +160,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       ValueError: at the end, naming the seeds that failed, and why; or nothing is to be reported.
     """
+    config = in_use(config)
     typed = schema.check(config)
     every = seeds(config)
     shard = take_shard(every, _SHARD.value)

@@ -14,7 +14,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.config import complete, shown
+from experiments.config import complete, fields, shown
+from experiments.sections import TRAINED_STAGES, Config
+from grm_jax.ranges import split
 
 
 class _ConfigFile(flags.ArgumentParser):
@@ -102,10 +104,27 @@ def unknown_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str 
     name = reason.split()[0].strip("'\"")
     flags_of_it = [arg.partition("=")[0] for arg in argv if arg.startswith("--config.")]
     meant = [flag for flag in flags_of_it if name in flag.split(".")]
+    if name in {field.name for field in fields(Config) if field.kind == "section"}:
+        return (
+            f"{', '.join(meant)}: {name} is off, for the config has no section {name!r}; a section "
+            "in the config file switches it on"
+        )
     return (
         f"{', '.join(meant) or '--config'}: no field or section {reason}; --show_config prints "
         "all there are, but those that the run decides itself"
     )
+
+
+def require_in_use() -> None:
+    """Raises ValueError for a flag of a stage that `config.stages` switches off."""
+    flag = flags.FLAGS["config"]
+    on = split(flag.value.get("stages") or "")
+    for name in config_flags.get_override_values(flag) if on else ():
+        section = name.partition(".")[0]
+        if section in TRAINED_STAGES and section not in on:
+            raise ValueError(
+                f"--config.{name}: {section} is off: config.stages={','.join(on)} leaves it out"
+            )
 
 
 def show_config() -> bool:

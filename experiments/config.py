@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from experiments.sections import Config
+from experiments.sections import TRAINED_STAGES, Config
 from grm_jax.models.config import VARIANTS, Compute, ModelConfig
 from grm_jax.ranges import ranges, split
 from grm_jax.sampling.remote import Server
@@ -119,6 +119,20 @@ def complete(config: Mapping) -> ConfigDict:
         whole.model = ConfigDict({**whole.model.to_dict(), **open_fields})
         _hold_place(whole.model, _model_fields(plain))
     return whole
+
+
+def in_use(config: Mapping) -> ConfigDict:
+    """The config without the sections of the stages that its field `stages` leaves out.
+
+    Raises:
+      ValueError: it names a stage that has no section.
+    """
+    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    on = split(plain.pop("stages", None) or "")
+    there = [name for name in TRAINED_STAGES if plain.get(name) is not None]
+    if absent := set(on) - set(there):
+        raise ValueError(f"config.stages: {min(absent)!r} has no section; there are {there}")
+    return ConfigDict({k: v for k, v in plain.items() if not on or k in on or k not in there})
 
 
 def filled(config: Mapping) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
         try:
             if command_line.show_config():
                 return
+            command_line.require_in_use()
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         workdir = pathlib.Path(_WORKDIR.value).expanduser()

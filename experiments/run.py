@@ -26,7 +26,7 @@ import numpy as np
 import rich.console
 
 from experiments import arms, progress, schema
-from experiments.config import build, complete
+from experiments.config import build, complete, in_use
 from experiments.progress import Metrics
 from experiments.sections import Config
 from experiments.training_data import TrainingData
@@ -89,7 +89,7 @@ class Run:
         Raises:
           ValueError: for a bad config, or a workdir of another config or in use.
         """
-        fields = ml_collections.FrozenConfigDict(complete(config))
+        fields = ml_collections.FrozenConfigDict(complete(in_use(config)))
         typed = schema.check(fields)
         of_arms = arms.every(fields, all_arms=False)
         workdir = Workdir(root)

@@ -6,7 +6,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from experiments.config import build
+from experiments.config import build, in_use
 from experiments.config import fields as typed_fields
 from experiments.sections import GRPO, RFT, Benchmark, Config, MetaRM, Supervised
 from grm_jax.models import hub
@@ -26,7 +26,7 @@ def check(fields: Mapping) -> Config:
       ValueError: naming the dotted field that is unknown, missing, of a wrong type, out of its
         range, or impossible beside others.
     """
-    config = build(fields)
+    config = build(in_use(fields))
     if config.released is not None:
         _check_released(config)
     _check_lora(config)

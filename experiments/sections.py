@@ -515,9 +515,12 @@ class Config(Checked):
 
     Attributes:
       seed: of parameters, data and samples.
+      stages: comma-separated stages that are switched on, of those with a section; "" for all of
+        them.
     """
 
-    seed: Seed = dataclasses.field(default=0)
+    seed: Seed = 0
+    stages: Annotated[str, names_of(TRAINED_STAGES)] = ""
     mesh: MeshConfig
     template: Template
     tokenizer: TokenizerConfig

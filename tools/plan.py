@@ -35,7 +35,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from experiments import command_line, schema
-from experiments.config import claimed
+from experiments.config import claimed, in_use
 from grm_jax.evaluation import plots
 from grm_jax.files import read_json, write_atomically
 from grm_jax.models import cost
@@ -60,7 +60,7 @@ def planned(config: ConfigDict) -> ConfigDict:
     Raises:
       ValueError: if neither section `model` nor `released.variant` says the shape.
     """
-    config = ConfigDict(config.to_dict())
+    config = in_use(config)
     if "released" in config:
         if not config.released.get("variant"):
             raise ValueError("config.released.variant: name the published shape of the weights")
@@ -233,6 +233,7 @@ def main(argv) -> None:
     given = flags.FLAGS
     if command_line.show_config():
         return
+    command_line.require_in_use()
     topology = topologies.parse(given.topology, given.slices)
     wanted = split(given.stages)
     unknown = set(wanted) - set(programs.STAGES)

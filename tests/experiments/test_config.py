@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import deepseek_grm_27b, gemma2_27b, small_world
 from experiments import arms, command_line, schema
-from experiments.config import build, claimed, complete, docs, shown
+from experiments.config import build, claimed, complete, docs, in_use, shown
 
 # ml_collections loads config files in the old way of Python.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -25,6 +25,7 @@ PINNED = pathlib.Path(__file__).with_name("defaults.txt")
 
 # Values that are possible beside the rest of the config, where another one than the usual is not.
 VALUES = {
+    "stages": "base,cold_start,rft,grpo,meta_rm,baseline",
     "mesh.rules": "embed=", "mesh.rollout_rules": "embed=", "model.variant": "tiny",
     "model.head_dim": 10, "model.num_layers": 4, "model.num_kv_heads": 1, "model.num_heads": 8,
     "small_world.num_audiences": 3, "lora.stages": "rft", "grpo.group_size": 3,
@@ -172,7 +173,7 @@ def test_defaults_are_pinned():
     ("flag", "said"),
     [
         ("--config.nosuch.x=1", "no field or section 'nosuch'"),
-        ("--config.data.train=x", "no field or section 'data'"),
+        ("--config.data.train=x", "--config.data.train: data is off, for the config has no"),
         ("--config.grpo.draw.k=3", "--config.grpo.draw.k: no field or section 'k'"),
         ("--config.grpo.advantag=x", "--config.grpo.advantag: no field or section 'advantag' Did"),
     ],
@@ -196,6 +197,28 @@ def test_a_flag_may_have_the_value_of_an_arm(flag):
     assert {"", "kl_0_32"} <= set(arms.every(config, all_arms=False))
     with pytest.raises(ValueError, match=r"config\.ablate\.arms\."):
         arms.every(config)
+
+
+def test_stages_are_switched_off_and_on(tmp_path):
+    config = parsed("--config.stages=base,cold_start,rft")
+    typed = schema.check(config)
+    assert [*typed.trained()] == ["base", "cold_start", "rft"] and typed.grpo is None
+    fewer = small_world.get_config("ci")
+    for name in ("grpo", "meta_rm", "baseline"):
+        del fewer[name]
+    assert claimed(in_use(config)) == claimed(fewer)  # a workdir keeps what is on
+    assert claimed(in_use(parsed("--config.stages="))) == claimed(small_world.get_config("ci"))
+    fewer.stages = "rft,grpo"
+    with pytest.raises(ValueError, match=r"config\.stages: 'grpo' has no section; there are"):
+        schema.check(fewer)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.rft", f"--config={CI}", f"--workdir={tmp_path}/w",
+         "--config.stages=rft", "--config.grpo.kl_coef=0.5"],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 1 and not (tmp_path / "w").exists()
+    message = "--config.grpo.kl_coef: grpo is off: config.stages=rft leaves it out"
+    assert message in done.stderr
 
 
 def test_an_arm_of_nothing_is_refused():

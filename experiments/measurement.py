@@ -19,7 +19,9 @@ from grm_jax.evaluation.lines import Drawn, group
 from grm_jax.learning.checkpoints import params_digest
 from grm_jax.ranges import split
 from grm_jax.sampling import given
-from grm_jax.sampling.draw import DrawConfig, TooLong, prompt_ids, unanswered
+from grm_jax.sampling.config import DrawConfig
+from grm_jax.sampling.draw import TooLong, unanswered
+from grm_jax.sampling.prompt import make_prompt
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
 
@@ -118,7 +120,7 @@ class Measurement:
             groups = group(comparisons, trajectories)
             limit = self.engine.buckets.prompt_lengths[-1]
             lengths = [
-                min(limit, len(prompt_ids(c, drawn[0].order, config, run.tokenizer)))
+                min(limit, len(make_prompt(c, drawn[0].order, config, run.tokenizer).ids))
                 for c, drawn in zip(comparisons, groups, strict=True)
             ]
             # What a server runs is not known here.

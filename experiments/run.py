@@ -40,6 +40,8 @@ from grm_jax.parallel import processes, sharding
 from grm_jax.parallel.mesh import MeshConfig, Rules, make_mesh
 from grm_jax.ranges import split
 from grm_jax.sampling import keys
+from grm_jax.sampling.config import DrawConfig
+from grm_jax.sampling.draw import Drawer
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.remote import RemoteEngine, Server
 from grm_jax.sampling.scheduler import Buckets
@@ -284,6 +286,10 @@ class Run:
             sharding=self._split(self.rollout_model.compute.rules),
         )
 
+    def drawer(self, engine: JittedEngine | RemoteEngine, config: DrawConfig) -> Drawer:
+        """Draws by an engine with the tokenizer, the seed and the keys of this run."""
+        return Drawer(engine, self.tokenizer, config, self.config.seed, self.base_key)
+
     # Parameters.
 
     def save_params(self, stage: str, params: dict, *, reward: bool = False) -> None:
@@ -410,7 +416,8 @@ def _corpus(world: SmallWorld) -> Iterator[str]:
             binary = comparison.n == 1
             yield prompts.grm_prompt(
                 comparison.messages, comparison.responses, form="compact", principles=mode,
-                binary=binary, hint=comparison.label if binary else comparison.best,
+                binary=binary,
+                hint=prompts.Hint(comparison.label if binary else comparison.best),
             )  # fmt: skip
             yield world.demonstration(comparison, rng, principles=mode)
         yield prompts.meta_rm_prompt(comparison.messages, comparison.responses, form="compact")

@@ -33,7 +33,7 @@ from grm_jax.ranges import (
     one_of,
     split,
 )
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.given import SOURCES
 from grm_jax.sampling.remote import Server, check_url
 from grm_jax.sampling.scheduler import Buckets

@@ -9,6 +9,7 @@ import numpy as np
 
 from grm_jax.models import heads, hub, transformer
 from grm_jax.sampling.engine import Completion, JittedEngine
+from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
 from grm_jax.text.tokenizers import Tokenizer
 
@@ -49,7 +50,7 @@ def greedy(
     engine = JittedEngine(
         checkpoint.config, buckets, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
     )
-    request = Request("greedy", (0,), tuple(ids), (0,))
+    request = Request(Prompt("greedy", (0,), tuple(ids)), (0,))
     (unit,) = plan_units([request], buckets, max_new_tokens=length)
     (completion,) = engine.run(
         checkpoint.params, unit, stage_key=jax.random.key(0), temperature=0.0, top_p=1.0,

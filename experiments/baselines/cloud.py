@@ -20,7 +20,7 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation.lines import CountingRules, Line, Suite
 from grm_jax.evaluation.method import Method
-from grm_jax.sampling import draw
+from grm_jax.sampling.draw import answer_ids
 
 KIND = "cloud"
 
@@ -42,7 +42,7 @@ def _row(
     run: Run, comparison: Comparison, shown: int, critique: Trajectory
 ) -> tuple[int, ...]:
     ids = pairs.row(run, comparison, (shown,))
-    return (*ids, *draw.answer_ids(critique, run.tokenizer))
+    return (*ids, *answer_ids(critique, run.tokenizer))
 
 
 def train(run: Run, config: Baseline) -> None:

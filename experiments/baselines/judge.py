@@ -32,7 +32,6 @@ from grm_jax.evaluation.method import Method
 from grm_jax.learning import meta_rm
 from grm_jax.learning.rejection import reject
 from grm_jax.parallel.sharding import fetch, put
-from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, judge_prompt
 
 STAGE = "llm_judge"
@@ -144,11 +143,10 @@ def index_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities float32 [C, S, N] of each number in presented order, and bool [C, S] told."""
     config = measurement.draw_config
-    work = draw.plan(
-        comparisons, config, run.tokenizer, measurement.engine, seed=run.config.seed
-    )
+    work = run.drawer(measurement.engine, config).plan(comparisons)
     # As they were shown: texts may have been shortened.
-    prompts = {(r.uid, r.order): r.prompt_ids for unit in work.units for r in unit.requests}
+    shown = [request.prompt for unit in work.units for request in unit.requests]
+    prompts = {(prompt.uid, prompt.order): prompt.ids for prompt in shown}
     widest = max(c.n for c in comparisons)
     shape = (len(comparisons), config.k, widest)
     scores_CSN, told_CS = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)

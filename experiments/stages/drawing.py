@@ -10,13 +10,15 @@ from grm_jax.data.pipeline import Example
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore
 from grm_jax.learning.checkpoints import params_digest
 from grm_jax.learning.rejection import Rejection
-from grm_jax.sampling import draw
+from grm_jax.sampling.config import DrawConfig
+from grm_jax.sampling.draw import Origin, answer_ids
 from grm_jax.sampling.engine import Engine
+from grm_jax.sampling.prompt import make_prompt
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
 
 
-def fingerprint(run: Run, digest: str, config: draw.DrawConfig, work: Iterable = ()) -> str:
+def fingerprint(run: Run, digest: str, config: DrawConfig, work: Iterable = ()) -> str:
     """Names what decides a trajectory: parameters, template, tokenizer, sampling.
 
     `digest` is that of the parameters. Work units count by their place in a work list, so what
@@ -39,7 +41,7 @@ def draw_stage(
     stage: str,
     params: dict | None,
     comparisons: list[Comparison],
-    config: draw.DrawConfig,
+    config: DrawConfig,
     engine: Engine,
     *,
     hinted: bool = False,
@@ -75,18 +77,14 @@ def draw_stage(
         if drawn and run.stopping:
             run.stop(f"the last unit of {stage}")
 
+    origin = Origin(own, f"{stage}/hinted" if hinted else stage, hinted=hinted)
     title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
     with (
         TrajectoryStore(run.workdir.path("trajectories", f"{stage}.jsonl")) as store,
         run.progress(title, len(comparisons) * config.k) as advance,
     ):
-        work = draw.draw(
-            engine, params, comparisons, config, run.tokenizer, store, base_key=run.base_key,
-            seed=run.config.seed, fingerprint=own, stage=stage, hinted=hinted, on_unit=on_unit,
-        )  # fmt: skip
-        trajectories = list(
-            store.iterate(fingerprint=own, stage=f"{stage}/hinted" if hinted else stage)
-        )
+        work = run.drawer(engine, config).draw(params, comparisons, store, origin, on_unit=on_unit)
+        trajectories = list(store.iterate(fingerprint=own, stage=origin.stage))
     if work.dropped or work.truncated:
         run.say(
             f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened, "
@@ -96,13 +94,14 @@ def draw_stage(
 
 
 def kept_examples(
-    run: Run, rejection: Rejection, by_uid: Mapping[str, Comparison], config: draw.DrawConfig
+    run: Run, rejection: Rejection, by_uid: Mapping[str, Comparison], config: DrawConfig
 ) -> list[Example]:
     """Kept trajectories under the prompt without the hint, in the order they were drawn in."""
     examples = []
     for trajectory in rejection.kept:
-        prompt = draw.prompt_ids(by_uid[trajectory.uid], trajectory.order, config, run.tokenizer)
-        answer = draw.answer_ids(trajectory, run.tokenizer)
+        comparison = by_uid[trajectory.uid]
+        prompt = make_prompt(comparison, trajectory.order, config, run.tokenizer).ids
+        answer = answer_ids(trajectory, run.tokenizer)
         examples.append(Example(prompt + answer, len(prompt)))
     return examples
 

@@ -18,12 +18,13 @@ from experiments.stages import drawing, training
 from grm_jax.data import pipeline
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
-from grm_jax.learning import grpo, rejection
+from grm_jax.learning import grpo, rejection, rollouts
 from grm_jax.learning.checkpoints import params_digest
+from grm_jax.learning.rewards import REWARDS
 from grm_jax.learning.state import TrainState, make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.parallel.sharding import put, reshard
-from grm_jax.sampling import draw
+from grm_jax.sampling.draw import Drawer, Origin, TooLong, WorkList
 
 _SUMMARY = (
     "reward {reward_mean:+.2f}, no signal {zero_signal_share:.0%}, kl {kl:.3f}, "
@@ -65,8 +66,8 @@ def without_easy(
     return kept
 
 
-def next_work(batches: Iterator[list[Comparison]], *args, **kwargs) -> draw.WorkList:
-    """The plan of the next batch that has a prompt which is not too long; see `draw.plan`.
+def next_work(drawer: Drawer, batches: Iterator[list[Comparison]], step: int) -> WorkList:
+    """The plan of the next batch that has a prompt which is not too long.
 
     Its `dropped` begins with the comparisons of the batches before, which have none.
     """
@@ -74,8 +75,8 @@ def next_work(batches: Iterator[list[Comparison]], *args, **kwargs) -> draw.Work
     while True:
         batch = next(batches)
         try:
-            work = draw.plan(batch, *args, **kwargs)
-        except draw.TooLong:
+            work = drawer.plan(batch, step=step)
+        except TooLong:
             dropped += tuple(comparison.uid for comparison in batch)
             continue
         return dataclasses.replace(work, dropped=dropped + work.dropped)
@@ -92,7 +93,6 @@ def run_stage(run: Run) -> None:
     comparisons = run.comparisons("train", loop.comparisons, seed=seed + 2)
     if loop.easy_for:
         comparisons = without_easy(run, comparisons, loop)
-    by_uid = {comparison.uid: comparison for comparison in comparisons}
     batches = pipeline.shuffled_batches(comparisons, loop.prompts_per_step, seed=seed)
 
     # Reference, state, log.
@@ -108,29 +108,32 @@ def run_stage(run: Run) -> None:
         del trained  # the same arrays
         reference = reshard(reference, run.param_shardings, transformer.frozen_dtypes(model))
     store = TrajectoryStore(run.workdir.path("trajectories", f"{stage}.jsonl"))
-    how = draw.judged_once(comparisons[:_JUDGED_BY], own.draw, run.tokenizer, engine, seed=seed)
+    drawer = run.drawer(engine, own.draw).judged_once(comparisons[:_JUDGED_BY])
 
-    def rollout(number: int, params: dict) -> tuple[draw.WorkList, list[grpo.Rollout], int]:
-        """Draws and scores a group of each prompt; its work, its rollouts, and their tokens."""
-        work = next_work(batches, how, run.tokenizer, engine, seed=seed, step=number)
-        groups: dict[str, list[grpo.Rollout]] = {}
-        tokens = 0
-        for unit, completions, trajectories in draw.draw_units(
-            engine, run.for_rollout(params, model.lora), work, by_uid, how, run.tokenizer,
-            base_key=run.base_key, fingerprint=fingerprint, stage=stage, step=number,
-        ):  # fmt: skip
+    def rollout(number: int, params: dict) -> tuple[WorkList, list[rollouts.Rollout]]:
+        """Draws a group of each prompt and rewards it; the work and its rollouts."""
+        work = next_work(drawer, batches, number)
+        params = run.for_rollout(params, model.lora)
+        groups: dict[str, list[tuple]] = {}  # by uid: the ids of the prompt, and the trajectory
+        for unit, completions, trajectories in drawer.units(
+            params, work, Origin(fingerprint, stage, number)
+        ):
             store.append_unit(UnitHeader(fingerprint, stage, number, unit.index), trajectories)
             for completion, trajectory in zip(completions, trajectories, strict=True):
-                row = grpo.rollout(completion.prompt_ids, trajectory)
-                groups.setdefault(trajectory.uid, []).append(row)
-                tokens += len(completion.token_ids)
-        return work, [row for group in groups.values() for row in group], tokens
+                groups.setdefault(trajectory.uid, []).append((completion.prompt.ids, trajectory))
+        rows = []
+        for uid, group in groups.items():
+            prompts, trajectories = zip(*group, strict=True)
+            rewards = REWARDS[config.reward](work.comparisons[uid], trajectories)
+            rows += map(rollouts.rollout, prompts, trajectories, rewards)
+        return work, rows
 
     def step(number: int, state: TrainState) -> training.Stepped:
         began = time.monotonic()
-        work, rows, tokens = rollout(number, lora.join(base, state.params))
+        work, rows = rollout(number, lora.join(base, state.params))
+        tokens = sum(len(row.completion_ids) for row in rows)
         drawn = time.monotonic()
-        batch = grpo.make_batch(
+        batch = rollouts.make_batch(
             rows,
             group_size=config.group_size,
             length=engine.buckets.prompt_lengths[-1] + engine.buckets.output_lengths[-1],

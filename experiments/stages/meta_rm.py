@@ -20,7 +20,7 @@ from grm_jax.data.trajectory import Trajectory, TrajectoryStore
 from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.models.config import ModelConfig
-from grm_jax.sampling import draw
+from grm_jax.sampling.draw import answer_ids
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, meta_rm_prompt
 from grm_jax.text.tokenizers import Tokenizer
@@ -60,7 +60,7 @@ class Judge(NamedTuple):
         if self.released:
             answer = self.tokenizer.encode(trajectory.text)
             return (*prompt, *answer, self.tokenizer.end_of_turn_id)
-        return (*prompt, *draw.answer_ids(trajectory, self.tokenizer))
+        return (*prompt, *answer_ids(trajectory, self.tokenizer))
 
 
 def is_released(run: Run) -> bool:

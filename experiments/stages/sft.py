@@ -13,7 +13,7 @@ from grm_jax.learning import sft
 from grm_jax.learning.state import TrainState, make_optimizer, start_state
 from grm_jax.models import lora
 from grm_jax.parallel.sharding import put
-from grm_jax.text.prompts import Message, grm_prompt
+from grm_jax.text.prompts import Hint, Message, grm_prompt
 
 
 def example(run: Run, messages: Sequence[Message], answer: str) -> pipeline.Example:
@@ -57,7 +57,7 @@ def demonstrations(
             hint = shown.label if binary else shown.best
         text = grm_prompt(
             shown.messages, shown.responses, form=template.form, principles=template.principles,
-            binary=binary, hint=hint,
+            binary=binary, hint=None if hint is None else Hint(hint),
         )  # fmt: skip
         answer = run.world.demonstration(
             shown, rng, principles=template.principles, verdicts=verdicts, hint=hint

@@ -33,7 +33,7 @@ from grm_jax.evaluation.lines import (
 from grm_jax.evaluation.method import CURVES, STAGES, Method, title
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 from grm_jax.files import write_atomically
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.config import DrawConfig
 
 # What the figure of the training shows, where a stage has it.
 HEALTH = (

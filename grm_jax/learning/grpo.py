@@ -6,13 +6,14 @@ scoring between them on the host. The objective, maximised over a rollout of P p
     J = 1/(P G) sum_i 1/|o_i| sum_t { min[ rho A_i, clip(rho, 1 - eps, 1 + eps) A_i ] - beta KL }
     rho = pi(o_it) / pi_old(o_it)       A_i = (r_i - mean(r)) / std(r) within the group
 
-Kept from the paper: reward +1 if correct by Eq. 10 and -1 otherwise (no format reward, an unparsed
-trajectory is incorrect), G = 4, beta = 0.08, advantages divided by the group's standard deviation,
-the mean over the tokens of a sequence first and over sequences second, clipping on both sides, the
-KL term inside the loss.
+Kept from the paper: reward +1 if correct by Eq. 10 and -1 otherwise (`rewards.correct`; no format
+reward, an unparsed trajectory is incorrect), G = 4, beta = 0.08, advantages divided by the group's
+standard deviation, the mean over the tokens of a sequence first and over sequences second, clipping
+on both sides, the KL term inside the loss.
 
 Changed: nothing by default. `dr_grpo`, `rloo`, sequence ratios, the other normalisers and
-estimators are options, each a small named choice on the same loss core.
+estimators are options on the same loss core, each a function in one of the dictionaries
+`ADVANTAGES`, `RATIOS`, `LENGTH_NORMS` and `KL_ESTIMATORS`: to add one, write it and name it there.
 
 Left open by the paper, decided here, each a field of `GRPOConfig`:
 - eps = 0.2 and one update per rollout, as in the work that introduced GRPO (arXiv 2402.03300).
@@ -34,8 +35,6 @@ Left open by the paper, decided here, each a field of `GRPOConfig`:
 Everything that looks at more than one row (advantages, length normalisers, quantiles) is computed
 on the global batch, before or after the scan over micro-batches, never inside it.
 
-Batches are made by `rollouts.make_batch`, which this file hands on with its records.
-
 Letters: P prompts, G samples of a group, B = P G rows in group order, T tokens of a row, U tokens
 of a completion.
 """
@@ -50,10 +49,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from grm_jax.learning.rollouts import Rollout as Rollout
+from grm_jax.learning.rewards import REWARDS
 from grm_jax.learning.rollouts import RolloutBatch
-from grm_jax.learning.rollouts import make_batch as make_batch
-from grm_jax.learning.rollouts import rollout as rollout
 from grm_jax.learning.state import (
     TrainState,
     accumulate_gradients,
@@ -69,11 +66,78 @@ MAX_LOG_RATIO = 20.0  # float32 overflows at 88, and the square of a gradient at
 RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
+# The choices of the objective are dictionaries of functions; `GRPOConfig` below lists their names.
+
+_STD_DDOF = {"population": 0, "sample": 1}
+
+
+def _grpo_advantages(rewards_PG: jax.Array, config: "GRPOConfig") -> jax.Array:
+    """(r - mean) / std (arXiv 2402.03300)."""
+    ddof = _STD_DDOF[config.advantage_std]
+    std_P1 = jnp.std(rewards_PG, axis=1, keepdims=True, ddof=ddof)
+    return _centred(rewards_PG) / jnp.maximum(std_P1 + config.advantage_std_eps, 1e-30)
+
+
+def _dr_grpo_advantages(rewards_PG: jax.Array, config: "GRPOConfig") -> jax.Array:
+    """r - mean (arXiv 2503.20783)."""
+    return _centred(rewards_PG)
+
+
+def _rloo_advantages(rewards_PG: jax.Array, config: "GRPOConfig") -> jax.Array:
+    """r - mean of the others of its group (arXiv 2402.14740)."""
+    return _centred(rewards_PG) * (config.group_size / (config.group_size - 1))
+
+
+def _centred(rewards_PG):
+    return rewards_PG - jnp.mean(rewards_PG, axis=1, keepdims=True)
+
+
+# (rewards [P, G], config) -> [P, G]; groups of equal rewards are set to zero afterwards.
+ADVANTAGES = {
+    "grpo": _grpo_advantages, "dr_grpo": _dr_grpo_advantages, "rloo": _rloo_advantages,
+}  # fmt: skip
+
+
+def _token_log_ratio(log_ratio_BU: jax.Array, mask_BU: jax.Array) -> jax.Array:
+    """The log-ratio of each token."""
+    return log_ratio_BU
+
+
+def _sequence_log_ratio(log_ratio_BU: jax.Array, mask_BU: jax.Array) -> jax.Array:
+    """The mean log-ratio of its sequence on every token (arXiv 2507.18071)."""
+    lengths_B1 = jnp.maximum(jnp.sum(mask_BU, axis=1, keepdims=True), 1.0)
+    mean_B1 = jnp.sum(log_ratio_BU, axis=1, keepdims=True) / lengths_B1
+    return jnp.where(mask_BU > 0, jnp.broadcast_to(mean_B1, mask_BU.shape), 0.0)
+
+
+# (log(pi / pi_old) [B, U], 0 on padding; mask [B, U]) -> the log-ratio that each token carries.
+RATIOS = {"token": _token_log_ratio, "sequence": _sequence_log_ratio}
+
+# (completion lengths [B], config, active rows) -> [B], the divisor of the tokens of each row.
+LENGTH_NORMS = {
+    "sequence": lambda lengths_B, config, rows: jnp.maximum(lengths_B, 1.0) * rows,
+    "token": lambda lengths_B, config, rows: jnp.full_like(
+        lengths_B, jnp.maximum(jnp.sum(lengths_B), 1.0)
+    ),
+    "constant": lambda lengths_B, config, rows: jnp.full_like(
+        lengths_B, config.length_constant * rows
+    ),
+}
+
+# d = log pi_ref - log pi -> estimate of KL(pi || pi_ref), elementwise.
+KL_ESTIMATORS = {
+    "k1": lambda d: -d,
+    "k2": lambda d: 0.5 * d * d,
+    "k3": lambda d: _bounded_exp(d, jnp.expm1) - d,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class GRPOConfig(Checked):
     """The named choices of the objective. Hashable.
 
     Attributes:
+      reward: the rule that rewards a group of trajectories, see `rewards`.
       group_size: G, trajectories of one prompt, at least 2.
       kl_coef: beta, the weight of the KL penalty that keeps the policy near its reference.
       clip_epsilon: eps below 1; above 1 too unless `clip_high` is given.
@@ -100,17 +164,18 @@ class GRPOConfig(Checked):
       ValueError: naming the field.
     """
 
+    reward: Annotated[str, one_of(tuple(REWARDS))] = "correct"
     group_size: Annotated[int, at_least(2)] = 4
     kl_coef: NonNegative = 0.08
     clip_epsilon: Annotated[float, Range("in (0, 1)", lambda eps: 0 < eps < 1)] = 0.2
     clip_high: Positive | None = None
-    advantage: Annotated[str, one_of(("grpo", "dr_grpo", "rloo"))] = "grpo"
-    advantage_std: Annotated[str, one_of(("population", "sample"))] = "population"
+    advantage: Annotated[str, one_of(tuple(ADVANTAGES))] = "grpo"
+    advantage_std: Annotated[str, one_of(tuple(_STD_DDOF))] = "population"
     advantage_std_eps: NonNegative = 1e-6
-    ratio_level: Annotated[str, one_of(("token", "sequence"))] = "token"
-    length_norm: Annotated[str, one_of(("sequence", "token", "constant"))] = "sequence"
+    ratio_level: Annotated[str, one_of(tuple(RATIOS))] = "token"
+    length_norm: Annotated[str, one_of(tuple(LENGTH_NORMS))] = "sequence"
     length_constant: Count | None = None
-    kl_estimator: Annotated[str, one_of(("k1", "k2", "k3"))] = "k3"
+    kl_estimator: Annotated[str, one_of(tuple(KL_ESTIMATORS))] = "k3"
     kl_place: Annotated[str, one_of(("loss", "reward"))] = "loss"
     old_logprobs: Annotated[str, one_of(("sampler", "trainer"))] = "sampler"
     inner_epochs: Count = 1
@@ -130,14 +195,8 @@ class GRPOConfig(Checked):
 
 def advantages(rewards_PG: jax.Array, config: GRPOConfig) -> jax.Array:
     """Advantage of each sample within its group, [P, G]; zeros where all rewards are equal."""
-    centred_PG = rewards_PG - jnp.mean(rewards_PG, axis=1, keepdims=True)
-    if config.advantage == "rloo":
-        centred_PG = centred_PG * (config.group_size / (config.group_size - 1))
-    elif config.advantage == "grpo":
-        ddof = 0 if config.advantage_std == "population" else 1
-        std_P1 = jnp.std(rewards_PG, axis=1, keepdims=True, ddof=ddof)
-        centred_PG = centred_PG / jnp.maximum(std_P1 + config.advantage_std_eps, 1e-30)
-    return jnp.where(_has_signal(rewards_PG)[:, None], centred_PG, 0.0)
+    value_PG = ADVANTAGES[config.advantage](rewards_PG, config)
+    return jnp.where(_has_signal(rewards_PG)[:, None], value_PG, 0.0)
 
 
 def _has_signal(rewards_PG):
@@ -146,39 +205,25 @@ def _has_signal(rewards_PG):
 
 def kl_terms(logprobs: jax.Array, ref_logprobs: jax.Array, estimator: str) -> jax.Array:
     """Per-token estimate of KL(pi || pi_ref) from samples of pi, elementwise."""
-    d = ref_logprobs - logprobs
-    return {"k1": lambda: -d, "k2": lambda: 0.5 * d * d, "k3": lambda: _above(d, jnp.expm1) - d}[
-        estimator
-    ]()
+    return KL_ESTIMATORS[estimator](ref_logprobs - logprobs)
 
 
-def _above(log_ratio: jax.Array, exp: Callable) -> jax.Array:
+def _bounded_exp(log_ratio: jax.Array, exp: Callable) -> jax.Array:
     """exp or expm1, above `MAX_LOG_RATIO` along its tangent: finite, and so is its gradient."""
     excess = jnp.maximum(log_ratio - MAX_LOG_RATIO, 0.0)
     return exp(jnp.minimum(log_ratio, MAX_LOG_RATIO)) + math.exp(MAX_LOG_RATIO) * excess
 
 
 def row_scales(config: GRPOConfig, mask_BU: jax.Array, weights_B: jax.Array) -> jax.Array:
-    """What each token of a row is multiplied by in the loss, [B]; needs the global batch."""
+    """The factor of each token of a row in the loss, [B]; needs the global batch."""
     rows = jnp.maximum(jnp.sum(weights_B), 1.0)
-    lengths_B = jnp.sum(mask_BU, axis=1)
-    if config.length_norm == "sequence":
-        divisor_B = jnp.maximum(lengths_B, 1.0) * rows
-    elif config.length_norm == "token":
-        divisor_B = jnp.full_like(weights_B, jnp.maximum(jnp.sum(lengths_B), 1.0))
-    else:
-        divisor_B = jnp.full_like(weights_B, config.length_constant * rows)
-    return weights_B / divisor_B
+    return weights_B / LENGTH_NORMS[config.length_norm](jnp.sum(mask_BU, axis=1), config, rows)
 
 
 def ratios(config: GRPOConfig, logprobs_BU, old_BU, mask_BU) -> jax.Array:
     """pi / pi_old of each token, or of its sequence; 1 on padding."""
     log_ratio_BU = jnp.where(mask_BU > 0, logprobs_BU - old_BU, 0.0)
-    if config.ratio_level == "sequence":
-        lengths_B1 = jnp.maximum(jnp.sum(mask_BU, axis=1, keepdims=True), 1.0)
-        mean_B1 = jnp.sum(log_ratio_BU, axis=1, keepdims=True) / lengths_B1
-        log_ratio_BU = jnp.where(mask_BU > 0, jnp.broadcast_to(mean_B1, mask_BU.shape), 0.0)
-    return _above(log_ratio_BU, jnp.exp)
+    return _bounded_exp(RATIOS[config.ratio_level](log_ratio_BU, mask_BU), jnp.exp)
 
 
 def _clip_range(config: GRPOConfig) -> tuple[float, float]:

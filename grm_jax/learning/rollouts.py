@@ -1,4 +1,4 @@
-"""Rollouts on their way into a GRPO update: rewards, and batches of fixed shape made on the host.
+"""Rollouts on their way into a GRPO update: batches of fixed shape, made on the host.
 
 Letters: B rows in group order, T tokens of a row, U tokens of a completion.
 """
@@ -19,7 +19,7 @@ class Rollout(NamedTuple):
       prompt_ids: token ids of the prompt.
       completion_ids: generated ids, the closing token included.
       logprobs: the sampler's log-probs of the generated ids, of the policy that was sampled.
-      reward: +1 or -1 by Eq. 11.
+      reward: of the trajectory, see `rewards`.
       truncated: it ended at the length limit.
       unparsed: no strict scores.
     """
@@ -62,20 +62,13 @@ class RolloutBatch(NamedTuple):
     unparsed_B: jax.Array
 
 
-def rewards_from_correct(correct: Sequence[bool]) -> np.ndarray:
-    """Eq. 11: +1 if correct, -1 otherwise, as float32. ValueError where it is not known."""
-    if any(value is None for value in correct):
-        raise ValueError("field 'correct' is unknown for some trajectories, and rewards need it")
-    return np.where(np.asarray(correct, bool), np.float32(1), np.float32(-1))
-
-
-def rollout(prompt_ids: Sequence[int], trajectory: Trajectory) -> Rollout:
-    """The rollout of a stored trajectory, given the ids of its prompt."""
+def rollout(prompt_ids: Sequence[int], trajectory: Trajectory, reward: float) -> Rollout:
+    """The rollout of a stored trajectory, given the ids of its prompt and its reward."""
     return Rollout(
         prompt_ids=prompt_ids,
         completion_ids=trajectory.token_ids,
         logprobs=trajectory.sampling_logprobs,
-        reward=float(rewards_from_correct([trajectory.correct])[0]),
+        reward=float(reward),
         truncated=trajectory.finish == "length",
         unparsed=trajectory.scores is None,
     )

@@ -9,15 +9,16 @@ import numpy as np
 
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel.sharding import fetch, put
-from grm_jax.sampling import keys, sampler
-from grm_jax.sampling.scheduler import Bucket, Buckets, WorkUnit
+from grm_jax.sampling import sampler
+from grm_jax.sampling.prompt import Prompt
+from grm_jax.sampling.scheduler import Bucket, Buckets, WorkUnit, unit_keys
 
 
 class Completion(NamedTuple):
     """One sample of one request.
 
     Attributes:
-      uid, order, prompt_ids, truncated: of the request.
+      prompt: what was continued.
       sample: index within the comparison.
       seed: the two words of the sample's key.
       token_ids: generated ids, the stop token included; () from an engine that speaks text.
@@ -28,10 +29,7 @@ class Completion(NamedTuple):
       refusal: why there is no answer and never will be; "" for an answer.
     """
 
-    uid: str
-    order: tuple[int, ...]
-    prompt_ids: tuple[int, ...]
-    truncated: bool
+    prompt: Prompt
     sample: int
     seed: tuple[int, int]
     token_ids: tuple[int, ...]
@@ -198,10 +196,10 @@ class JittedEngine:
         lengths_P = np.ones(P, np.int32)
         active_PS = np.zeros((P, S), bool)
         for p, request in enumerate(unit.requests):
-            lengths_P[p] = len(request.prompt_ids)
-            tokens_PT[p, : lengths_P[p]] = request.prompt_ids
+            lengths_P[p] = len(request.prompt.ids)
+            tokens_PT[p, : lengths_P[p]] = request.prompt.ids
             active_PS[p, : len(request.samples)] = True
-        keys_PS, wanted = keys.unit_keys(stage_key, unit)
+        keys_PS, wanted = unit_keys(stage_key, unit)
         results = self._decode(
             params, unit.bucket, tokens_PT, lengths_P, keys_PS, active_PS,
             temperature, top_p, max_new_tokens,
@@ -212,10 +210,7 @@ class JittedEngine:
             drawn = np.s_[*place, : results.lengths_PS[place]]
             completions.append(
                 Completion(
-                    uid=request.uid,
-                    order=request.order,
-                    prompt_ids=request.prompt_ids,
-                    truncated=request.truncated,
+                    prompt=request.prompt,
                     sample=sample,
                     seed=seed,
                     token_ids=tuple(results.tokens_PSU[drawn].tolist()),

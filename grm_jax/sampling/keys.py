@@ -10,10 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grm_jax.parallel.sharding import fetch, put
-from grm_jax.sampling.scheduler import Request, WorkUnit
-
-Sample = tuple[Request, int, tuple[int, int]]  # the request, the index in it, the words of the key
+from grm_jax.parallel.sharding import put
 
 
 def stable_words(text: str) -> tuple[int, int]:
@@ -48,18 +45,3 @@ def sample_keys(key: jax.Array, uids: Sequence[str], samples_PS: np.ndarray) -> 
     """
     words_P2 = np.asarray([stable_words(uid) for uid in uids], np.uint32)
     return _fold(key, *put((words_P2, samples_PS.astype(np.uint32))))
-
-
-def unit_keys(key: jax.Array, unit: WorkUnit) -> tuple[jax.Array, list[Sample]]:
-    """Keys of the stage's `key` for all places [P, S] of a unit, and the samples that it draws."""
-    indices_PS = np.zeros((unit.bucket.P, unit.bucket.S), np.int32)
-    for p, request in enumerate(unit.requests):
-        indices_PS[p, : len(request.samples)] = request.samples
-    unused = [""] * (unit.bucket.P - len(unit.requests))
-    keys_PS = sample_keys(key, [request.uid for request in unit.requests] + unused, indices_PS)
-    seeds_PS2 = fetch(jax.random.key_data(keys_PS)).tolist()
-    return keys_PS, [
-        (request, sample, tuple(seed))
-        for request, seeds_S2 in zip(unit.requests, seeds_PS2, strict=False)
-        for sample, seed in zip(request.samples, seeds_S2, strict=False)
-    ]

@@ -40,9 +40,8 @@ from absl import logging
 from grm_jax.files import append, write_atomically
 from grm_jax.parallel import processes
 from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, split
-from grm_jax.sampling import keys
 from grm_jax.sampling.engine import Completion
-from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit
+from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit, unit_keys
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _URL = re.compile(
@@ -242,7 +241,7 @@ class RemoteEngine:
           RemoteError: the server refuses every request, or failed one as often as is allowed.
         """
         del params
-        wanted = keys.unit_keys(stage_key, unit)[1]
+        wanted = unit_keys(stage_key, unit)[1]
         answers = b""
         if processes.index() == 0:
             settings = {"temperature": temperature, "top_p": top_p,
@@ -252,8 +251,7 @@ class RemoteEngine:
         answers = json.loads(processes.bytes_from_first(answers))
         return [
             Completion(
-                uid=request.uid, order=request.order, prompt_ids=request.prompt_ids,
-                truncated=request.truncated, sample=sample, seed=seed, token_ids=(), logprobs=(),
+                prompt=request.prompt, sample=sample, seed=seed, token_ids=(), logprobs=(),
                 sampling_logprobs=(), **Answer(*answer)._asdict(),
             )
             for (request, sample, seed), answer in zip(wanted, answers, strict=True)
@@ -266,14 +264,14 @@ class RemoteEngine:
 
     def _asked(self, request: Request, sample: int, seed: tuple, settings: dict) -> _Asked:
         seed = seed[1] & 0x7FFFFFFF
-        message = {"role": "user", "content": request.text}
+        message = {"role": "user", "content": request.prompt.text}
         body = {"model": self._server.model, "messages": [message], **settings, "seed": seed}
         body |= json.loads(self._server.extra or "{}")
         body = {name: value for name, value in body.items() if name and value is not None}
         # The seed tells samples apart, also where a server is not told it.
         sent = json.dumps({"url": self._server.url, **body, "seed": seed}, sort_keys=True)
         name = hashlib.sha256(sent.encode()).hexdigest()
-        return _Asked(f"comparison {request.uid!r} sample {sample}", name, body)
+        return _Asked(f"comparison {request.prompt.uid!r} sample {sample}", name, body)
 
     async def _ask_all(self, unit: list[_Asked]) -> list[Answer]:
         import httpx

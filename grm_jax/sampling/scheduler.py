@@ -9,7 +9,13 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+import numpy as np
+
+from grm_jax.parallel.sharding import fetch
 from grm_jax.ranges import Checked, Count, Sizes
+from grm_jax.sampling import keys
+from grm_jax.sampling.prompt import Prompt
 
 
 class Bucket(NamedTuple):
@@ -22,23 +28,10 @@ class Bucket(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Samples wanted of one prompt.
+    """A prompt, and the indices within its comparison of the samples that are wanted of it."""
 
-    Attributes:
-      uid: of the comparison.
-      order: presentation order, see `orders`.
-      prompt_ids: the prompt, ready to be continued.
-      samples: indices of the samples within the comparison.
-      truncated: responses were shortened to fit.
-      text: the user message that `prompt_ids` tokenise, for engines that speak text.
-    """
-
-    uid: str
-    order: tuple[int, ...]
-    prompt_ids: tuple[int, ...]
+    prompt: Prompt
     samples: tuple[int, ...]
-    truncated: bool = False
-    text: str = ""
 
 
 class WorkUnit(NamedTuple):
@@ -47,6 +40,19 @@ class WorkUnit(NamedTuple):
     index: int
     bucket: Bucket
     requests: tuple[Request, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all requests."""
+        return sum(len(request.samples) for request in self.requests)
+
+
+class Sample(NamedTuple):
+    """One wanted sample of a unit: its request, its index there, and the two words of its key."""
+
+    request: Request
+    index: int
+    seed: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +110,31 @@ def plan_units(
     open_units: dict[Bucket, list[Request]] = {}
     full: list[tuple[Bucket, tuple[Request, ...]]] = []
     for request in requests:
-        bucket = buckets.bucket(len(request.prompt_ids), len(request.samples), max_new_tokens)
+        bucket = buckets.bucket(len(request.prompt.ids), len(request.samples), max_new_tokens)
         group = open_units.setdefault(bucket, [])
         group.append(request)
         if len(group) == bucket.P:
             full.append((bucket, tuple(open_units.pop(bucket))))
     full += [(bucket, tuple(group)) for bucket, group in sorted(open_units.items())]
     return [WorkUnit(index, bucket, group) for index, (bucket, group) in enumerate(full)]
+
+
+def unit_keys(key: jax.Array, unit: WorkUnit) -> tuple[jax.Array, list[Sample]]:
+    """Keys of all places [P, S] of a unit, and the samples that it draws.
+
+    Args:
+      key: of the stage, from `keys.stage_key`.
+      unit: its unused places get keys that nothing is drawn with.
+    """
+    indices_PS = np.zeros((unit.bucket.P, unit.bucket.S), np.int32)
+    for p, request in enumerate(unit.requests):
+        indices_PS[p, : len(request.samples)] = request.samples
+    uids = [request.prompt.uid for request in unit.requests]
+    uids += [""] * (unit.bucket.P - len(uids))
+    keys_PS = keys.sample_keys(key, uids, indices_PS)
+    seeds_PS2 = fetch(jax.random.key_data(keys_PS)).tolist()
+    return keys_PS, [
+        Sample(request, index, tuple(seed))
+        for request, seeds_S2 in zip(unit.requests, seeds_PS2, strict=False)
+        for index, seed in zip(request.samples, seeds_S2, strict=False)
+    ]

@@ -312,17 +312,30 @@ def _render(
     ]
 
 
-def _hint(hint: int, note: str, n: int, binary: bool) -> str:
+class Hint(NamedTuple):
+    """The answer, told in the prompt of hinted sampling.
+
+    Attributes:
+      best: presented index (from 0) of the best response; for binary prompts the label.
+      note: a further line, e.g. the strength of the preference.
+    """
+
+    best: int
+    note: str = ""
+
+
+def _hint(hint: Hint, n: int, binary: bool) -> str:
+    best, note = hint
     if binary:
-        if hint not in (0, 1):
-            raise ValueError(f"hint: the label of a binary prompt is 0 or 1, got {hint!r}")
-        text = f"The correct score is: {int(hint)}"
+        if best not in (0, 1):
+            raise ValueError(f"hint: the label of a binary prompt is 0 or 1, got {best!r}")
+        text = f"The correct score is: {int(best)}"
     else:
         if n < 2:
             raise ValueError("hint: naming the best response needs at least two responses")
-        if not 0 <= hint < n:
-            raise ValueError(f"hint: expected an index below {n}, got {hint!r}")
-        text = f"The best response is: Response {hint + 1}"
+        if not 0 <= best < n:
+            raise ValueError(f"hint: expected an index below {n}, got {best!r}")
+        text = f"The best response is: Response {best + 1}"
     return f"{text}\n{guard(note)}" if note else text
 
 
@@ -333,8 +346,7 @@ def grm_prompt(
     form: str = "full",
     principles: str = "self",
     binary: bool = False,
-    hint: int | None = None,
-    hint_note: str = "",
+    hint: Hint | None = None,
     reference: str = "",
 ) -> str:
     r"""Text of the one user message that asks a GRM to score `responses`.
@@ -346,10 +358,8 @@ def grm_prompt(
       principles: 'self' lets the model write its own principles before the critique; 'none' has
         no such step (no `Specific Criteria:` line), the arm without principle generation.
       binary: the single-response training form with scores 0 and 1 (n == 1 only).
-      hint: for hinted sampling, the presented index (from 0) of the best response; for binary
-        prompts the label. It is appended after the output format (the paper leaves the place
+      hint: for hinted sampling. It is appended after the output format (the paper leaves the place
         open), so that the unhinted prompt is a prefix.
-      hint_note: a further line of the hint, e.g. the strength of the preference.
       reference: a correct answer to the query, shown before the responses (the paper's variant with
         reference); "" for none.
 
@@ -359,13 +369,11 @@ def grm_prompt(
     n = len(responses)
     if binary and n != 1:
         raise ValueError(f"responses: the binary form scores exactly one response, got {n}")
-    if hint is None and hint_note:
-        raise ValueError("hint_note: given without a hint")
     blocks = _render("binary" if binary else "grm", messages, responses, form, principles, n)
     if reference:
         blocks.insert(3, _section("Reference Answer", guard(reference)))
     if hint is not None:
-        blocks.append(_hint(hint, hint_note, n, binary))
+        blocks.append(_hint(hint, n, binary))
     return _join(form, blocks)
 
 
@@ -434,7 +442,7 @@ def template_fingerprint() -> str:
                   grm_prompt(query, pair, form=form, reference="r")]  # fmt: skip
         for mode in PRINCIPLE_MODES:
             for binary, shown in ((False, pair), (False, pair[:1]), (True, pair[:1])):
-                hint = 0 if binary or len(shown) > 1 else None
+                hint = Hint(0) if binary or len(shown) > 1 else None
                 texts.append(
                     grm_prompt(query, shown, form=form, principles=mode, binary=binary, hint=hint)
                 )

@@ -8,7 +8,7 @@ import pytest
 from grm_jax.data.comparison import FieldError
 from grm_jax.data.training_sets import SETS
 from grm_jax.data.training_sets.math_answers import final_answer, same_answer
-from grm_jax.text.prompts import Message, grm_prompt
+from grm_jax.text.prompts import Hint, Message, grm_prompt
 
 NAN = float("nan")
 
@@ -161,7 +161,7 @@ def test_strengths_go_into_the_note_of_the_hint(tmp_path):
     assert got.best == 1 and got.hint_note == "It is much better than the other response."
     (got,) = one(tmp_path, "helpsteer2", preference_strength=-1)
     assert got.best == 0 and got.hint_note == "It is slightly better than the other response."
-    text = grm_prompt(got.messages, got.responses, hint=got.best, hint_note=got.hint_note)
+    text = grm_prompt(got.messages, got.responses, hint=Hint(got.best, got.hint_note))
     assert text.endswith(f"The best response is: Response 1\n{got.hint_note}")
     (got,) = one(tmp_path, "helpsteer3")
     assert got.best == 0 and got.hint_note == "It is slightly better than the other response."

@@ -8,7 +8,7 @@ from grm_jax.evaluation import effects, report, statistics
 from grm_jax.evaluation.lines import CountingRules
 from grm_jax.evaluation.method import Method
 from grm_jax.evaluation.results import Measured, Result
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.config import DrawConfig
 
 
 @pytest.mark.parametrize("kinds", [(None, None), ("cyclic", "cyclic"), (None, "cyclic")])

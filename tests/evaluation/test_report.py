@@ -12,7 +12,7 @@ from grm_jax.evaluation import bias, costs, protocols, report
 from grm_jax.evaluation.differences import differences_table
 from grm_jax.evaluation.lines import counted
 from grm_jax.evaluation.tables import Column, Table
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.text.prompts import Message
 
 

@@ -28,7 +28,6 @@ from grm_jax.evaluation.results import read_results
 from grm_jax.learning import meta_rm, pairs
 from grm_jax.models import heads as decoder_heads
 from grm_jax.models import transformer
-from grm_jax.sampling import draw
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.scores import parse_strict
 from tools import make_training_data
@@ -221,8 +220,10 @@ def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
     params = run.load_cold_start()
     run.save_params("llm_judge", params)
     on_suite = measurement.Measurement(run, {"s": rows}, answer="best", k=2)
-    work = draw.plan(rows, on_suite.draw_config, run.tokenizer, on_suite.engine, seed=0)
-    shown = {(r.uid, s): r for unit in work.units for r in unit.requests for s in r.samples}
+    work = run.drawer(on_suite.engine, on_suite.draw_config).plan(rows)
+    shown = {
+        (r.prompt.uid, s): r.prompt for unit in work.units for r in unit.requests for s in r.samples
+    }
     texts = ["Analysis: both \\boxed{1} so\nScores: \\boxed{2}", "Scores: none"]
     groups = [
         [
@@ -244,7 +245,7 @@ def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
     assert [run.tokenizer.decode([i]) for i in ids] == ["1", "2", "3"]
     for c, own in enumerate(rows):
         before = run.tokenizer.encode("Analysis: both \\boxed{1} so\nScores: \\boxed{")
-        row = jnp.asarray([[*shown[own.uid, 0].prompt_ids, *before]])
+        row = jnp.asarray([[*shown[own.uid, 0].ids, *before]])
         hidden, _ = transformer.apply(
             run.model, params, row, jnp.arange(row.shape[1])[None], jnp.ones_like(row)
         )

@@ -14,7 +14,8 @@ from experiments.stages import benchmark
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.lines import CountingRules, Drawn, Line, Suite, count, group
 from grm_jax.evaluation.method import Method
-from grm_jax.sampling.draw import DrawConfig, TooLong
+from grm_jax.sampling.config import DrawConfig
+from grm_jax.sampling.draw import TooLong
 from grm_jax.text.prompts import Message
 from tools.bench.harness import judge
 

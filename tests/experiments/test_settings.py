@@ -17,7 +17,7 @@ from experiments.config import build, differing_fields
 from experiments.run import Run
 from experiments.stages import drawing
 from experiments.workdir import Workdir
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.text import prompts
 
 

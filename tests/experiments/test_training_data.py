@@ -18,7 +18,7 @@ from experiments.training_data import TrainingData
 from grm_jax.benchmarks import judgebench
 from grm_jax.data.trajectory import TrajectoryStore
 from grm_jax.files import write_json
-from grm_jax.sampling import draw
+from grm_jax.sampling.draw import TooLong, WorkList
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.tokenizers import train_sentencepiece
 
@@ -174,21 +174,20 @@ def test_rft_writes_its_general_data_before_it_draws(monkeypatch):
         rft.run_stage(run)
 
 
-def test_a_step_whose_prompts_are_all_too_long_takes_the_next_batch(monkeypatch):
+def test_a_step_whose_prompts_are_all_too_long_takes_the_next_batch():
     """And counts what it has passed over."""
     long, mixed, after = (
         [types.SimpleNamespace(uid=f"{name}/{i}") for i in range(2)] for name in ("a", "b", "c")
     )
 
-    def plan(batch, config, *, seed):
-        assert (config, seed) == ("config", 1)
+    def plan(batch, *, step):
+        assert step == 7
         if batch is long:
-            raise draw.TooLong("all 2 comparisons are too long")
-        return draw.WorkList([], (batch[1].uid,), (batch[0].uid,), ())
+            raise TooLong("all 2 comparisons are too long")
+        return WorkList([], {}, (batch[1].uid,), (batch[0].uid,), ())
 
-    monkeypatch.setattr(draw, "plan", plan)
     batches = iter([long, long, mixed, after])
-    work = grpo.next_work(batches, "config", seed=1)
+    work = grpo.next_work(types.SimpleNamespace(plan=plan), batches, 7)
     assert work.dropped == ("a/0", "a/1", "a/0", "a/1", "b/1") and work.truncated == ("b/0",)
     assert next(batches) is after
 

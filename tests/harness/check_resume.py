@@ -210,14 +210,14 @@ class _Process:
             self._event, self._name = WRITES[kill.moment]
             sys.addaudithook(self._watch)
         elif kill.moment == ROLLOUT:
-            make_batch = grpo.grpo.make_batch
+            make_batch = grpo.rollouts.make_batch
 
             def die_or_make(*args, **fields):
                 if self._armed:
                     self._die(str(kill))
                 return make_batch(*args, **fields)
 
-            grpo.grpo.make_batch = die_or_make
+            grpo.rollouts.make_batch = die_or_make
         elif kill.moment == RESTORED:
 
             def restore_and_die(checkpoints, *args, **fields):

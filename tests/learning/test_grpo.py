@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from grm_jax.learning import grpo
-from grm_jax.learning.rollouts import Rollout, make_batch, rewards_from_correct
+from grm_jax.learning.rollouts import Rollout, RolloutBatch, make_batch
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
 from grm_jax.models import heads, transformer
 from grm_jax.models.config import VARIANTS
@@ -298,7 +298,7 @@ def test_the_gradient_is_that_of_the_policy_that_was_sampled(temperature):
     ],
 )
 def test_advantages_of_a_group_of_four(right, std, high, low):
-    rewards = rewards_from_correct([True] * right + [False] * (4 - right))
+    rewards = [1.0] * right + [-1.0] * (4 - right)
     config = grpo.GRPOConfig(advantage_std=std, advantage_std_eps=0.0)
     found = grpo.advantages(jnp.asarray(rewards)[None], config)[0]
     np.testing.assert_allclose(found, [high] * right + [low] * (4 - right), rtol=1e-6)
@@ -445,7 +445,7 @@ def update(world, config, rows=None, **shape):
     """Loss, gradient (a step of plain gradient descent shows it) and metrics."""
     params, ref_params, own_rows, *_ = world
     shape = {"group_size": 4, "length": 20, "completion_length": 8, **shape}
-    batch = rows if isinstance(rows, grpo.RolloutBatch) else make_batch(rows or own_rows, **shape)
+    batch = rows if isinstance(rows, RolloutBatch) else make_batch(rows or own_rows, **shape)
     state = create_state(jax.tree.map(jnp.copy, params), DESCENT, jax.random.key(0))
     new, metrics = update_step(config)(state, ref_params, batch)
     return jax.tree.map(lambda a, b: a - b, params, new.params), jax.device_get(metrics)

@@ -1,12 +1,10 @@
 """Rollouts are laid out as the update expects them, and bad ones are refused by number."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from grm_jax.data.trajectory import Trajectory
-from grm_jax.learning.rollouts import Rollout, make_batch, rewards_from_correct, rollout
+from grm_jax.learning.rollouts import Rollout, make_batch, rollout
 
 
 def make_rollouts(groups=3):
@@ -69,13 +67,5 @@ def test_rollout_of_a_stored_trajectory():
         token_ids=(4, 5), logprobs=(-1.5, -0.5), sampling_logprobs=(-9.0, -9.0), text="t",
         scores=None, parse_reason="no_box", lenient_scores=None, finish="length", correct=False,
     )  # fmt: skip
-    assert rollout([7], trajectory) == Rollout([7], (4, 5), (-9.0, -9.0), -1.0, True, True)
-    with pytest.raises(ValueError, match="correct"):
-        rollout([7], dataclasses.replace(trajectory, correct=None))
-
-
-def test_rewards_from_correct():
-    rewards = rewards_from_correct([True, False, np.True_])
-    assert rewards.tolist() == [1, -1, 1] and rewards.dtype == np.float32
-    with pytest.raises(ValueError, match="correct"):
-        rewards_from_correct([True, None])
+    made = rollout([7], trajectory, np.float32(-1))
+    assert made == Rollout([7], (4, 5), (-9.0, -9.0), -1.0, True, True)

@@ -16,6 +16,7 @@ from grm_jax.models.config import VARIANTS, LoRAConfig
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling.engine import JittedEngine
+from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
 
 MODELS = {
@@ -118,7 +119,9 @@ def completions(model, params, sharding, *, moves):
     )  # fmt: skip
     rng = np.random.default_rng(3)
     prompts = [tuple(rng.integers(4, 64, length).tolist()) for length in rng.integers(3, 12, 16)]
-    requests = [Request(f"c{i}", (0, 1), prompt, (0, 1, 2)) for i, prompt in enumerate(prompts)]
+    requests = [
+        Request(Prompt(f"c{i}", (0, 1), ids), (0, 1, 2)) for i, ids in enumerate(prompts)
+    ]
     (unit,) = plan_units(requests, engine.buckets, max_new_tokens=16)
     drawn = engine.run(
         params, unit, stage_key=jax.random.key(5), temperature=1.0, top_p=0.95, max_new_tokens=16

@@ -11,6 +11,7 @@ from grm_jax.models import lora, transformer
 from grm_jax.models.config import VARIANTS, LoRAConfig
 from grm_jax.sampling import keys
 from grm_jax.sampling.engine import JittedEngine
+from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
 
 BUCKETS = Buckets((8,), (12,), samples=(4,), samples_per_unit=8)
@@ -28,7 +29,8 @@ def random_params(config):
 
 def completions(config, params, temperature):
     engine = JittedEngine(config, BUCKETS, stop_ids=(1, 2), pad_id=0)
-    requests = [Request(f"u{i}", (0, 1), tuple(range(5 + i, 12)), range(4)) for i in range(2)]
+    prompts = [Prompt(f"u{i}", (0, 1), tuple(range(5 + i, 12))) for i in range(2)]
+    requests = [Request(prompt, range(4)) for prompt in prompts]
     (unit,) = plan_units(requests, BUCKETS, max_new_tokens=12)
     return engine.run(
         params, unit, stage_key=keys.stage_key(jax.random.key(3), "grpo", 0),

@@ -12,9 +12,11 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import TrajectoryStore
 from grm_jax.models import transformer
 from grm_jax.models.config import VARIANTS
-from grm_jax.sampling import draw as draw_module
-from grm_jax.sampling.draw import DrawConfig, draw, plan, prompt_ids, to_trajectory
+from grm_jax.sampling import prompt as prompt_module
+from grm_jax.sampling.config import DrawConfig
+from grm_jax.sampling.draw import Drawer, Origin, TooLong, answer_ids, to_trajectory, unanswered
 from grm_jax.sampling.engine import Completion, JittedEngine
+from grm_jax.sampling.prompt import make_prompt
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
 from grm_jax.text.prompts import Message
@@ -52,36 +54,42 @@ class ScriptedEngine:
     def run(self, params, unit, *, stage_key, temperature, top_p, max_new_tokens):
         self.units.append(unit)
         return [
-            completion(self._tokenizer, self._text(r.order), r.order, r.uid, s, self._stopped)
+            completion(self._tokenizer, self._text(r.prompt.order), r.prompt, s, self._stopped)
             for r in unit.requests
             for s in r.samples
         ]
 
 
-def completion(tokenizer, text, order, uid="c0", sample=0, stopped=True):
+def completion(tokenizer, text, prompt, sample=0, stopped=True):
     ids = tokenizer.encode(text) + [tokenizer.end_of_turn_id] * stopped
     logps = (-0.5,) * len(ids)
-    return Completion(
-        uid, tuple(order), (1, 2), False, sample, (3, 4), tuple(ids), logps, logps, stopped
-    )
+    return Completion(prompt, sample, (3, 4), tuple(ids), logps, logps, stopped)
 
 
 def judged(tokenizer, text, order, of=COMPARISONS[0], config=CONFIG, **kwargs):
-    return to_trajectory(
-        completion(tokenizer, text, order, of.uid, **kwargs), of, config, tokenizer,
-        fingerprint="ab", stage="rft", step=1,
-    )  # fmt: skip
+    prompt = make_prompt(of, order, config, tokenizer)
+    made = completion(tokenizer, text, prompt, **kwargs)
+    return to_trajectory(made, of, config, tokenizer, Origin("ab", "rft", 1))
+
+
+def prompt_ids(comparison, order, config, tokenizer, *, hinted=False):
+    return make_prompt(comparison, order, config, tokenizer, hinted=hinted).ids
 
 
 # Planning.
 
 
 def planned(tokenizer, comparisons=COMPARISONS, config=CONFIG, limit=400, **kwargs):
-    return plan(comparisons, config, tokenizer, ScriptedEngine(tokenizer, limit), seed=3, **kwargs)
+    drawer = Drawer(ScriptedEngine(tokenizer, limit), tokenizer, config, 3)
+    return drawer.plan(comparisons, **kwargs)
 
 
 def requests_of(work):
     return [request for unit in work.units for request in unit.requests]
+
+
+def prompts_of(work):
+    return [request.prompt for request in requests_of(work)]
 
 
 @pytest.mark.parametrize("policy", ["random", "balanced", "identity", "group"])
@@ -92,14 +100,15 @@ def test_plan_holds_each_sample_once_and_each_prompt_in_its_order(tokenizer, pol
     assert work == planned(tokenizer, config=config)
     by_uid = {c.uid: c for c in COMPARISONS}
     for c in COMPARISONS:
-        own = [r for r in requests_of(work) if r.uid == c.uid]
+        own = [r for r in requests_of(work) if r.prompt.uid == c.uid]
         assert sorted(s for r in own for s in r.samples) == list(range(6))
         # widest bucket 4: six samples of one order need two requests
         assert all(len(r.samples) <= 4 for r in own)
-    for r in requests_of(work):
-        assert r.prompt_ids == prompt_ids(by_uid[r.uid], r.order, config, tokenizer)
-        text = tokenizer.decode(r.prompt_ids)
-        places = [text.index(by_uid[r.uid].responses[i]) for i in r.order]
+    for prompt in prompts_of(work):
+        comparison = by_uid[prompt.uid]
+        assert prompt == make_prompt(comparison, prompt.order, config, tokenizer)
+        text = tokenizer.decode(prompt.ids)
+        places = [text.index(comparison.responses[i]) for i in prompt.order]
         assert places == sorted(places)
 
 
@@ -121,7 +130,7 @@ def test_orders_that_cannot_be_balanced_are_counted():
 def test_group_orders_are_one_for_all_samples_and_change_with_the_step(tokenizer):
     config = dataclasses.replace(CONFIG, order_policy="group")
     by_step = [
-        [r.order for r in requests_of(planned(tokenizer, config=config, step=step))]
+        [prompt.order for prompt in prompts_of(planned(tokenizer, config=config, step=step))]
         for step in range(6)
     ]
     assert all(len(orders) == len(COMPARISONS) for orders in by_step)
@@ -170,7 +179,7 @@ def test_too_long_prompts_are_dropped_up_to_the_limit(tokenizer):
     assert work.dropped == ("l0",)
     assert work.truncated == ()
     assert work.num_samples == 40
-    assert all(r.uid != "l0" for r in requests_of(work))
+    assert all(prompt.uid != "l0" for prompt in prompts_of(work))
     with pytest.raises(ValueError, match=r"2 of 12 .* 400 tokens .* dropped; .* 10% .*'l0'"):
         planned(tokenizer, long_and_short(2), config)
 
@@ -191,12 +200,12 @@ def test_truncation_keeps_instructions_and_fits(tokenizer):
     instructions = [
         line for line in short.splitlines() if "answer" not in line and "Query" not in line
     ]
-    for r in requests_of(work):
-        assert r.truncated == r.uid.startswith("l")
-        assert len(r.prompt_ids) <= 400
-        if not r.truncated:
+    for prompt in prompts_of(work):
+        assert prompt.shortened == prompt.uid.startswith("l")
+        assert len(prompt.ids) <= 400
+        if not prompt.shortened:
             continue
-        text = tokenizer.decode(r.prompt_ids)
+        text = tokenizer.decode(prompt.ids)
         assert [line for line in instructions if line not in text] == []
         assert "Query l" in text
         # all responses are cut in the middle, to equal budgets
@@ -205,9 +214,10 @@ def test_truncation_keeps_instructions_and_fits(tokenizer):
         assert all(" [...] " in line for line in shown)
         lengths = [len(tokenizer.encode(line)) for line in shown]
         assert max(lengths) - min(lengths) <= 3
-        assert [line[:10] for line in shown] == [f"answer {r.uid}{i}"[:10] for i in r.order]
+        own = [f"answer {prompt.uid}{i}" for i in prompt.order]
+        assert [line[:10] for line in shown] == [line[:10] for line in own]
         # no more is cut than needed
-        assert len(r.prompt_ids) > 0.8 * 400
+        assert len(prompt.ids) > 0.8 * 400
 
 
 def test_what_no_cut_makes_short_enough_is_dropped_and_counted(tokenizer):
@@ -215,7 +225,7 @@ def test_what_no_cut_makes_short_enough_is_dropped_and_counted(tokenizer):
     config = dataclasses.replace(CONFIG, max_truncated=1.0, max_dropped=0.1)
     work = planned(tokenizer, [many, *long_and_short(1)], config)
     assert work.dropped == ("many",) and work.truncated == ("l0",) and work.num_samples == 44
-    with pytest.raises(draw_module.TooLong, match=r"2 of 12 .* would be dropped; .* 10%.*'many'"):
+    with pytest.raises(TooLong, match=r"2 of 12 .* would be dropped; .* 10%.*'many'"):
         planned(tokenizer, [many, dataclasses.replace(many, uid="m"), *long_and_short(0)], config)
     for allowed in (0.0, 1.0):  # with and without cutting
         config = dataclasses.replace(CONFIG, max_truncated=allowed, max_dropped=1.0)
@@ -236,7 +246,7 @@ def test_responses_that_a_cut_makes_equal_are_counted_apart(tokenizer):
 
 def test_a_dropped_comparison_can_be_counted_as_one_without_a_verdict(tokenizer):
     like = judged(tokenizer, "\\boxed{3, 4, 5}", (0, 1, 2))
-    samples = draw_module.unanswered(COMPARISONS[1], like, CONFIG, tokenizer)
+    samples = unanswered(COMPARISONS[1], like, CONFIG, tokenizer)
     assert [t.sample for t in samples] == [0, 1, 2, 3] and {t.uid for t in samples} == {"c1"}
     assert all(t.scores is None and t.lenient_scores is None for t in samples)
     assert {t.parse_reason for t in samples} == {"too long"}
@@ -263,16 +273,14 @@ def test_short_lists_are_judged_by_a_long_one(tokenizer):
     every, step = long_and_short(1, 19), long_and_short(1, 1)
     with pytest.raises(ValueError, match="1 of 2 comparisons have prompts of more than 400"):
         planned(tokenizer, step, config)
-    engine = ScriptedEngine(tokenizer)
-    free = draw_module.judged_once(every, config, tokenizer, engine, seed=0)
-    work = planned(tokenizer, step, free)
+    drawer = Drawer(ScriptedEngine(tokenizer), tokenizer, config, 3)
+    work = drawer.judged_once(every).plan(step)
     assert len(work.dropped) == 1 and work.truncated == ()
     with pytest.raises(ValueError, match="2 of 12 .* would be dropped; max_dropped allows 10%"):
-        draw_module.judged_once(long_and_short(2), config, tokenizer, engine, seed=0)
+        drawer.judged_once(long_and_short(2))
     # What may be shortened is, and nothing is dropped for it.
     config = dataclasses.replace(config, max_truncated=0.1)
-    free = draw_module.judged_once(every, config, tokenizer, engine, seed=0)
-    work = planned(tokenizer, step, free)
+    work = dataclasses.replace(drawer, config=config).judged_once(every).plan(step)
     assert work.dropped == () and len(work.truncated) == 1
 
 
@@ -281,27 +289,27 @@ def test_truncation_shortens_the_conversation_last(tokenizer):
     wordy = dataclasses.replace(comparison("w"), messages=(Message("user", query),))
     config = dataclasses.replace(CONFIG, max_truncated=1.0)
     (unit,) = planned(tokenizer, [wordy], dataclasses.replace(config, k=1)).units
-    assert len(unit.requests[0].prompt_ids) <= 400
-    text = tokenizer.decode(unit.requests[0].prompt_ids)
+    assert len(unit.requests[0].prompt.ids) <= 400
+    text = tokenizer.decode(unit.requests[0].prompt.ids)
     assert "Query" in text and " [...] " in text
     with pytest.raises(ValueError, match="1 of 1 .* more than 20 tokens .* dropped.*'w'"):
         planned(tokenizer, [wordy], config, limit=20)
 
 
 def test_only_orders_whose_prompt_was_cut_are_flagged(tokenizer, monkeypatch):
-    real = draw_module._prompt
+    real = prompt_module._text
 
-    def longer_in_one_order(c, messages, responses, order, *args):
-        text = real(c, messages, responses, order, *args)
+    def longer_in_one_order(c, order, config, hinted, messages, responses):
+        text = real(c, order, config, hinted, messages, responses)
         cut = messages is not c.messages
         return text if cut or order != (0, 1) else text + " word" * 400
 
-    monkeypatch.setattr(draw_module, "_prompt", longer_in_one_order)
+    monkeypatch.setattr(prompt_module, "_text", longer_in_one_order)
     config = dataclasses.replace(CONFIG, order_policy="balanced", max_truncated=1.0, k=2)
     pairs = [comparison(f"p{i}", (0.0, 1.0)) for i in range(6)]
-    drawn = requests_of(planned(tokenizer, pairs, config))
-    assert len({r.order for r in drawn[::2]}) == 2  # either order comes first
-    assert [r.truncated for r in drawn] == [r.order == (0, 1) for r in drawn]
+    drawn = prompts_of(planned(tokenizer, pairs, config))
+    assert len({prompt.order for prompt in drawn[::2]}) == 2  # either order comes first
+    assert [prompt.shortened for prompt in drawn] == [prompt.order == (0, 1) for prompt in drawn]
 
 
 @pytest.mark.parametrize(
@@ -383,14 +391,19 @@ def test_singles_are_judged_against_their_label(tokenizer):
 
 # Drawing into a store.
 
+ORIGIN = Origin("ab", "rft")
 
-def stored(path, engine, tokenizer, params=None, config=CONFIG, comparisons=COMPARISONS, **kwargs):
+
+def stored(
+    path, engine, tokenizer, params=None, config=CONFIG, comparisons=COMPARISONS,
+    origin=ORIGIN,
+):  # fmt: skip
     calls = []
+    drawer = Drawer(engine, tokenizer, config, 3, jax.random.key(1))
     with TrajectoryStore(path) as store:
-        work = draw(
-            engine, params, comparisons, config, tokenizer, store, base_key=jax.random.key(1),
-            seed=3, fingerprint="ab", stage="rft",
-            on_unit=lambda samples, drawn: calls.append((samples, len(drawn))), **kwargs,
+        work = drawer.draw(
+            params, comparisons, store, origin,
+            on_unit=lambda samples, drawn: calls.append((samples, len(drawn))),
         )  # fmt: skip
         return work, list(store.iterate()), calls
 
@@ -416,7 +429,8 @@ def test_draw_stores_every_sample_and_draws_nothing_twice(tokenizer, tmp_path):
 def test_hinted_samples_have_a_stage_of_their_own(tokenizer, tmp_path):
     engine = ScriptedEngine(tokenizer)
     plain = stored(tmp_path / "t.jsonl", engine, tokenizer)[1]
-    both = stored(tmp_path / "t.jsonl", engine, tokenizer, hinted=True)[1]
+    origin = Origin("ab", "rft/hinted", 0, True)
+    both = stored(tmp_path / "t.jsonl", engine, tokenizer, origin=origin)[1]
     hinted = [t for t in both if t.hinted]
     assert [t for t in both if not t.hinted] == plain
     assert {t.stage for t in hinted} == {"rft/hinted"}
@@ -472,7 +486,8 @@ def test_trajectories_depend_on_key_stage_and_step(tokenizer, jitted, tmp_path):
     config = dataclasses.replace(CONFIG, order_policy="identity")
     one = COMPARISONS[:2]
     first = stored(tmp_path / "a", engine, tokenizer, params, config, one)[1]
-    other = stored(tmp_path / "b", engine, tokenizer, params, config, one, step=1)[1]
+    later = Origin("ab", "rft", 1)
+    other = stored(tmp_path / "b", engine, tokenizer, params, config, one, later)[1]
     assert [t.token_ids for t in first] != [t.token_ids for t in other]
     assert {t.seed for t in first}.isdisjoint({t.seed for t in other})
     # More comparisons and more samples leave the first ones as they are.
@@ -497,7 +512,7 @@ def test_given_principles_begin_the_answer_and_are_not_generated(tokenizer):
     assert got.given == beginning and got.text == beginning + "Scores: \\boxed{1, 2, 3}"
     assert got.scores == (1, 2, 3) and len(got.token_ids) == len(got.logprobs)
     assert tokenizer.decode(got.token_ids[:-1]) == "Scores: \\boxed{1, 2, 3}"
-    both = draw_module.answer_ids(got, tokenizer)
+    both = answer_ids(got, tokenizer)
     assert both == (*tokenizer.encode(beginning), *got.token_ids)
 
 

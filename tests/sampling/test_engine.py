@@ -12,6 +12,7 @@ from grm_jax.models.config import VARIANTS
 from grm_jax.sampling import engine as engine_module
 from grm_jax.sampling import keys, sampler
 from grm_jax.sampling.engine import JittedEngine
+from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Bucket, Buckets, Request, WorkUnit, plan_units
 
 CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=6)
@@ -37,7 +38,7 @@ PARAMS = random_params(CONFIG)
 def request(i, samples=range(4)):
     rng = np.random.default_rng(i)
     ids = rng.integers(4, CONFIG.vocab_size, 3 + 4 * (i % 4))
-    return Request(f"u{i}", (0, 1), tuple(ids.tolist()), tuple(samples))
+    return Request(Prompt(f"u{i}", (0, 1), tuple(ids.tolist())), tuple(samples))
 
 
 REQUESTS = [request(i) for i in range(4)]
@@ -52,8 +53,8 @@ def draw(requests, chunk=None, **wanted):
     found = {}
     for unit in plan_units(requests, BUCKETS, max_new_tokens=LIMIT):
         for c in engine(chunk=chunk).run(PARAMS, unit, stage_key=STAGE, **{**WANTED, **wanted}):
-            assert (c.uid, c.sample) not in found
-            found[c.uid, c.sample] = c
+            assert (c.prompt.uid, c.sample) not in found
+            found[c.prompt.uid, c.sample] = c
     return found
 
 
@@ -129,7 +130,7 @@ def assert_same(some, base):
     for name, got in some.items():
         want = base[name]
         assert got.token_ids == want.token_ids, name
-        assert (got.stopped, got.seed, got.order) == (want.stopped, want.seed, want.order)
+        assert (got.stopped, got.seed, got.prompt) == (want.stopped, want.seed, want.prompt)
         np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-4)
         np.testing.assert_allclose(got.sampling_logprobs, want.sampling_logprobs, atol=1e-4)
 
@@ -140,9 +141,10 @@ def test_completions_are_complete_and_in_order():
         for unit in plan_units(REQUESTS, BUCKETS, max_new_tokens=LIMIT)
         for completion in engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
     ]
-    assert [(c.uid, c.sample) for c in drawn] == [(f"u{i}", s) for i in range(4) for s in range(4)]
+    expected = [(f"u{i}", s) for i in range(4) for s in range(4)]
+    assert [(c.prompt.uid, c.sample) for c in drawn] == expected
     for c, r in zip(drawn, np.repeat(np.arange(4), 4), strict=True):
-        assert c.prompt_ids == REQUESTS[r].prompt_ids
+        assert c.prompt == REQUESTS[r].prompt
         assert 0 < len(c.token_ids) == len(c.logprobs) == len(c.sampling_logprobs) <= LIMIT
         assert c.stopped == (c.token_ids[-1] in STOPS)
         assert c.stopped or len(c.token_ids) == LIMIT
@@ -162,7 +164,7 @@ def test_samples_do_not_depend_on_the_width(base):
     for only in (request(2, (1,)), request(0, (3,))):
         unit = WorkUnit(0, Bucket(1, 1, 16, 16), (only,))
         (drawn,) = engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
-        assert_same({(drawn.uid, drawn.sample): drawn}, base)
+        assert_same({(drawn.prompt.uid, drawn.sample): drawn}, base)
 
 
 @pytest.mark.parametrize("chunk", [2, 3, LIMIT, 100])
@@ -235,9 +237,9 @@ def test_a_limit_outside_the_bucket_is_refused():
 def test_the_kernel_agrees_with_the_engine(base):
     r = REQUESTS[1]
     tokens = np.full((2, 16), PAD, np.int32)
-    tokens[0, : len(r.prompt_ids)] = r.prompt_ids
+    tokens[0, : len(r.prompt.ids)] = r.prompt.ids
     out = sampler.sample(
-        CONFIG, PARAMS, jnp.asarray(tokens), jnp.asarray([len(r.prompt_ids), 1], jnp.int32),
+        CONFIG, PARAMS, jnp.asarray(tokens), jnp.asarray([len(r.prompt.ids), 1], jnp.int32),
         keys.sample_keys(STAGE, ["u1", ""], np.broadcast_to(np.arange(4), (2, 4))),
         jnp.asarray(np.array([[True] * 4, [False] * 4])), temperature=1.0, top_p=1.0,
         max_new_tokens=LIMIT, stop_ids=STOPS, buffer=16, pad_id=PAD,
@@ -250,4 +252,4 @@ def test_the_kernel_agrees_with_the_engine(base):
 def test_an_empty_place_draws_nothing():
     unit = WorkUnit(0, Bucket(2, 4, 16, 16), (request(0, (2,)),))
     (only,) = engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
-    assert (only.uid, only.sample) == ("u0", 2)
+    assert (only.prompt.uid, only.sample) == ("u0", 2)

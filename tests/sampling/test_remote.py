@@ -23,11 +23,12 @@ from experiments import sections
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import TrajectoryStore
 from grm_jax.learning.rejection import RejectionRules, reject
-from grm_jax.sampling import draw, remote
-from grm_jax.sampling.draw import DrawConfig
+from grm_jax.sampling import remote
+from grm_jax.sampling.config import DrawConfig
+from grm_jax.sampling.draw import Drawer, Origin, answer_ids
 from grm_jax.sampling.remote import Answer, RemoteEngine, RemoteError, Server
 from grm_jax.sampling.scheduler import Buckets
-from grm_jax.text.prompts import Message, grm_prompt
+from grm_jax.text.prompts import Hint, Message, grm_prompt
 from grm_jax.text.tokenizers import train_sentencepiece
 
 COMPARISONS = [
@@ -66,10 +67,10 @@ def engine_of(server, partial, **changes):
 def drawn(server, tokenizer, path, comparisons=COMPARISONS, *, hinted=False, **changes):
     engine = engine_of(server, path.with_suffix(".partial"), **changes)
     with TrajectoryStore(path) as store:
-        draw.draw(
-            engine, None, comparisons, CONFIG, tokenizer, store, base_key=jax.random.key(0),
-            seed=0, fingerprint="fa", stage="rft", hinted=hinted,
-        )  # fmt: skip
+        origin = Origin("fa", "rft/hinted" if hinted else "rft", 0, hinted)
+        Drawer(engine, tokenizer, CONFIG, 0, jax.random.key(0)).draw(
+            None, comparisons, store, origin
+        )
         return list(store.iterate())
 
 
@@ -90,11 +91,11 @@ def test_trajectories_are_text(tokenizer, tmp_path, monkeypatch):
     assert len({body["seed"] for _, body in server.requests}) == 18
     assert 1 < server.most_at_once <= 4
     # What is learnt from a text: its tokens, and the end that it had.
-    answer = draw.answer_ids(trajectories[0], tokenizer)
+    answer = answer_ids(trajectories[0], tokenizer)
     assert tokenizer.decode(answer[:-1]) == trajectories[0].text
     assert answer[-1] == tokenizer.end_of_turn_id
     cut = dataclasses.replace(trajectories[0], finish="length")
-    assert draw.answer_ids(cut, tokenizer) == answer[:-1]
+    assert answer_ids(cut, tokenizer) == answer[:-1]
     assert not reject(trajectories, RejectionRules()).kept  # too easy, all of them
     assert b"sesame" not in (tmp_path / "t.jsonl").read_bytes()
 
@@ -109,7 +110,7 @@ def test_prompts_are_those_of_the_order_with_hint_and_note(tokenizer, tmp_path, 
         c = COMPARISONS[int(t.uid[1:])]
         want = grm_prompt(
             c.messages, [c.responses[i] for i in t.order], form="compact",
-            hint=t.order.index(0), hint_note=c.hint_note,
+            hint=Hint(t.order.index(0), c.hint_note),
         )  # fmt: skip
         assert want in asked and want.endswith(c.hint_note)
 
@@ -173,7 +174,7 @@ def ask(served, tokenizer, tmp_path, monkeypatch):
         del served.requests[:]
         engine = engine_of(served, partial or next(partials), **changes)
         config = dataclasses.replace(CONFIG, k=2, order_policy="identity")
-        (unit,) = draw.plan(COMPARISONS[:3], config, tokenizer, engine, seed=0).units
+        (unit,) = Drawer(engine, tokenizer, config, 0).plan(COMPARISONS[:3]).units
         completions = engine.run(
             None, unit, stage_key=jax.random.key(1), temperature=0.7, top_p=0.9, max_new_tokens=64
         )
@@ -289,7 +290,7 @@ def test_an_outcome_of_one_request_is_stored_and_stops_nothing(ask, served, name
     want = ask(lambda body: None)
     got = ask(second_comparison(fault))
     for one, good in zip(got, want, strict=True):
-        if one.uid != "c1":
+        if one.prompt.uid != "c1":
             assert one == good
         else:
             assert one.stopped and not one.text.startswith("Analysis")
@@ -313,8 +314,8 @@ def test_a_row_that_always_fails_in_one_way_blocks_no_other(ask, name):
     }[name]
     want = ask(lambda body: None)
     got = ask(second_comparison(fault), tries=2)
-    assert [one for one in got if one.uid != "c1"] == [one for one in want if one.uid != "c1"]
-    own = [one for one in got if one.uid == "c1"]
+    assert [x for x in got if x.prompt.uid != "c1"] == [x for x in want if x.prompt.uid != "c1"]
+    own = [one for one in got if one.prompt.uid == "c1"]
     assert all(bool(one.refusal) != (name == "parts of text") for one in own)
     if name in ("no choice", "filtered, status 200", "status 500"):  # of all rows it is an end
         with pytest.raises(RemoteError, match="nothing else is answered"):

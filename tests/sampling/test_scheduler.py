@@ -2,13 +2,14 @@
 
 import pytest
 
+from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Bucket, Buckets, Request, plan_units
 
 BUCKETS = Buckets((8, 16), (4, 32), samples=(1, 2, 4), samples_per_unit=8)
 
 
 def request(uid, length=5, samples=(0,)):
-    return Request(uid, (0,), tuple(range(length)), tuple(samples))
+    return Request(Prompt(uid, (0,), tuple(range(length))), tuple(samples))
 
 
 def test_bucket_is_the_smallest_that_fits():
@@ -56,7 +57,7 @@ def test_plan_units_fills_units_of_one_shape_in_the_order_of_the_work():
     work.insert(2, request("long", length=12, samples=(0, 1)))
     units = plan_units(work, BUCKETS, max_new_tokens=4)
     assert [unit.index for unit in units] == [0, 1, 2]
-    assert [[r.uid for r in unit.requests] for unit in units] == [
+    assert [[r.prompt.uid for r in unit.requests] for unit in units] == [
         ["u0", "u1", "u2", "u3"], ["u4"], ["long"]
     ]  # fmt: skip
     assert [unit.bucket for unit in units] == [

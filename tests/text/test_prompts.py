@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from grm_jax.text import prompts
-from grm_jax.text.prompts import Message
+from grm_jax.text.prompts import Hint, Message
 
 # a busy machine is no failure
 PATIENT = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -88,20 +88,19 @@ def test_single_response_at_test_time_uses_the_wide_range():
 
 def test_hint_is_appended_after_the_output_format():
     plain = prompts.grm_prompt(QUERY, ["a", "b"])
-    hinted = prompts.grm_prompt(QUERY, ["a", "b"], hint=1, hint_note="By far.")
+    hinted = prompts.grm_prompt(QUERY, ["a", "b"], hint=Hint(1, "By far."))
     assert hinted == plain + "\n\nThe best response is: Response 2\nBy far."
-    binary = prompts.grm_prompt(QUERY, ["a"], form="compact", binary=True, hint=0)
+    binary = prompts.grm_prompt(QUERY, ["a"], form="compact", binary=True, hint=Hint(0))
     assert binary.endswith("}\nThe correct score is: 0")
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(responses=["a", "b"], hint=2), "hint: expected an index below 2"),
-        (dict(responses=["a", "b"], hint=-1), "hint: expected an index below 2"),
-        (dict(responses=["a"], hint=0), "hint: .* at least two"),
-        (dict(responses=["a"], binary=True, hint=2), "hint: .* 0 or 1"),
-        (dict(responses=["a", "b"], hint_note="strong"), "hint_note"),
+        (dict(responses=["a", "b"], hint=Hint(2)), "hint: expected an index below 2"),
+        (dict(responses=["a", "b"], hint=Hint(-1)), "hint: expected an index below 2"),
+        (dict(responses=["a"], hint=Hint(0)), "hint: .* at least two"),
+        (dict(responses=["a"], binary=True, hint=Hint(2)), "hint: .* 0 or 1"),
         (dict(responses=[]), "responses"),
         (dict(responses=["a"], form="short"), "form: .*'short'"),
         (dict(responses=["a"], principles="given"), "principles: .*'given'"),
@@ -237,10 +236,10 @@ def test_guarded_text_forges_nothing(text):
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_data_changes_neither_the_headings_nor_the_delimiters_of_a_prompt(query, first, second):
     turns = [Message("user", query), Message("assistant", first), Message("user", second)]
-    clean = prompts.grm_prompt([Message("user", "q")], ["a", "b"], hint=0)
+    clean = prompts.grm_prompt([Message("user", "q")], ["a", "b"], hint=Hint(0))
     for messages in (turns[-1:], turns):
-        text = prompts.grm_prompt(messages, [first, second], hint=0, hint_note="")
+        text = prompts.grm_prompt(messages, [first, second], hint=Hint(0))
         for mark in ("####", "\\boxed{", "[The Begin of Response", "[The End of Response"):
             assert text.count(mark) == clean.count(mark), mark
-    note = prompts.grm_prompt(QUERY, ["a", "b"], hint=0, hint_note=first)
+    note = prompts.grm_prompt(QUERY, ["a", "b"], hint=Hint(0, first))
     assert note.count("####") == clean.count("####")

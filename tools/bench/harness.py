@@ -22,7 +22,8 @@ from experiments.stages import benchmark
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
 from grm_jax.evaluation.lines import Drawn, group
-from grm_jax.sampling import draw, orders
+from grm_jax.sampling import orders
+from grm_jax.sampling.prompt import make_prompt
 from grm_jax.text.scores import parse_lenient, parse_strict
 from tools import errors_in_one_line
 
@@ -111,7 +112,7 @@ def main() -> None:
     how = run.config.benchmark.draw
     lengths = {
         suite: [
-            len(draw.prompt_ids(c, range(c.n), how, run.tokenizer))
+            len(make_prompt(c, range(c.n), how, run.tokenizer).ids)
             for c in comparisons
         ]
         for suite, comparisons in loaded.comparisons.items()

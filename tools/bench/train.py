@@ -37,7 +37,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from grm_jax.learning import grpo, sft
+from grm_jax.learning import grpo, rollouts, sft
 from grm_jax.learning.state import OptimizerConfig, make_optimizer, start_state
 from grm_jax.models import cost, lora
 from grm_jax.models.config import REMATS, LoRAConfig, ModelConfig
@@ -121,12 +121,12 @@ def document_lengths(length: int, documents: int) -> list[int]:
 
 def grpo_batch(
     config: ModelConfig, batch: int, length: int, completion: int, group_size: int
-) -> grpo.RolloutBatch:
+) -> rollouts.RolloutBatch:
     """Full rows, groups with rewards of both signs, log-probs of a uniform policy."""
     rng = np.random.default_rng(0)
     prompts = rng.integers(0, config.vocab_size, (batch // group_size, length - completion))
-    rollouts = [
-        grpo.Rollout(
+    rows = [
+        rollouts.Rollout(
             prompts[i // group_size].tolist(),
             rng.integers(0, config.vocab_size, completion).tolist(),
             [-float(np.log(config.vocab_size))] * completion,
@@ -134,8 +134,8 @@ def grpo_batch(
         )
         for i in range(batch)
     ]
-    return grpo.make_batch(
-        rollouts, group_size=group_size, length=length, completion_length=completion
+    return rollouts.make_batch(
+        rows, group_size=group_size, length=length, completion_length=completion
     )
 
 

@@ -29,7 +29,6 @@ from grm_jax.evaluation import effects, results
 from grm_jax.evaluation.method import title
 from grm_jax.files import read_json, visible_files, write_json
 from grm_jax.parallel import processes
-from grm_jax.ranges import split
 
 _SHARD = flags.DEFINE_string(
     "shard", "0/1", "i/n: this process takes every n-th seed from the i-th on, counted from 0."
@@ -37,26 +36,11 @@ _SHARD = flags.DEFINE_string(
 _REPORT = flags.DEFINE_boolean("report", False, "Run nothing; report on what is there.")
 
 
-def read_config(config: ml_collections.ConfigDict) -> sections.AblateConfig:
-    """Section `ablate`.
-
-    Raises:
-      ValueError: naming the section or field, or an arm that does not exist.
-    """
+def read_config(config: ml_collections.ConfigDict) -> sections.Config:
+    """The typed config. Raises ValueError without sections `ablate` and `benchmark`."""
     typed = build(config)
-    for name in ("ablate", "benchmark"):
-        if getattr(typed, name) is None:
-            raise ValueError(f"config.{name}: section is missing")
-    for arm in _chosen(typed.ablate):
-        if arm not in typed.ablate.arms:
-            raise ValueError(
-                f"config.ablate.only: no arm {arm!r}; there are {sorted(typed.ablate.arms)}"
-            )
-    return typed.ablate
-
-
-def _chosen(section: sections.AblateConfig) -> list[str]:
-    return list(dict.fromkeys(split(section.only) or section.arms))
+    typed.require("ablate", "benchmark")
+    return typed
 
 
 def seeds(config: ml_collections.ConfigDict) -> list[int]:
@@ -65,9 +49,9 @@ def seeds(config: ml_collections.ConfigDict) -> list[int]:
     Raises:
       ValueError: there are none.
     """
-    section = read_config(config)
-    measured = build(config).benchmark.split
-    found = list(section.of_split(measured))
+    typed = read_config(config)
+    measured = typed.benchmark.split
+    found = list(typed.ablate.of_split(measured))
     if not found:
         raise ValueError(f"config.ablate: no seeds for config.benchmark.split={measured!r}")
     return found
@@ -88,7 +72,7 @@ def of_seed(
     if "small_world" in own:
         own.small_world.world_seed = seed
     with own.benchmark.unlocked():
-        chosen = _chosen(read_config(config))
+        chosen = read_config(config).ablate.chosen()
         own.benchmark.arms = ",".join(dict.fromkeys([*chosen, *measured]))
         own.benchmark.count_all = True
     return own
@@ -185,7 +169,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if processes.index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         comparable = arms.comparable(of_seed(config, every[0]))
-        listed = [name.strip() for name in read_config(config).listed.split(";") if name.strip()]
+        listed = [name.strip() for name in typed.ablate.listed.split(";") if name.strip()]
         reported = effects.write_report(workdir, every, comparable, listed)
         if _REPORT.value and not reported:
             raise ValueError(f"{workdir}: no seed of {every} was measured with this config")

@@ -29,9 +29,7 @@ def read_config(run: Run) -> sections.Baseline:
     Raises:
       ValueError: if it is missing, or asks for what the benchmark cannot count.
     """
-    for name in ("baseline", "benchmark"):
-        if getattr(run.config, name) is None:
-            raise ValueError(f"config.{name}: section is missing")
+    run.config.require("baseline", "benchmark")
     config = run.config.baseline
     most = run.config.benchmark.draw.k
     if config.k > most:

@@ -31,8 +31,7 @@ SPREAD = ("balanced", "both")  # order policies whose samples are spread evenly 
 
 def read_config(run: Run) -> Benchmark:
     """Section `benchmark`."""
-    if run.config.benchmark is None:
-        raise ValueError("config.benchmark: section is missing")
+    run.config.require("benchmark")
     return run.config.benchmark
 
 

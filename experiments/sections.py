@@ -503,10 +503,17 @@ class AblateConfig(Checked):
                 if seed in place:
                     raise ValueError(f"{name}: seed {seed} is in {place[seed]} already")
                 place[seed] = name
+        for arm in self.chosen():
+            if arm not in self.arms:
+                raise ValueError(f"only: no arm {arm!r}; there are {sorted(self.arms)}")
 
-    def of_split(self, split: str) -> tuple[int, ...]:
+    def chosen(self) -> list[str]:
+        """The arms that are run."""
+        return list(dict.fromkeys(split(self.only) or self.arms))
+
+    def of_split(self, name: str) -> tuple[int, ...]:
         """The seeds that a split is measured on."""
-        return self.development_seeds if split == "development" else self.seeds
+        return self.development_seeds if name == "development" else self.seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -538,6 +545,12 @@ class Config(Checked):
     baseline: Baseline | None
     benchmark: Benchmark | None
     ablate: AblateConfig | None
+
+    def require(self, *names: str) -> None:
+        """Raises ValueError where one of these sections is missing."""
+        for name in names:
+            if getattr(self, name) is None:
+                raise ValueError(f"config.{name}: section is missing")
 
     def trained(self) -> dict[str, Any]:
         """The sections of the trained stages that this config has, in their order."""

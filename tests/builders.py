@@ -1,7 +1,8 @@
-"""Comparisons and trajectories for tests, which name only the fields that they are about."""
+"""Comparisons, trajectories and runs for tests, which name only the fields that they are about."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from grm_jax.data.comparison import Comparison
@@ -51,3 +52,10 @@ def trajectory(
     return Trajectory(
         uid=uid, sample=sample, scores=scores, token_ids=token_ids, **(filled | fields)
     )
+
+
+def run(**fields: Any):
+    """A run that has these fields only, and touches no device."""
+    from experiments.run import Run  # slow, and few tests need it
+
+    return Run(**{field.name: None for field in dataclasses.fields(Run)} | fields)

@@ -1,13 +1,12 @@
 """A damaged file of a workdir ends what reads it in an error that names the file."""
 
-import dataclasses
 
+import builders
 import pytest
 
 from configs import small_world
 from experiments import ablate, arms, baseline, measurement, sections
 from experiments.config import build, complete
-from experiments.run import Run
 from experiments.stages import benchmark
 from experiments.training_data import TrainingData
 from experiments.workdir import Workdir
@@ -19,9 +18,9 @@ from grm_jax.models.hub import record
 def run(tmp_path):
     """A run without devices on an empty workdir."""
     fields = complete(small_world.get_config("ci"))
-    every = {field.name: None for field in dataclasses.fields(Run)}
-    own = {"fields": fields, "config": build(fields), "arms": {arms.MAIN: fields}}
-    return Run(**every | own | {"workdir": Workdir(tmp_path)})
+    return builders.run(
+        fields=fields, config=build(fields), arms={arms.MAIN: fields}, workdir=Workdir(tmp_path)
+    )
 
 
 READERS = {

@@ -1,6 +1,5 @@
 """A run that is killed or stopped and started again ends bitwise where an unbroken one does."""
 
-import dataclasses
 import os
 import re
 import shutil
@@ -10,12 +9,12 @@ import sys
 import threading
 import time
 
+import builders
 import jax
 import numpy as np
 import pytest
 
 from experiments.progress import Metrics
-from experiments.run import Run
 from grm_jax.learning.checkpoints import save_params
 from tests.harness import check_resume
 from tests.harness.check_resume import LATER, RESTORED, ROLLOUT, TABLE, Kill, Runner
@@ -80,8 +79,7 @@ def test_killed_and_stopped_equals_unbroken(runner, whole):
 
 
 def test_a_second_signal_is_not_waited_for():
-    every = {field.name: None for field in dataclasses.fields(Run)}
-    run = Run(**every | {"stop_asked": threading.Event()})
+    run = builders.run(stop_asked=threading.Event())
     before = signal.signal(signal.SIGTERM, run.ask_to_stop)
     try:
         assert not run.stopping

@@ -103,7 +103,8 @@ class Run:
             data = TrainingData(typed.data, typed.seed, workdir.root, say)
             if workdir.writes and data.fresh:
                 write_json(workdir.path("data.json"), data.report)
-            for arm in (arms.MAIN, *split((fields.get("benchmark") or {}).get("arms") or "")):
+            measured = split(typed.benchmark.arms) if typed.benchmark is not None else []
+            for arm in (arms.MAIN, *measured):
                 if (grpo := build(of_arms[arm]).grpo) is not None:
                     field = "config.grpo.loop.prompts_per_step"
                     data.require_batch(grpo.loop.prompts_per_step, field)

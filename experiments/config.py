@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, config_dict
 
 from experiments.sections import TRAINED_STAGES, Config
-from grm_jax.models.config import VARIANTS, Compute, ModelConfig
+from grm_jax.models.config import Compute, ModelConfig
+from grm_jax.models.variants import VARIANTS
 from grm_jax.ranges import ranges, split
 from grm_jax.sampling.remote import Server
 

@@ -14,7 +14,8 @@ from experiments.sections import UNTRAINED_STAGES, Benchmark
 from experiments.stages import drawing, heads, meta_rm
 from grm_jax.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import MetaScoreStore, Trajectory, UnitHeader
+from grm_jax.data.stores import MetaScoreStore, UnitHeader
+from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation.lines import Drawn, group
 from grm_jax.learning.checkpoints import params_digest
 from grm_jax.ranges import split

@@ -10,8 +10,9 @@ from experiments.config import build, in_use
 from experiments.config import fields as typed_fields
 from experiments.sections import GRPO, RFT, Benchmark, Config, MetaRM, Supervised
 from grm_jax.models import hub
-from grm_jax.models.config import VARIANTS, ModelConfig
+from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file
+from grm_jax.models.variants import VARIANTS
 from grm_jax.ranges import split
 from grm_jax.text.chat_templates import load_tokenizer
 

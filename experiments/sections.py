@@ -18,7 +18,8 @@ from grm_jax.learning.grpo import GRPOConfig
 from grm_jax.learning.meta_rm import MetaRMConfig
 from grm_jax.learning.rejection import RejectionRules
 from grm_jax.learning.state import OptimizerConfig
-from grm_jax.models.config import VARIANTS, LoRAConfig
+from grm_jax.models.config import LoRAConfig
+from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel.mesh import MeshConfig
 from grm_jax.ranges import (
     Checked,
@@ -128,7 +129,7 @@ class Released(Checked):
       model: the policy; its config.json takes the place of section `model`, whose fields may still
         change what does not belong to the weights, such as `dtype` and `remat`.
       meta_rm: a sequence classifier with one label, of any architecture; "" for none.
-      variant: published shape that the weights of `model` must have, see `models.config.VARIANTS`;
+      variant: published shape that the weights of `model` must have, see `models.variants`;
         tools.plan needs no more than that. "" for any.
     """
 

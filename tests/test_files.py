@@ -5,7 +5,7 @@ import time
 import pytest
 
 from grm_jax import files
-from grm_jax.data.comparison import read_objects
+from grm_jax.data.reading import read_objects
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

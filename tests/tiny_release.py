@@ -8,7 +8,7 @@ import numpy as np
 
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.models import hub, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.text.tokenizers import train_sentencepiece
 
 COMPARISONS = SmallWorld(SmallWorldConfig()).comparisons("development", 3)

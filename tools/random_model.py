@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS, ModelConfig
+from grm_jax.models.config import ModelConfig
+from grm_jax.models.variants import VARIANTS
 
 DTYPES = ("float32", "bfloat16")
 _POOL = 1_000_003  # a prime, so that no two rows of a matrix are alike

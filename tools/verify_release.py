@@ -38,8 +38,9 @@ from experiments.stages import benchmark
 from grm_jax.evaluation import lines, statistics
 from grm_jax.files import read_json, write_json
 from grm_jax.models import hub, transformer
-from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS, ModelConfig, published_variant
+from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file
+from grm_jax.models.variants import PUBLISHED_PARAMETERS, VARIANTS, published_variant
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, grm_prompt
 from tools import errors_in_one_line, outputs, user_path

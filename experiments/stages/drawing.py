@@ -7,7 +7,8 @@ from experiments.run import Run
 from experiments.sections import RFTData
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.pipeline import Example
-from grm_jax.data.trajectory import Trajectory, TrajectoryStore
+from grm_jax.data.stores import TrajectoryStore
+from grm_jax.data.trajectory import Trajectory
 from grm_jax.learning.checkpoints import params_digest
 from grm_jax.learning.rejection import Rejection
 from grm_jax.sampling.config import DrawConfig

@@ -17,7 +17,7 @@ from experiments.sections import TRAINED_STAGES, GRPOLoop
 from experiments.stages import drawing, training
 from grm_jax.data import pipeline
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import TrajectoryStore, UnitHeader
+from grm_jax.data.stores import TrajectoryStore, UnitHeader
 from grm_jax.learning import grpo, rejection, rollouts
 from grm_jax.learning.checkpoints import params_digest
 from grm_jax.learning.rewards import REWARDS

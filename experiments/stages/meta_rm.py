@@ -16,7 +16,8 @@ import optax
 from experiments.run import Run
 from experiments.stages import drawing, heads
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import Trajectory, TrajectoryStore
+from grm_jax.data.stores import TrajectoryStore
+from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.models.config import ModelConfig

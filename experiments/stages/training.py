@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from experiments.run import Run
-from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.data.stores import TrajectoryStore
 from grm_jax.learning.checkpoints import Checkpoints
 from grm_jax.learning.state import TrainState
 

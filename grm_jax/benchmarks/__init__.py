@@ -27,7 +27,8 @@ from grm_jax.benchmarks import (
 )
 from grm_jax.benchmarks.files import MissingFiles
 from grm_jax.benchmarks.suite import Metric, Suite, count_rows, row_of
-from grm_jax.data.comparison import Comparison, collect
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import collect
 
 SUITES: Mapping[str, Suite] = {
     suite.name: suite

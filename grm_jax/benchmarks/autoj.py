@@ -16,7 +16,8 @@ from grm_jax.benchmarks import rules
 from grm_jax.benchmarks.files import find_file, one_of, one_turn, strings
 from grm_jax.benchmarks.rules import FIRST, NONE
 from grm_jax.benchmarks.suite import Column, Metric, Outcome, Suite, Values
-from grm_jax.data.comparison import Comparison, located, read_objects, require
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import located, read_objects, require
 from grm_jax.data.source import Source
 
 FILE = "testdata_pairwise.jsonl"

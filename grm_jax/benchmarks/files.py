@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from grm_jax.data.comparison import FieldError, read_objects, require
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import read_objects, require
 from grm_jax.files import visible_files
 from grm_jax.text.prompts import Message
 

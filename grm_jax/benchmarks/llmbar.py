@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 from grm_jax.benchmarks.files import find_folder, one_of, one_turn, strings
 from grm_jax.benchmarks.suite import Metric, Suite, each_subset
-from grm_jax.data.comparison import Comparison, located, read_objects
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import located, read_objects
 from grm_jax.data.source import Source
 
 ROWS: Mapping[str, int] = {

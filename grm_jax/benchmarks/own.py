@@ -1,6 +1,6 @@
 """Comparisons of the user's own, in JSONL or Parquet.
 
-A row is in the format of `grm_jax.data.comparison.read_jsonl`, or has `prompt` (a string or
+A row is in the format of `grm_jax.data.reading.read_jsonl`, or has `prompt` (a string or
 messages), `chosen` and `rejected` (strings), as custom sets of the package rewardbench do.
 """
 
@@ -11,15 +11,8 @@ from collections.abc import Iterator
 
 from grm_jax.benchmarks.files import find_tables, one_turn, strings, with_best
 from grm_jax.benchmarks.suite import Suite
-from grm_jax.data.comparison import (
-    Comparison,
-    from_row,
-    located,
-    present,
-    read_messages,
-    read_objects,
-    require,
-)
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import from_row, located, present, read_messages, read_objects, require
 
 
 def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:

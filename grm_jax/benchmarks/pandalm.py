@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 from grm_jax.benchmarks import rules
 from grm_jax.benchmarks.files import find_file, one_of, strings
 from grm_jax.benchmarks.suite import Column, Metric, Outcome, Suite, Values
-from grm_jax.data.comparison import Comparison, FieldError, located, read_objects, require
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import located, read_objects, require
 from grm_jax.data.source import Source
 from grm_jax.text.prompts import Message
 

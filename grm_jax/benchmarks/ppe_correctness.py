@@ -16,7 +16,8 @@ from pathlib import Path
 
 from grm_jax.benchmarks.files import MissingFiles, name_of, one_turn, read_tables, strings
 from grm_jax.benchmarks.suite import Column, Metric, Suite, each_subset
-from grm_jax.data.comparison import Comparison, FieldError, located, require
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import located, require
 from grm_jax.data.source import Source
 
 ROWS: Mapping[str, int] = {

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 from grm_jax.benchmarks.files import name_of, one_of, one_turn, read_tables, strings
 from grm_jax.benchmarks.suite import Suite
-from grm_jax.data.comparison import Comparison, located
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import located
 from grm_jax.data.source import Source
 
 ROWS: Mapping[str, int] = {"": 16_038}

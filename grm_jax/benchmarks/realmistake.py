@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 
 from grm_jax.benchmarks.files import find_file, one_turn, strings
 from grm_jax.benchmarks.suite import Suite
-from grm_jax.data.comparison import Comparison, FieldError, located, parse_lines, require
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import located, parse_lines, require
 from grm_jax.data.source import Source
 
 PASSWORD = b"open-realmistake"  # from the README of the repository: against crawlers, no secret

@@ -25,7 +25,8 @@ from grm_jax.benchmarks.suite import (
     each_subset,
     row_of,
 )
-from grm_jax.data.comparison import Comparison, FieldError, located
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import located
 from grm_jax.data.source import Source
 
 # From a data card; the rows themselves were not at hand.

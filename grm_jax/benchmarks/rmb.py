@@ -32,15 +32,8 @@ from grm_jax.benchmarks.suite import (
     each_subset,
     row_of,
 )
-from grm_jax.data.comparison import (
-    Comparison,
-    FieldError,
-    located,
-    read_messages,
-    read_objects,
-    require,
-    texts_of,
-)
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import located, read_messages, read_objects, require, texts_of
 from grm_jax.data.source import Source
 from grm_jax.files import visible_files
 

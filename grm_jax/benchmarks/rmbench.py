@@ -28,7 +28,8 @@ from grm_jax.benchmarks.suite import (
     mean_of_sections,
     row_of,
 )
-from grm_jax.data.comparison import Comparison, FieldError, located, read_objects, require
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import located, read_objects, require
 from grm_jax.data.source import Source
 
 ROWS: Mapping[str, int] = {

@@ -1,26 +1,20 @@
-"""The trajectory, and the append-only stores of trajectories and of meta scores.
-
-Both stores are a `UnitLog`, where file and rules are described, whose records have a type.
-"""
+"""The trajectory: one sampled judgement, the third record of the flow. See `stores` for files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import operator
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from grm_jax.data.comparison import FieldError
-from grm_jax.data.unit_log import UnitLog, dump
+from grm_jax.data.unit_log import dump
 
 FINISHES = ("stop", "length")
-TRAJECTORY_GROUP = ("fingerprint", "stage", "step")
-META_GROUP = ("meta_fingerprint", *TRAJECTORY_GROUP)
 
 
 class TrajectoryKey(NamedTuple):
@@ -34,27 +28,15 @@ class TrajectoryKey(NamedTuple):
     hinted: bool
 
 
-class UnitHeader(NamedTuple):
-    """A work unit: `unit` is its index in the work list of (fingerprint, stage, step)."""
-
-    fingerprint: str
-    stage: str
-    step: int
-    unit: int
-
-    def split(self) -> tuple[tuple[str, str, int], int]:
-        """((fingerprint, stage, step), unit) as plain Python values."""
-        return (self.fingerprint, self.stage, operator.index(self.step)), operator.index(self.unit)
-
-
-def _float32(values: Sequence[float]) -> tuple[float, ...]:
+def to_float32(values: Sequence[float]) -> tuple[float, ...]:
+    """The values rounded to float32. Raises ValueError unless they have one dimension."""
     rounded = np.asarray(values, np.float32)
     if rounded.ndim != 1:
         raise ValueError(f"expected one dimension, got shape {rounded.shape}")
     return tuple(rounded.tolist())
 
 
-def _short(values: Sequence[float]) -> list[float]:
+def shortest(values: Sequence[float]) -> list[float]:
     """The floats with the fewest digits that become the same float32 values again."""
     exact = np.asarray(values, np.float32)
     short = [float(text) for text in exact.astype(str)]
@@ -140,7 +122,7 @@ class Trajectory:
         )
         tokens = len(put("token_ids", _ints))
         for name in ("logprobs", "sampling_logprobs"):
-            values = put(name, _float32)
+            values = put(name, to_float32)
             self._demand(len(values) == tokens, name, f"{len(values)} values, {tokens} tokens")
             self._demand(bool(np.isfinite(values).all()), name, "must be finite")
         for name in ("scores", "lenient_scores"):
@@ -175,21 +157,23 @@ class Trajectory:
 
     def to_json(self) -> str:
         """One line, without its end; floats are written with the fewest exact digits."""
-        return dump(self._record())
+        return dump(self.record())
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """Fields by name, as JSON holds them."""
         record = dict(self.__dict__)
         for name in ("logprobs", "sampling_logprobs"):
-            record[name] = _short(record[name])
+            record[name] = shortest(record[name])
         return record
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Trajectory:
         """The equal trajectory back from `to_json`. Raises ValueError on anything else."""
-        return cls._from_record(json.loads(line))
+        return cls.from_record(json.loads(line))
 
     @classmethod
-    def _from_record(cls, record: Any) -> Trajectory:
+    def from_record(cls, record: Any) -> Trajectory:
+        """The trajectory of the fields that `record` returned. Raises FieldError on others."""
         if not isinstance(record, dict):
             raise ValueError(f"expected a JSON object, got {type(record).__name__}")
         # Logs of before there was one have no `given`.
@@ -221,96 +205,3 @@ def _ints(values: Any) -> tuple[int, ...]:
 
 def _optional(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else make(value)
-
-
-def _sample_key(record: Mapping[str, Any]) -> tuple[str, int, bool]:
-    return record["uid"], record["sample"], record["hinted"]
-
-
-def _matches(group: tuple, wanted: tuple) -> bool:
-    return all(want is None or have == want for have, want in zip(group, wanted, strict=True))
-
-
-class TrajectoryStore(UnitLog):
-    """The trajectories of a stage, in ``workdir/trajectories/<stage>.jsonl``. See `UnitLog`."""
-
-    def __init__(self, path: str | os.PathLike, *, read_only: bool = False):
-        super().__init__(path, TRAJECTORY_GROUP, _sample_key, read_only=read_only)
-
-    def append_unit(self, header: UnitHeader, trajectories: Sequence[Trajectory]) -> None:
-        """Writes a work unit whole and durably, or raises and leaves the log as it was.
-
-        Raises:
-          ValueError: the unit is already complete, a key comes twice, or a trajectory has another
-            fingerprint, stage or step than the header.
-        """
-        group, unit = header.split()
-        for trajectory in trajectories:
-            if trajectory.key[:3] != group:
-                problem = f"{trajectory.key} is not of the unit {header}"
-                raise ValueError(f"{self.path}: {problem}")
-        self.append(unit, group, [t._record() for t in trajectories])
-
-    def iterate(
-        self,
-        fingerprint: str | None = None,
-        stage: str | None = None,
-        step: int | None = None,
-    ) -> Iterator[Trajectory]:
-        """Trajectories that match, one at a time: by group, work unit and place in the unit.
-
-        Raises:
-          ValueError: a record does not read; the message names ``path:line`` and the field.
-        """
-        wanted = (fingerprint, stage, step)
-        for _, record, where in self.read(lambda group: _matches(group, wanted)):
-            try:
-                yield Trajectory._from_record(record)
-            except FieldError as error:
-                raise FieldError(where, error.name, error.problem) from None
-
-
-class MetaScoreStore(UnitLog):
-    """Scores of a meta reward model for stored trajectories, by key. See `UnitLog`."""
-
-    def __init__(self, path: str | os.PathLike, *, read_only: bool = False):
-        super().__init__(path, META_GROUP, _sample_key, read_only=read_only)
-
-    def append_unit(
-        self, meta_fingerprint: str, header: UnitHeader, scores: Mapping[TrajectoryKey, float]
-    ) -> None:
-        """Writes the scores (kept as float32 values) of a unit whole and durably, or raises.
-
-        Raises:
-          ValueError: the unit is already complete, a key was scored before or is of another
-            fingerprint, stage or step than the header, or a score is not finite.
-        """
-        group, unit = header.split()
-        values = _short([*scores.values()])
-        for key, value in zip(scores, values, strict=True):
-            if key[:3] != group:
-                raise ValueError(f"{self.path}: {key} is not of the unit {header}")
-            if not np.isfinite(value):
-                raise FieldError(f"{self.path}: {key}", "score", f"must be finite, got {value}")
-        records = [
-            {"uid": key.uid, "sample": key.sample, "hinted": key.hinted, "score": value}
-            for key, value in zip(scores, values, strict=True)
-        ]
-        self.append(unit, (meta_fingerprint, *group), records)
-
-    def scores(
-        self,
-        meta_fingerprint: str,
-        fingerprint: str | None = None,
-        stage: str | None = None,
-        step: int | None = None,
-    ) -> dict[TrajectoryKey, float]:
-        """All scores that match, by the key of the trajectory."""
-        wanted = (meta_fingerprint, fingerprint, stage, step)
-        found = {}
-        for group, record, where in self.read(lambda group: _matches(group, wanted)):
-            if type(record.get("score")) not in (int, float):
-                raise FieldError(where, "score", f"expected a number, got {record.get('score')!r}")
-            key = TrajectoryKey(*group[1:], *_sample_key(record))
-            found[key] = _float32([record["score"]])[0]
-        return found

@@ -26,7 +26,7 @@ from grm_jax.evaluation.method import CURVES, NAMES, Method, title
 from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
 from grm_jax.models import cost
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 
 NOTE = (
     "of one verdict, means over comparisons: generated tokens of all k samples; prefilled tokens, "

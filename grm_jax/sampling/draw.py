@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
+from grm_jax.data.stores import TrajectoryStore, UnitHeader
+from grm_jax.data.trajectory import Trajectory
 from grm_jax.sampling import keys, orders
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import Completion, Engine

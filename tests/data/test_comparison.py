@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grm_jax.data.comparison import Comparison, ContentError, FieldError, read_jsonl, write_jsonl
+from grm_jax.data.comparison import Comparison, ContentError, FieldError
+from grm_jax.data.reading import read_jsonl, write_jsonl
 from grm_jax.text.prompts import Message
 
 ASK = (Message("user", "Which soup?"),)

@@ -7,7 +7,7 @@ import pytest
 from builders import comparison
 
 from grm_jax.data import mixture
-from grm_jax.data.comparison import write_jsonl
+from grm_jax.data.reading import write_jsonl
 
 
 def write(path, name, count):

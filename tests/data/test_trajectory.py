@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 
 from grm_jax.data import unit_log
 from grm_jax.data.comparison import FieldError
-from grm_jax.data.trajectory import (
-    MetaScoreStore,
-    Trajectory,
-    TrajectoryKey,
-    TrajectoryStore,
-    UnitHeader,
-)
+from grm_jax.data.stores import MetaScoreStore, TrajectoryStore, UnitHeader
+from grm_jax.data.trajectory import Trajectory, TrajectoryKey
 
 
 def make(sample=0, **changes) -> Trajectory:

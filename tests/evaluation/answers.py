@@ -4,7 +4,7 @@ from builders import trajectory
 
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, group
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.text.prompts import Message
 from tools.bench.harness import judge
 

@@ -10,7 +10,7 @@ from answers import EIGHT, MODEL, pairs, suite_of
 from grm_jax.evaluation import costs
 from grm_jax.evaluation.lines import counted
 from grm_jax.models import cost
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 
 
 @pytest.mark.parametrize("counts", [(4, 4), (1, 5, 2), (8,), (1,) * 8])

@@ -14,7 +14,7 @@ from experiments import measurement, schema
 from experiments.config import build
 from experiments.run import Run
 from experiments.stages import benchmark, meta_rm, order
-from grm_jax.data.comparison import write_jsonl
+from grm_jax.data.reading import write_jsonl
 
 
 @pytest.fixture(scope="module")

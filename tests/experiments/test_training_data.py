@@ -16,7 +16,7 @@ from experiments.run import Run
 from experiments.stages import benchmark, grpo, order, rft, sft
 from experiments.training_data import TrainingData
 from grm_jax.benchmarks import judgebench
-from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.data.stores import TrajectoryStore
 from grm_jax.files import write_json
 from grm_jax.sampling.draw import TooLong, WorkList
 from grm_jax.text.prompts import Message, grm_prompt

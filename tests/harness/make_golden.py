@@ -23,7 +23,8 @@ from safetensors.numpy import load_file
 
 from grm_jax.files import read_json
 from grm_jax.models import hub, transformer
-from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig, deepseek
+from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
+from grm_jax.models.variants import deepseek
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
 ROWS, LENGTH = 2, 20

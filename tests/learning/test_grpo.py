@@ -14,7 +14,7 @@ from grm_jax.learning import grpo
 from grm_jax.learning.rollouts import Rollout, RolloutBatch, make_batch
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.ranges import ranges
 
 TINY = VARIANTS["tiny"]

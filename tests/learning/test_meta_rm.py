@@ -13,7 +13,7 @@ from builders import trajectory
 from grm_jax.learning import meta_rm
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 
 TINY = VARIANTS["tiny"]
 DESCENT = optax.sgd(1.0)

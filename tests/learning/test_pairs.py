@@ -9,7 +9,7 @@ import pytest
 from grm_jax.learning import meta_rm, pairs
 from grm_jax.learning.state import OptimizerConfig, create_state, make_optimizer
 from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 
 TINY = VARIANTS["tiny"]
 

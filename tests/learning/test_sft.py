@@ -12,7 +12,7 @@ import pytest
 from grm_jax.data import pipeline
 from grm_jax.learning import sft, state
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 
 CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=6)
 OPTIMIZER = state.OptimizerConfig(learning_rate=1e-2, steps=20, warmup_steps=2)

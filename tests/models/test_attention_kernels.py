@@ -15,7 +15,7 @@ import pytest
 
 from grm_jax.models import attention, attention_kernels, transformer
 from grm_jax.models.attention import Keys
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel.mesh import RULES, MeshConfig, make_mesh
 
 BATCH, LENGTH = 2, 150

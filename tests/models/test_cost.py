@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from grm_jax.models import cost, heads, transformer
-from grm_jax.models.config import DTYPES, VARIANTS, MLAConfig, deepseek
+from grm_jax.models.config import DTYPES, MLAConfig
+from grm_jax.models.variants import VARIANTS, deepseek
 from grm_jax.sampling import sampler
 
 TINY, DEEPSEEK = VARIANTS["tiny"], VARIANTS["tiny_deepseek"]

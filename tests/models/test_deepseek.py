@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import VARIANTS, MLAConfig, YarnConfig, mla_query_scale
+from grm_jax.models.config import MLAConfig, YarnConfig
 from grm_jax.models.transformer import KVBlock
+from grm_jax.models.variants import VARIANTS, mla_query_scale
 from grm_jax.sampling import keys, sampler
 
 TINY = VARIANTS["tiny_deepseek"]

@@ -11,7 +11,7 @@ import pytest
 from jaxprs import equations
 
 from grm_jax.models import heads
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 
 CONFIG = dataclasses.replace(VARIANTS["tiny"], final_softcap=2.0)
 BATCH, LENGTH = 2, 7

@@ -8,17 +8,9 @@ import time
 import pytest
 
 from grm_jax.models import hub
-from grm_jax.models.config import (
-    COMPUTE,
-    RECORDS,
-    VARIANTS,
-    ModelConfig,
-    MoEConfig,
-    YarnConfig,
-    mla_query_scale,
-    published_variant,
-)
+from grm_jax.models.config import COMPUTE, RECORDS, ModelConfig, MoEConfig, YarnConfig
 from grm_jax.models.hub import families
+from grm_jax.models.variants import VARIANTS, mla_query_scale, published_variant
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

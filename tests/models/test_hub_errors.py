@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from grm_jax.models import hub, transformer
-from grm_jax.models.config import VARIANTS, MLAConfig, MoEConfig, deepseek
+from grm_jax.models.config import MLAConfig, MoEConfig
 from grm_jax.models.hub import reading, tensor_files
 from grm_jax.models.hub.tensor_files import INDEX, SINGLE, Spec
+from grm_jax.models.variants import VARIANTS, deepseek
 
 TINY = VARIANTS["tiny"]
 V3 = deepseek(

@@ -10,8 +10,9 @@ import pytest
 from jaxprs import equations
 
 from grm_jax.models import heads, hub, layers, lora, transformer
-from grm_jax.models.config import VARIANTS, LoRAConfig
+from grm_jax.models.config import LoRAConfig
 from grm_jax.models.hub import config_file
+from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 
 LORA = LoRAConfig(rank=3, alpha=6.0)

@@ -11,7 +11,8 @@ import pytest
 from jaxprs import equations
 
 from grm_jax.models import moe
-from grm_jax.models.config import VARIANTS, MoEConfig
+from grm_jax.models.config import MoEConfig
+from grm_jax.models.variants import VARIANTS
 
 V2 = MoEConfig(num_experts=8, experts_per_token=3, expert_dim=16)
 V3 = dataclasses.replace(

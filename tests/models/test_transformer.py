@@ -10,8 +10,9 @@ import pytest
 from jaxprs import equations
 
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import PUBLISHED_PARAMETERS, REMATS, VARIANTS, ModelConfig
+from grm_jax.models.config import REMATS, ModelConfig
 from grm_jax.models.transformer import KVBlock
+from grm_jax.models.variants import PUBLISHED_PARAMETERS, VARIANTS
 
 # A window shorter than the sequences, and a cap that the scores reach.
 CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=5, attn_softcap=3.0)

@@ -12,7 +12,8 @@ import pytest
 from grm_jax.learning import grpo, sft, state
 from grm_jax.learning.rollouts import Rollout, make_batch
 from grm_jax.models import lora, transformer
-from grm_jax.models.config import VARIANTS, LoRAConfig
+from grm_jax.models.config import LoRAConfig
+from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling.engine import JittedEngine

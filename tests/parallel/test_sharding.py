@@ -10,7 +10,7 @@ import pytest
 
 from grm_jax.learning import sft, state
 from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import RULES, MeshConfig, make_mesh
 

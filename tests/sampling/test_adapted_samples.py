@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from grm_jax.models import lora, transformer
-from grm_jax.models.config import VARIANTS, LoRAConfig
+from grm_jax.models.config import LoRAConfig
+from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import keys
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.prompt import Prompt

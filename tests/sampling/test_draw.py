@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.data.stores import TrajectoryStore
 from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import prompt as prompt_module
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.draw import Drawer, Origin, TooLong, answer_ids, to_trajectory, unanswered

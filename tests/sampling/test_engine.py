@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grm_jax.models import transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import engine as engine_module
 from grm_jax.sampling import keys, sampler
 from grm_jax.sampling.engine import JittedEngine

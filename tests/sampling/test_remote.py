@@ -21,7 +21,7 @@ from chat_server import chat_server, completion, raw, reply, reset
 
 from experiments import sections
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import TrajectoryStore
+from grm_jax.data.stores import TrajectoryStore
 from grm_jax.learning.rejection import RejectionRules, reject
 from grm_jax.sampling import remote
 from grm_jax.sampling.config import DrawConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import keys, sampler
 
 # The window is shorter than the prompts, so that local layers lose sight of their beginning.

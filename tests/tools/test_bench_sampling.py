@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from grm_jax.models import cost
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from tools.bench import sampling
 from tools.bench.peaks import Peaks
 from tools.bench.sampling import Row

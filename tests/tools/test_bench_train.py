@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from grm_jax.models import cost, transformer
-from grm_jax.models.config import REMATS, VARIANTS
+from grm_jax.models.config import REMATS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from tools import random_model
 from tools.bench import train

@@ -8,7 +8,7 @@ import pytest
 from tiny_params import random_params
 
 from grm_jax.models import heads, hub, transformer
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from tools import check_parity
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

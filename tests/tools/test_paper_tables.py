@@ -13,7 +13,7 @@ from grm_jax.evaluation import paper, results, statistics
 from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, counted, group
 from grm_jax.evaluation.method import Method
 from grm_jax.evaluation.tables import read_json
-from grm_jax.models.config import VARIANTS
+from grm_jax.models.variants import VARIANTS
 from grm_jax.text.prompts import Message
 from tools import tables
 from tools.bench.harness import judge

@@ -13,8 +13,8 @@ from tiny_release import write_release
 import grm_jax
 from experiments import measurement
 from grm_jax.models import hub
-from grm_jax.models.config import PUBLISHED_PARAMETERS, VARIANTS
 from grm_jax.models.hub import names
+from grm_jax.models.variants import PUBLISHED_PARAMETERS, VARIANTS
 from grm_jax.text.prompts import Message, grm_prompt
 from tools import errors_in_one_line, outputs, verify_release
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from grm_jax.models import heads, transformer
-from grm_jax.models.config import VARIANTS, ModelConfig
+from grm_jax.models.config import ModelConfig
+from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import sampler
 
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Compilations of each program.")

@@ -20,7 +20,8 @@ from experiments import measurement
 from experiments.run import Run
 from experiments.stages import benchmark
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.trajectory import Trajectory, TrajectoryStore, UnitHeader
+from grm_jax.data.stores import TrajectoryStore, UnitHeader
+from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation.lines import Drawn, group
 from grm_jax.sampling import orders
 from grm_jax.sampling.prompt import make_prompt

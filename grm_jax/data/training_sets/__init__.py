@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, ContentError, from_row, read_objects
+from grm_jax.data.comparison import Comparison, ContentError
+from grm_jax.data.reading import from_row, read_objects
 from grm_jax.data.training_sets import (
     helpsteer2,
     helpsteer3,
@@ -30,7 +31,7 @@ Record = Comparison | Instruction
 
 
 def _own_format(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
-    """Our own JSONL, see `comparison.read_jsonl`; rows bring their uid."""
+    """Our own JSONL, see `reading.read_jsonl`; rows bring their uid."""
     yield from_row(where, row)
 
 

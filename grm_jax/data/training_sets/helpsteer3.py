@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, require
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import require
 from grm_jax.data.training_sets.rows import comparison, conversation, signed_preference
 
 FILES = ("preference/train.jsonl.gz", "train.jsonl.gz")

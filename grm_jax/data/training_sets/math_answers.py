@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import require
 from grm_jax.data.training_sets.rows import Unusable, comparison
 from grm_jax.text.prompts import Message
 from grm_jax.text.scores import boxes_in

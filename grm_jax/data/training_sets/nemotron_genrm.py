@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import require
 from grm_jax.data.training_sets.rows import Unusable, comparison, conversation, strength_note
 from grm_jax.text.prompts import Message
 

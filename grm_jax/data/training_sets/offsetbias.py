@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError, require
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import require
 from grm_jax.data.training_sets.rows import comparison
 from grm_jax.text.prompts import Message
 

@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grm_jax.data.comparison import (
-    ROLES,
-    Comparison,
-    FieldError,
-    located,
-    read_messages,
-    require,
-)
+from grm_jax.data.comparison import ROLES, Comparison, FieldError
+from grm_jax.data.reading import located, read_messages, require
 from grm_jax.text.prompts import Message
 
 _STRENGTHS = {1: "slightly better", 2: "better", 3: "much better"}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, require
+from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import require
 from grm_jax.data.training_sets.rows import Unusable, comparison, conversation
 
 FILES = ("data/*.parquet", "*.parquet", "*.jsonl")

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError, require, texts_of
+from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.reading import require, texts_of
 from grm_jax.data.training_sets.rows import Unusable, comparison
 from grm_jax.text.prompts import Message
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from grm_jax.models.config import ModelConfig, deepseek
+from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import family, names
 from grm_jax.models.hub.names import Place, Tensor
+from grm_jax.models.variants import deepseek
 
 
 def _half_split(before: int, rope_dim: int) -> np.ndarray:

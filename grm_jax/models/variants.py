@@ -41,31 +41,22 @@ def deepseek(
 _RELEASED = {"compute": Compute("bfloat16", "bfloat16", remat="full")}
 
 
-def _gemma2(num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim, query_scalar,
-            *, vocab_size=256_000, sliding_window=4096, **fields):  # fmt: skip
+def _gemma2(sizes, query_scalar, *, vocab_size=256_000, sliding_window=4096, **fields):
+    """Gemma-2 of `sizes` (num_layers, embed_dim, num_heads, num_kv_heads, head_dim, ffn_dim)."""
     return ModelConfig(
-        vocab_size=vocab_size,
-        num_layers=num_layers,
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        ffn_dim=ffn_dim,
-        sliding_window=sliding_window,
-        query_scale=query_scalar**-0.5,
-        **fields,
+        vocab_size, *sizes, sliding_window=sliding_window, query_scale=query_scalar**-0.5, **fields
     )
 
 
 VARIANTS: dict[str, ModelConfig] = {
     # A few thousand parameters, for tests.
-    "tiny": _gemma2(2, 32, 4, 2, 8, 64, 8, vocab_size=64, sliding_window=8),
+    "tiny": _gemma2((2, 32, 4, 2, 8, 64), 8, vocab_size=64, sliding_window=8),
     # 48M parameters: the shape on which sampling speed is measured.
-    "gemma2_48m": _gemma2(8, 512, 8, 4, 64, 3072, 64, vocab_size=8192),
-    "gemma2_2b": _gemma2(26, 2304, 8, 4, 256, 9216, 256, **_RELEASED),
-    "gemma2_9b": _gemma2(42, 3584, 16, 8, 256, 14_336, 256, **_RELEASED),
+    "gemma2_48m": _gemma2((8, 512, 8, 4, 64, 3072), 64, vocab_size=8192),
+    "gemma2_2b": _gemma2((26, 2304, 8, 4, 256, 9216), 256, **_RELEASED),
+    "gemma2_9b": _gemma2((42, 3584, 16, 8, 256, 14_336), 256, **_RELEASED),
     # Queries are scaled by embed_dim / num_heads = 144 here, not by head_dim.
-    "gemma2_27b": _gemma2(46, 4608, 32, 16, 128, 36_864, 144, **_RELEASED),
+    "gemma2_27b": _gemma2((46, 4608, 32, 16, 128, 36_864), 144, **_RELEASED),
     # A few thousand parameters of the other architecture, for tests.
     "tiny_deepseek": deepseek(
         vocab_size=64, num_layers=3, embed_dim=32, num_heads=4, ffn_dim=64,

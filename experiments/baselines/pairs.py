@@ -115,7 +115,8 @@ def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
         (pairrm_step, pairrm_batch) if kind == "pairrm"
         else (bradley_terry_step, bradley_terry_batch)
     )  # fmt: skip
-    heads.train(run, kind, SECTION, config, own, make_step, to_batch, evaluate)
+    task = heads.Task(own, make_step, to_batch, evaluate)
+    heads.train(run, kind, SECTION, config, task)
 
 
 def measure(

@@ -153,12 +153,10 @@ def run_stage(run: Run) -> None:
         )  # fmt: skip
 
     steps = own.optimizer.steps // config.inner_epochs
-    state = training.train(
-        run, stage, state, batches, step,
-        steps=steps, checkpoint_every=loop.checkpoint_every, log=store, log_every=1,
-        what=f"{steps} iterations of {loop.prompts_per_step} prompts x {config.group_size} "
-             "trajectories",
-        note="reward {reward_mean:+.2f}", summary=_SUMMARY,
-    )  # fmt: skip
+    state = training.train(run, stage, state, batches, training.Loop(
+        step, steps, loop.checkpoint_every,
+        f"{steps} iterations of {loop.prompts_per_step} prompts x {config.group_size} trajectories",
+        note="reward {reward_mean:+.2f}", summary=_SUMMARY, log_every=1, log=store,
+    ))  # fmt: skip
     store.close()
     run.save_params(stage, lora.merge(model, lora.join(base, state.params)))

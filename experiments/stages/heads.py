@@ -6,7 +6,7 @@ They start from the base model, and differ in their rows, their loss and what is
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import optax
@@ -102,32 +102,37 @@ def load(run: Run, stage: str) -> dict:
     return run.load_params(stage, with_shardings(shapes, shardings))
 
 
-def train(
-    run: Run,
-    stage: str,
-    section: str,
-    own: MetaRM | Baseline,
-    rows: Sequence[Row],
-    make_step: Callable[[ModelConfig, optax.GradientTransformation], Callable],
-    to_batch: Callable[[Sequence[Row]], meta_rm.MetaBatch],
-    evaluate: Callable[[dict], dict[str, float]],
-) -> None:
+class Task(NamedTuple):
+    """The rows that a scalar head learns from, and how.
+
+    Attributes:
+      rows: what batches are drawn from; at least one batch.
+      make_step: (model, optimizer) -> jitted step, see `meta_rm.make_train_step`.
+      to_batch: host arrays of `batch_size` rows.
+      evaluate: the metric of parameters on held-out rows, see `training.Loop`.
+    """
+
+    rows: Sequence[Any]
+    make_step: Callable[[ModelConfig, optax.GradientTransformation], Callable]
+    to_batch: Callable[[Sequence[Any]], meta_rm.MetaBatch]
+    evaluate: Callable[[dict], dict[str, float]]
+
+
+def train(run: Run, stage: str, section: str, own: MetaRM | Baseline, task: Task) -> None:
     """Trains a decoder and its head from the base model, until the stage is finished.
 
     Args:
       run: the arm.
       stage: its name on disk.
-      section: what it is called in the config.
-      own: what stands there.
-      rows: what batches are drawn from; at least one batch.
-      make_step: (model, optimizer) -> jitted step, see `meta_rm.make_train_step`.
-      to_batch: host arrays of `batch_size` rows.
-      evaluate: the metric of parameters on what is held out, see `training.train`.
+      section: its name in the config.
+      own: that section.
+      task: the rows, the step and the metric.
     """
+    rows = task.rows
     batches = pipeline.shuffled_batches(rows, own.loop.batch_size, seed=run.config.seed)
     optimizer = make_optimizer(own.optimizer)
     model = run.trained_model(section)
-    update = make_step(model, optimizer)
+    update = task.make_step(model, optimizer)
 
     frozen, trained = lora.start(model, run.load_base(), run.adapter_key(stage), run.mesh)
     base = {"decoder": frozen}
@@ -137,16 +142,17 @@ def train(
     params = init(trained, jax.random.fold_in(run.base_key, 1))
 
     def step(_: int, state: TrainState) -> training.Stepped:
-        batch = to_batch(next(batches))
+        batch = task.to_batch(next(batches))
         tokens = int(batch.segment_ids_BT.sum())
         state, metrics = update(state, base, put(batch, run.split_over_devices))
         return training.Stepped(state, metrics, tokens)
 
     steps = own.optimizer.steps
-    state = training.train(
-        run, stage, start_state(params, optimizer, run.base_key), batches, step,
-        steps=steps, checkpoint_every=own.loop.checkpoint_every,
-        what=f"{len(rows)} rows, {steps} steps of {own.loop.batch_size}",
-        evaluate=lambda state: evaluate(lora.join(base, state.params)),
+    loop = training.Loop(
+        step, steps, own.loop.checkpoint_every,
+        f"{len(rows)} rows, {steps} steps of {own.loop.batch_size}",
+        evaluate=lambda state: task.evaluate(lora.join(base, state.params)),
     )  # fmt: skip
+    state = start_state(params, optimizer, run.base_key)
+    state = training.train(run, stage, state, batches, loop)
     run.save_params(stage, meta_rm.finished(model, lora.join(base, state.params)), reward=True)

@@ -183,4 +183,5 @@ def run_stage(run: Run) -> None:
         return meta_rm.make_train_step(model, own.choices, optimizer)
 
     run.say(f"{stage}: {len(development)} rows held out")
-    heads.train(run, stage, "meta_rm", own, rows, make_step, to_batch, evaluate)
+    task = heads.Task(rows, make_step, to_batch, evaluate)
+    heads.train(run, stage, "meta_rm", own, task)

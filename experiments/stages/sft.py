@@ -101,12 +101,13 @@ def train(
         state, metrics = update(state, frozen, put(next(batches), run.split_over_devices))
         return training.Stepped(state, metrics, tokens=packing.batch_size * packing.row_length)
 
-    state = training.train(
-        run, stage, start_state(trained, optimizer, run.base_key), batches, step,
-        steps=config.steps, checkpoint_every=own.data.checkpoint_every,
-        what=f"{len(examples)} examples ({len(too_long)} too long), {config.steps} steps of "
-             f"{packing.batch_size} x {packing.row_length} tokens",
+    loop = training.Loop(
+        step, config.steps, own.data.checkpoint_every,
+        f"{len(examples)} examples ({len(too_long)} too long), {config.steps} steps of "
+        f"{packing.batch_size} x {packing.row_length} tokens",
     )  # fmt: skip
+    state = start_state(trained, optimizer, run.base_key)
+    state = training.train(run, stage, state, batches, loop)
     run.save_params(stage, lora.merge(model, lora.join(frozen, state.params)))
 
 

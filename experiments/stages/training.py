@@ -30,22 +30,34 @@ class Stepped(NamedTuple):
     times: Mapping[str, float] = {}
 
 
-def train(
-    run: Run,
-    stage: str,
-    state: TrainState,
-    batches: Iterator,
-    step: Callable[[int, TrainState], Stepped],
-    *,
-    steps: int,
-    checkpoint_every: int,
-    what: str,
-    note: str = "loss {loss:.3f}",
-    summary: str = "",
-    log_every: int = LOG_EVERY,
-    log: TrajectoryStore | None = None,
-    evaluate: Callable[[TrainState], dict[str, float]] = lambda state: {},
-) -> TrainState:
+class Loop(NamedTuple):
+    """The steps of a stage, and what is written of them.
+
+    Attributes:
+      step: (number, state) -> what the step made of it.
+      steps: how many there are.
+      checkpoint_every: steps between checkpoints; the last step has one too.
+      title: tells a person what is trained, and in which steps.
+      note: format of the metrics, shown behind the progress bar.
+      summary: format of the metrics and times, printed at every checkpoint; "" for none.
+      log_every: steps between records of the metrics.
+      log: where the steps append trajectories; cut back to where the checkpoint was.
+      evaluate: measures a state at each checkpoint. The first number is the score, the higher the
+        better, and the best checkpoint is what the stage becomes. Without one it is the last.
+    """
+
+    step: Callable[[int, TrainState], Stepped]
+    steps: int
+    checkpoint_every: int
+    title: str
+    note: str = "loss {loss:.3f}"
+    summary: str = ""
+    log_every: int = LOG_EVERY
+    log: TrajectoryStore | None = None
+    evaluate: Callable[[TrainState], dict[str, float]] = lambda state: {}
+
+
+def train(run: Run, stage: str, state: TrainState, batches: Iterator, loop: Loop) -> TrainState:
     """Trains one stage to its end, from its latest checkpoint if there is one.
 
     A step is logged after the next one was dispatched, so that logging never stalls the device. A
@@ -55,17 +67,8 @@ def train(
       run: the arm.
       stage: its name on disk.
       state: before the first step; donated.
-      batches: iterator of grain that `step` reads from; a checkpoint holds its position.
-      step: (number, state) -> what the step made of it.
-      steps: how many there are.
-      checkpoint_every: steps between checkpoints; the last step has one too.
-      what: says to a person what is trained, and in which steps.
-      note: format of the metrics, shown behind the progress bar.
-      summary: format of the metrics and times, printed at every checkpoint; "" for none.
-      log_every: steps between records of the metrics.
-      log: where the steps append trajectories; cut back to where the checkpoint was.
-      evaluate: measures a state at each checkpoint. The first number is the score, the higher the
-        better, and the best checkpoint is what the stage becomes. Without one it is the last.
+      batches: iterator of grain that the steps read from; a checkpoint holds its position.
+      loop: the steps.
 
     Returns:
       The last state, or the best.
@@ -81,13 +84,13 @@ def train(
         state, meta = checkpoints.restore(initial, data_iterator=batches)
         jax.tree.map(lambda x: x.delete(), initial)  # the caller holds it, and there is no room
         first = checkpoints.latest()
-    if log is not None:
-        log.truncate(meta["store_offset"])
+    if loop.log is not None:
+        loop.log.truncate(meta["store_offset"])
     run.metrics.rewind(stage, first)
-    run.say(f"{stage}: {what}" + (f", from {first}" if first else ""))
+    run.say(f"{stage}: {loop.title}" + (f", from {first}" if first else ""))
 
     def is_checkpoint(number: int) -> bool:
-        return (number + 1) % checkpoint_every == 0 or number + 1 == steps
+        return (number + 1) % loop.checkpoint_every == 0 or number + 1 == loop.steps
 
     def finish(number: int, done: Stepped, found: Mapping[str, float]) -> str:
         """Waits for a step and logs it, with what an evaluation found; returns the note."""
@@ -96,25 +99,25 @@ def train(
         now = time.monotonic()
         times = {"tokens_per_second": done.tokens / (now - began), **done.times}
         began = now
-        if (number + 1) % log_every == 0 or number == 0 or found:
+        if (number + 1) % loop.log_every == 0 or number == 0 or found:
             run.metrics.write(stage, number, metrics, times)
-        if summary and is_checkpoint(number):
-            run.say(f"{stage} {number + 1}: {summary.format(**metrics, **times)}")
-        return note.format(**metrics) + "".join(f"  {k} {v:.3f}" for k, v in found.items())
+        if loop.summary and is_checkpoint(number):
+            run.say(f"{stage} {number + 1}: {loop.summary.format(**metrics, **times)}")
+        return loop.note.format(**metrics) + "".join(f"  {k} {v:.3f}" for k, v in found.items())
 
     shown, pending, began = "", None, time.monotonic()
-    with run.progress(stage, steps, first) as advance:
-        for number in range(first, steps):
-            done = step(number, state)
+    with run.progress(stage, loop.steps, first) as advance:
+        for number in range(first, loop.steps):
+            done = loop.step(number, state)
             state = done.state
             if pending is not None:
                 shown = finish(*pending, {})
             pending = (number, done._replace(state=None))  # which the next step may be given
             stopping = run.stopping
             if is_checkpoint(number) or stopping:
-                found = evaluate(state) if is_checkpoint(number) else {}
+                found = loop.evaluate(state) if is_checkpoint(number) else {}
                 shown, pending = finish(*pending, found), None
-                meta = {} if log is None else {"store_offset": log.offset}
+                meta = {} if loop.log is None else {"store_offset": loop.log.offset}
                 score = next(iter(found.values()), None)
                 checkpoints.save(number + 1, state, meta, batches, score)
                 began = time.monotonic()
@@ -122,8 +125,10 @@ def train(
             if stopping:
                 checkpoints.close()
                 run.stop(f"step {number + 1} of {stage}")
-    if (best := checkpoints.best()) not in (None, steps):
+    if (best := checkpoints.best()) not in (None, loop.steps):
         state, _ = checkpoints.restore(state, best)
-        run.say(f"{stage}: the parameters of step {best} of {steps}, the best on what is held out")
+        run.say(
+            f"{stage}: the parameters of step {best} of {loop.steps}, the best on what is held out"
+        )
     checkpoints.close()
     return state

@@ -346,8 +346,8 @@ def test_a_scalar_stage_becomes_what_was_best_on_what_is_held_out(workdir):
         return meta_rm.make_train_step(model, meta_rm.MetaRMConfig(), optimizer)
 
     rows = [[1, 2, 3 + i] for i in range(16)]
-    own = run.config.baseline
-    heads.train(run, "probe", "baseline", own, rows, make_step, to_batch, evaluate)
+    task = heads.Task(rows, make_step, to_batch, evaluate)
+    heads.train(run, "probe", "baseline", run.config.baseline, task)
     kept = jax.device_get(heads.load(run, "probe"))
     jax.tree.map(np.testing.assert_array_equal, kept, seen[1])
     assert not np.array_equal(kept["head"]["kernel"], seen[-1]["head"]["kernel"])

@@ -1,5 +1,7 @@
 # make demo    install, then the whole loop on the small world; results in $(WORKDIR)
-# make test    install, then ruff and every test; PARITY=1 adds the comparisons with PyTorch
+# make test    install, then ruff, every unit test and one tiny loop
+# make test-all  the same, then the slow tests: kills, several processes, ablations, recipes, compiles
+#              for TPUs, Chromium; PARITY=1 adds the comparisons with PyTorch
 # make lint    install, then ruff only
 # make install the environment only
 #
@@ -29,7 +31,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS = $$($(PY) -c 'import sys; print("constraints/jax0.10-py311.txt" \
 	if sys.version_info < (3, 12) else "constraints/jax0.11-py312.txt")')
 
-.PHONY: demo test lint install install-parity
+.PHONY: demo test test-all lint install install-parity
 
 # XLA on CPU gives its buffers back after every step; kept by the process instead, a quarter of the
 # wall time goes (glibc; other systems ignore the names).
@@ -39,8 +41,13 @@ KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2000
 demo: $(STAMP)
 	$(KEEP_MEMORY) $(PY) -m experiments.spct --config=configs/small_world.py:demo --workdir=$(WORKDIR)
 
-test: lint $(if $(filter-out 0,$(PARITY)),$(PARITY_STAMP))
-	$(KEEP_MEMORY) $(PY) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -rs --durations=15 $(PYTEST_ARGS)
+PYTEST = $(KEEP_MEMORY) $(PY) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -rs --durations=15
+
+test: lint
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: test $(if $(filter-out 0,$(PARITY)),$(PARITY_STAMP))
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

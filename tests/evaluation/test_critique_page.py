@@ -197,6 +197,7 @@ def opened(tmp_path_factory):
         yield browser, records(path)["items"], path
 
 
+@pytest.mark.slow
 def test_every_filter_narrows_to_what_it_names(opened):
     browser, items, _ = opened
     assert choose(browser).startswith("41 of 41 comparisons")
@@ -229,6 +230,7 @@ def test_every_filter_narrows_to_what_it_names(opened):
     choose(browser, search="")
 
 
+@pytest.mark.slow
 def test_a_comparison_is_shown_whole(opened):
     browser, items, _ = opened
     browser.run("select(7)")
@@ -249,6 +251,7 @@ def test_a_comparison_is_shown_whole(opened):
     assert "In truth: correct" in single and "mean score" in single
 
 
+@pytest.mark.slow
 def test_keys_and_links(opened):
     browser, items, path = opened
     browser.run("select(0); document.activeElement.blur()")
@@ -266,6 +269,7 @@ def test_keys_and_links(opened):
     assert items[12]["uid"] in browser.run("document.querySelector('h2').textContent")
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_and_no_code_but_its_own_runs(opened):
     browser, _, path = opened
     assert browser.requests == [path.as_uri()]

@@ -19,7 +19,6 @@ def config():
     return c
 
 
-@pytest.mark.slow
 def test_the_whole_loop(config, tmp_path, compilation_counter, monkeypatch):
     # Known before the run. No trajectory outlives `sampling.chunk`, so no straggler moves.
     declared = set()

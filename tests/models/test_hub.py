@@ -11,6 +11,8 @@ import pytest
 
 from grm_jax.models import heads, hub, transformer
 
+pytestmark = pytest.mark.slow  # PyTorch and transformers
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

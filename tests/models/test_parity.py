@@ -21,7 +21,7 @@ CHANGES = {
 }
 NEW = 64
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
 
 
 @pytest.fixture(scope="module", params=CHANGES)

@@ -36,7 +36,7 @@ CASES = {
     "V3, plain queries": (V3, {"q_lora_rank": None, **PUBLISHED_YARN}),
 }
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
 
 
 @pytest.mark.parametrize("case", CASES)

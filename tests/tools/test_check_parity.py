@@ -11,6 +11,8 @@ from grm_jax.models import heads, hub, transformer
 from grm_jax.models.variants import VARIANTS
 from tools import check_parity
 
+pytestmark = pytest.mark.slow  # PyTorch and transformers
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

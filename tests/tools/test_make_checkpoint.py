@@ -7,6 +7,8 @@ from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message
 from tools import check_parity, make_checkpoint
 
+pytestmark = pytest.mark.slow  # PyTorch and transformers
+
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 

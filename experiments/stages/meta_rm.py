@@ -135,14 +135,11 @@ def _data(run: Run) -> tuple[list[Row], list[Row]]:
         trajectories += store.iterate(stage=of_rft)
 
     by_uid = {comparison.uid: comparison for comparison in comparisons}
-    chosen = meta_rm.select(
-        (t for t in trajectories if not heads.held_out(t.uid)),
-        only_mixed=choices.only_mixed, balance=choices.balance,
-    )  # fmt: skip
+    chosen = meta_rm.select((t for t in trajectories if not heads.held_out(t.uid)), choices)
     # Only mixed comparisons can be counted in the AUC; samples of the GRM with scores vote.
     voting = (t for t in trajectories if t.stage == stage and t.scores is not None)
     development = meta_rm.select(
-        (t for t in voting if heads.held_out(t.uid)), only_mixed=True, balance="none"
+        (t for t in voting if heads.held_out(t.uid)), meta_rm.MetaRMConfig("none", only_mixed=True)
     )
     counts = {name: count for name, count in chosen.counts.items() if count}
     run.say(f"{stage}: of {len(trajectories)} trajectories {counts}")

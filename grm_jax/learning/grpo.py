@@ -30,7 +30,8 @@ Left open by the paper, decided here, each a field of `GRPOConfig`:
   The experiments refuse a nucleus (top-p below 1): what it cuts off has no gradient.
 - The reference policy is whatever parameters are passed in; the experiments pass those of RFT.
   Where adapters are trained it is their frozen base, which the policy shares with it.
-- Truncated trajectories are trained on like any other; their reward is -1 if no box was closed.
+- Trajectories that hit the length limit are trained on like any other; without a closed box
+  their reward is -1.
 
 Everything that looks at more than one row (advantages, length normalisers, quantiles) is computed
 on the global batch, before or after the scan over micro-batches, never inside it.
@@ -49,58 +50,40 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from grm_jax.learning import grpo_metrics
 from grm_jax.learning.rewards import REWARDS
 from grm_jax.learning.rollouts import RolloutBatch
-from grm_jax.learning.state import (
-    TrainState,
-    accumulate_gradients,
-    apply_gradients,
-    join_rows,
-    split_rows,
-)
+from grm_jax.learning.state import TrainState, gradient_step, join_rows, split_rows
 from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, at_least, one_of
 
 MAX_LOG_RATIO = 20.0  # float32 overflows at 88, and the square of a gradient at 44
-RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
-
 
 # The choices of the objective are dictionaries of functions; `GRPOConfig` below lists their names.
 
 _STD_DDOF = {"population": 0, "sample": 1}
 
 
-def _grpo_advantages(rewards_PG: jax.Array, config: "GRPOConfig") -> jax.Array:
-    """(r - mean) / std (arXiv 2402.03300)."""
+def _centred(rewards_PG: jax.Array) -> jax.Array:
+    return rewards_PG - jnp.mean(rewards_PG, axis=1, keepdims=True)
+
+
+def _standardised(rewards_PG: jax.Array, config: "GRPOConfig") -> jax.Array:
     ddof = _STD_DDOF[config.advantage_std]
     std_P1 = jnp.std(rewards_PG, axis=1, keepdims=True, ddof=ddof)
     return _centred(rewards_PG) / jnp.maximum(std_P1 + config.advantage_std_eps, 1e-30)
 
 
-def _dr_grpo_advantages(rewards_PG: jax.Array, config: "GRPOConfig") -> jax.Array:
-    """r - mean (arXiv 2503.20783)."""
-    return _centred(rewards_PG)
-
-
-def _rloo_advantages(rewards_PG: jax.Array, config: "GRPOConfig") -> jax.Array:
-    """r - mean of the others of its group (arXiv 2402.14740)."""
-    return _centred(rewards_PG) * (config.group_size / (config.group_size - 1))
-
-
-def _centred(rewards_PG):
-    return rewards_PG - jnp.mean(rewards_PG, axis=1, keepdims=True)
-
-
 # (rewards [P, G], config) -> [P, G]; groups of equal rewards are set to zero afterwards.
 ADVANTAGES = {
-    "grpo": _grpo_advantages, "dr_grpo": _dr_grpo_advantages, "rloo": _rloo_advantages,
-}  # fmt: skip
-
-
-def _token_log_ratio(log_ratio_BU: jax.Array, mask_BU: jax.Array) -> jax.Array:
-    """The log-ratio of each token."""
-    return log_ratio_BU
+    "grpo": _standardised,  # (r - mean) / std (arXiv 2402.03300)
+    "dr_grpo": lambda rewards_PG, config: _centred(rewards_PG),  # r - mean (arXiv 2503.20783)
+    # r - mean of the others of its group (arXiv 2402.14740)
+    "rloo": lambda rewards_PG, config: (
+        _centred(rewards_PG) * (config.group_size / (config.group_size - 1))
+    ),
+}
 
 
 def _sequence_log_ratio(log_ratio_BU: jax.Array, mask_BU: jax.Array) -> jax.Array:
@@ -111,7 +94,7 @@ def _sequence_log_ratio(log_ratio_BU: jax.Array, mask_BU: jax.Array) -> jax.Arra
 
 
 # (log(pi / pi_old) [B, U], 0 on padding; mask [B, U]) -> the log-ratio that each token carries.
-RATIOS = {"token": _token_log_ratio, "sequence": _sequence_log_ratio}
+RATIOS = {"token": lambda log_ratio_BU, mask_BU: log_ratio_BU, "sequence": _sequence_log_ratio}
 
 # (completion lengths [B], config, active rows) -> [B], the divisor of the tokens of each row.
 LENGTH_NORMS = {
@@ -196,11 +179,7 @@ class GRPOConfig(Checked):
 def advantages(rewards_PG: jax.Array, config: GRPOConfig) -> jax.Array:
     """Advantage of each sample within its group, [P, G]; zeros where all rewards are equal."""
     value_PG = ADVANTAGES[config.advantage](rewards_PG, config)
-    return jnp.where(_has_signal(rewards_PG)[:, None], value_PG, 0.0)
-
-
-def _has_signal(rewards_PG):
-    return jnp.max(rewards_PG, axis=1) > jnp.min(rewards_PG, axis=1)
+    return jnp.where(grpo_metrics.has_signal(rewards_PG)[:, None], value_PG, 0.0)
 
 
 def kl_terms(logprobs: jax.Array, ref_logprobs: jax.Array, estimator: str) -> jax.Array:
@@ -286,15 +265,8 @@ def make_update_step(
     Returns:
       (state, ref_params, batch) -> (state, metrics). The state is donated. Reference log-probs
       are computed inside. With `model_config.lora` the state holds adapters and `ref_params` is
-      their base: the reference is the base alone, the policy the base with the adapters. Metrics
-      are float32 scalars over the active rows of the global batch:
-
-      loss, reward_mean; zero_signal_share: groups whose rewards are all equal; kl: token mean by
-      the configured estimator; entropy: token mean in nats; ratio_{min,p01,p50,p99,max}: over
-      tokens; clip_share: tokens whose gradient the clip removes; logprob_gap_{mean,max}: absolute
-      difference of the trainer's and the sampler's log-probs over tokens (on a second epoch it
-      contains the first update); truncation_share, parse_failure_share: of rows; prompt_tokens,
-      completion_tokens, completion_length; grad_norm before clipping, update_norm.
+      their base: the reference is the base alone, the policy the base with the adapters. Metrics:
+      those of `grpo_metrics.summary`; loss; grad_norm before clipping, update_norm.
     """
     return _update_step(model_config, config, optimizer.update, temperature)
 
@@ -341,13 +313,23 @@ def _update_step(model_config, config, update, temperature):
             }
 
         inputs = (batch, ref_BU, advantages_PG.reshape(-1), scales_B, mask_BU, jnp.arange(rows))
-        grads, out = accumulate_gradients(
-            loss_fn, state.params, inputs, pieces,
+        state, metrics = gradient_step(
+            state, update, loss_fn, inputs, pieces,
             functools.partial(transformer.constrain_params, model_config),
         )  # fmt: skip
-        state, optimizer_metrics = apply_gradients(state, grads, update)
-        metrics = _metrics(config, batch, mask_BU, ref_BU, advantages_PG, out)
-        return state, {"loss": out["loss"], **metrics, **optimizer_metrics}
+        logprobs_BU, entropy_BU = metrics.pop("logprobs"), metrics.pop("entropy")
+        old_BU = batch.logprobs_BU if config.old_logprobs == "sampler" else logprobs_BU
+        ratio_BU = ratios(config, logprobs_BU, old_BU, mask_BU)
+        low, high = _clip_range(config)
+        advantages_B1 = advantages_PG.reshape(-1, 1)
+        above_BU = (ratio_BU > high) & (advantages_B1 > 0)
+        below_BU = (ratio_BU < low) & (advantages_B1 < 0)
+        metrics |= grpo_metrics.summary(
+            batch, config.group_size, mask_BU, ratio_BU, logprobs_BU - batch.logprobs_BU,
+            kl=kl_terms(logprobs_BU, ref_BU, config.kl_estimator), entropy=entropy_BU,
+            clip_share=above_BU | below_BU,
+        )  # fmt: skip
+        return state, metrics
 
     return jax.jit(grpo_update, donate_argnums=0)
 
@@ -358,53 +340,3 @@ def _reference_logprobs(logprobs_of, model_config, ref_params, batch, pieces):
     split = jax.tree.map(functools.partial(split_rows, pieces=pieces), batch)
     ref = jax.lax.map(lambda part: logprobs_of(model_config, ref_params, part)[0], split)
     return join_rows(ref)
-
-
-def _metrics(config, batch, mask_BU, ref_BU, advantages_PG, out):
-    logprobs_BU, entropy_BU = out["logprobs"], out["entropy"]
-    advantages_B1 = advantages_PG.reshape(-1, 1)
-    rewards_PG = batch.rewards_B.reshape(advantages_PG.shape)
-    active_P = batch.weights_B.reshape(advantages_PG.shape)[:, 0]
-    old_BU = batch.logprobs_BU if config.old_logprobs == "sampler" else logprobs_BU
-    ratio_BU = ratios(config, logprobs_BU, old_BU, mask_BU)
-    low, high = _clip_range(config)
-    clipped_BU = ((ratio_BU > high) & (advantages_B1 > 0)) | (
-        (ratio_BU < low) & (advantages_B1 < 0)
-    )
-    gap_BU = jnp.abs(logprobs_BU - batch.logprobs_BU) * mask_BU
-    kl_BU = kl_terms(logprobs_BU, ref_BU, config.kl_estimator)
-    tokens = jnp.sum(mask_BU)
-
-    def mean(values, weights):
-        return jnp.sum(jnp.where(weights > 0, values, 0.0)) / jnp.maximum(jnp.sum(weights), 1.0)
-
-    quantiles = _masked_quantiles(ratio_BU, mask_BU, list(RATIO_QUANTILES.values()))
-    return {
-        "reward_mean": mean(batch.rewards_B, batch.weights_B),
-        "zero_signal_share": mean(1.0 - _has_signal(rewards_PG), active_P),
-        "kl": mean(kl_BU, mask_BU),
-        "entropy": mean(entropy_BU, mask_BU),
-        **{f"ratio_{name}": q for name, q in zip(RATIO_QUANTILES, quantiles, strict=True)},
-        "clip_share": mean(clipped_BU, mask_BU),
-        "logprob_gap_mean": mean(gap_BU, mask_BU),
-        "logprob_gap_max": jnp.max(gap_BU),
-        "truncation_share": mean(batch.truncated_B, batch.weights_B),
-        "parse_failure_share": mean(batch.unparsed_B, batch.weights_B),
-        "prompt_tokens": jnp.sum(batch.prompt_lengths_B * batch.weights_B),
-        "completion_tokens": tokens,
-        "completion_length": tokens / jnp.maximum(jnp.sum(batch.weights_B), 1.0),
-    }
-
-
-def _masked_quantiles(values, mask, quantiles):
-    """Quantiles, linearly interpolated, of the entries whose mask is set."""
-    ordered = jnp.sort(jnp.where(mask > 0, values, jnp.inf).reshape(-1))
-    last = jnp.maximum(jnp.sum(mask > 0), 1) - 1
-
-    def one(q):
-        place = q * last.astype(jnp.float32)
-        below = jnp.floor(place).astype(jnp.int32)
-        low, high = ordered[below], ordered[jnp.minimum(below + 1, last)]
-        return low + (place - below) * (high - low)
-
-    return [one(q) for q in quantiles]

@@ -22,6 +22,7 @@ Letters: B batch, T tokens, D width.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, NamedTuple
@@ -32,7 +33,7 @@ import numpy as np
 import optax
 
 from grm_jax.data.trajectory import Trajectory
-from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
+from grm_jax.learning.state import TrainState, gradient_step
 from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.ranges import Checked, Count, one_of
@@ -99,21 +100,13 @@ class MetaBatch(NamedTuple):
     weights_B: jax.Array
 
 
-def select(
-    trajectories: Iterable[Trajectory], *, only_mixed: bool = True, balance: str = "comparison"
-) -> Selection:
+def select(trajectories: Iterable[Trajectory], config: MetaRMConfig) -> Selection:
     """Chooses and weighs training examples from the trajectories of all stages.
 
     Hinted trajectories are left out: their correctness is that of the hint. What is mixed, and
     what is balanced, is judged within a comparison and stage, where balanced weights have a mean
-    of 1 and both classes the same sum.
-
-    Args:
-      trajectories: of the RFT stage and of the trained GRM.
-      only_mixed: leave out what has a single class.
-      balance: see `MetaRMConfig`. What has a single class has weights of 1.
+    of 1 and both classes the same sum; where there is a single class, weights are 1.
     """
-    MetaRMConfig(balance=balance, only_mixed=only_mixed)
     counts = dict.fromkeys(("used_correct", "used_incorrect", "hinted", "unknown", "not_mixed"), 0)
     usable = []
     for trajectory in trajectories:
@@ -130,10 +123,11 @@ def select(
             sizes[trajectory.uid, trajectory.stage, correct]
             for correct in (trajectory.correct, not trajectory.correct)
         )
-        if only_mixed and not other:
+        if config.only_mixed and not other:
             counts["not_mixed"] += 1
             continue
-        weight = (same + other) / (2 * same) if balance == "comparison" and other else 1.0
+        balanced = config.balance == "comparison" and other
+        weight = (same + other) / (2 * same) if balanced else 1.0
         counts["used_correct" if trajectory.correct else "used_incorrect"] += 1
         examples.append(Example(trajectory, float(trajectory.correct), weight))
     return Selection(tuple(examples), counts)
@@ -227,6 +221,11 @@ def binary_cross_entropy(logits_B: jax.Array, labels_B: jax.Array) -> jax.Array:
     return jax.nn.softplus(logits_B) - labels_B * logits_B
 
 
+def constrain_gradient(model_config: ModelConfig, grads: dict) -> dict:
+    """Fixes how a gradient is split over the mesh; the scalar head is left to the compiler."""
+    return {**grads, "decoder": transformer.constrain_params(model_config, grads["decoder"])}
+
+
 def make_train_step(
     model_config: ModelConfig, config: MetaRMConfig, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, dict, MetaBatch], tuple[TrainState, dict[str, jax.Array]]]:
@@ -256,16 +255,11 @@ def make_train_step(
             return loss, {"logits": empty_B.at[rows_b].set(jax.lax.stop_gradient(logits_b))}
 
         inputs = (batch, batch.weights_B / total, jnp.arange(rows))
-
-        def constrain(grads):
-            decoder = transformer.constrain_params(model_config, grads["decoder"])
-            return {**grads, "decoder": decoder}
-
-        grads, out = accumulate_gradients(
-            loss_fn, state.params, inputs, config.micro_batches, constrain
-        )
-        state, optimizer_metrics = apply_gradients(state, grads, optimizer.update)
-        return state, {"loss": out["loss"], **_metrics(batch, out["logits"]), **optimizer_metrics}
+        state, metrics = gradient_step(
+            state, optimizer.update, loss_fn, inputs, config.micro_batches,
+            functools.partial(constrain_gradient, model_config),
+        )  # fmt: skip
+        return state, {**_metrics(batch, metrics.pop("logits")), **metrics}
 
     return jax.jit(meta_rm_update, donate_argnums=0)
 

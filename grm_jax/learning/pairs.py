@@ -8,6 +8,7 @@ is the binary cross-entropy of the meta RM on rows that hold two responses, in b
 Letters: P pairs, T tokens, N responses.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,8 +18,8 @@ import optax
 
 from grm_jax.learning import meta_rm
 from grm_jax.learning.meta_rm import MetaBatch
-from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
-from grm_jax.models import lora, transformer
+from grm_jax.learning.state import TrainState, gradient_step
+from grm_jax.models import lora
 from grm_jax.models.config import ModelConfig
 
 
@@ -86,14 +87,7 @@ def make_train_step(
                 "margin": jnp.sum(better_P - worse_P) / count,
             }
 
-        def constrain(grads):
-            decoder = transformer.constrain_params(model_config, grads["decoder"])
-            return {**grads, "decoder": decoder}
-
-        grads, metrics = accumulate_gradients(
-            loss_fn, state.params, batch, micro_batches, constrain
-        )
-        state, norms = apply_gradients(state, grads, optimizer.update)
-        return state, {**metrics, **norms}
+        constrain = functools.partial(meta_rm.constrain_gradient, model_config)
+        return gradient_step(state, optimizer.update, loss_fn, batch, micro_batches, constrain)
 
     return jax.jit(pair_update, donate_argnums=0)

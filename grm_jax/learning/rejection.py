@@ -1,7 +1,7 @@
 """Rejection rules of rejective fine-tuning (paper section 3.1).
 
-Of every comparison a teacher draws N_RFT = 3 *non-hinted* trajectories and, optionally, one
-*hinted* trajectory, whose prompt told which response is best.
+A teacher draws N_RFT = 3 *non-hinted* trajectories of every comparison and, optionally, one
+*hinted* trajectory, whose prompt names the best response.
 
 Kept from the paper: a trajectory that is not correct by Eq. 10 is rejected; when all N_RFT
 non-hinted trajectories of a comparison are correct, it is too easy and all of them are rejected; a
@@ -11,10 +11,10 @@ Left open by the paper, decided here:
 - A trajectory without a strict parse is not correct; it has a reason of its own.
 - A trajectory that hit the length limit (`finish == "length"`) is rejected even when its scores
   are right: as a training target it would teach never to stop. It still counts as correct when
-  it is asked whether a comparison was too easy.
+  the rules decide whether a comparison was too easy.
 - The hinted trajectory of a too easy comparison is kept (`hinted_of_too_easy`): the paper exempts
-  hinted trajectories from that rule, and says nothing else of them.
-- The hint is a help for the sampler only. A kept hinted trajectory is trained on under the prompt
+  hinted trajectories from that rule, and says nothing else about them.
+- The hint only helps the sampler. A kept hinted trajectory is trained on under the prompt
   *without* the hint, in the order of presentation it was drawn in (`Trajectory.order`), because
   at test time there is no hint. Whoever builds the examples writes that prompt anew from the
   comparison; the record's `hinted` flag must not reach it.
@@ -26,6 +26,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.ranges import Checked, Count
@@ -35,7 +36,7 @@ OUTCOMES = (
     KEPT,
     "unparsed",  # no strict scores
     "incorrect",  # scores, and wrong by Eq. 10
-    "unfinished",  # right, but cut off at the length limit
+    "unfinished",  # right, but hit the length limit
     "too_easy",  # every non-hinted trajectory of the comparison is right
     "hinted_unparsed",
     "hinted_incorrect",
@@ -53,7 +54,7 @@ class RejectionRules(Checked):
     Attributes:
       num_samples: N_RFT, non-hinted trajectories drawn for each comparison.
       num_hinted: hinted trajectories drawn for each comparison that has any.
-      drop_too_easy: reject the non-hinted ones of a comparison when all of them are correct.
+      drop_too_easy: reject the non-hinted trajectories of a comparison if all are correct.
       use_non_hinted: False for the ablation without non-hinted sampling.
       use_hinted: False for the ablation without hinted sampling.
       hinted_of_too_easy: keep the correct hinted trajectory of a too easy comparison.
@@ -77,30 +78,11 @@ class RejectionRules(Checked):
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """What became of one sampled trajectory.
+class Decision(NamedTuple):
+    """A trajectory and its outcome, one of `OUTCOMES`."""
 
-    Attributes:
-      fingerprint, stage, step, uid, sample, hinted: the key of the trajectory.
-      outcome: one of `OUTCOMES`.
-      correct: Eq. 10.
-      parse_reason: why there are no scores, or "ok".
-      finish: "stop" or "length".
-      tokens: generated tokens; 0 if it was drawn as text.
-    """
-
-    fingerprint: str
-    stage: str
-    step: int
-    uid: str
-    sample: int
-    hinted: bool
+    trajectory: Trajectory
     outcome: str
-    correct: bool
-    parse_reason: str
-    finish: str
-    tokens: int
 
     @property
     def kept(self) -> bool:
@@ -108,20 +90,30 @@ class Decision:
         return self.outcome == KEPT
 
     def to_json(self) -> str:
-        """One line, without its end."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        """One line, without its end: the key of the trajectory, and what decided the outcome.
+
+        "parse_reason" is "ok" or why there are no scores; "tokens" is 0 for drawn texts.
+        """
+        trajectory = self.trajectory
+        record = trajectory.key._asdict() | {
+            "outcome": self.outcome,
+            "correct": trajectory.correct,
+            "parse_reason": trajectory.parse_reason,
+            "finish": trajectory.finish,
+            "tokens": len(trajectory.token_ids),
+        }
+        return json.dumps(record, ensure_ascii=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rejection:
+class Rejection(NamedTuple):
     """The result of `reject`.
 
     Attributes:
       decisions: one for each trajectory, in the order they were given.
       kept: the trajectories that become training examples, in the same order.
       counts: trajectories by outcome, every outcome listed.
-      comparisons: comparisons by what is left of them: "total", "too_easy", and "used" (at least
-        one kept trajectory).
+      comparisons: numbers of comparisons: "total", "too_easy", and "used" (at least one kept
+        trajectory).
     """
 
     decisions: tuple[Decision, ...]
@@ -134,9 +126,9 @@ def reject(trajectories: Iterable[Trajectory], rules: RejectionRules) -> Rejecti
     """Applies the rules to all trajectories of all comparisons.
 
     Args:
-      trajectories: in any order; for each comparison `rules.num_samples` non-hinted ones or none,
-        and at most `rules.num_hinted` hinted ones.
-      rules: the options.
+      trajectories: in any order; for each comparison `rules.num_samples` non-hinted trajectories
+        or none, and at most `rules.num_hinted` hinted ones.
+      rules: which trajectories become training examples.
 
     Raises:
       ValueError: naming the uid, when a comparison has another number of trajectories, the same
@@ -150,43 +142,33 @@ def reject(trajectories: Iterable[Trajectory], rules: RejectionRules) -> Rejecti
                 f"trajectory {trajectory.key}: field 'correct' is unknown, and rejection needs it"
             )
         by_uid.setdefault(trajectory.uid, []).append(trajectory)
-    too_easy = {uid for uid, own in by_uid.items() if _too_easy(uid, own, rules)}
+    too_easy = {uid for uid, group in by_uid.items() if _too_easy(uid, group, rules)}
 
     decisions = tuple(
-        Decision(
-            **trajectory.key._asdict(),
-            outcome=_outcome(trajectory, trajectory.uid in too_easy, rules),
-            correct=trajectory.correct,
-            parse_reason=trajectory.parse_reason,
-            finish=trajectory.finish,
-            tokens=len(trajectory.token_ids),
-        )
+        Decision(trajectory, _outcome(trajectory, trajectory.uid in too_easy, rules))
         for trajectory in trajectories
     )
-    kept = tuple(t for t, d in zip(trajectories, decisions, strict=True) if d.kept)
+    kept = tuple(decision.trajectory for decision in decisions if decision.kept)
     counted = Counter(decision.outcome for decision in decisions)
+    used = len({trajectory.uid for trajectory in kept})
     return Rejection(
-        decisions=decisions,
-        kept=kept,
+        decisions,
+        kept,
         counts={outcome: counted[outcome] for outcome in OUTCOMES},
-        comparisons={
-            "total": len(by_uid),
-            "too_easy": len(too_easy),
-            "used": len({t.uid for t in kept}),
-        },
+        comparisons={"total": len(by_uid), "too_easy": len(too_easy), "used": used},
     )
 
 
 def easy_comparisons(trajectories: Iterable[Trajectory], num_samples: int) -> tuple[set[str], int]:
-    """Comparisons that one model gets right every time, for the data of RL (paper section 3.2).
+    """Comparisons that one model gets right every time: RL drops them (paper section 3.2).
 
     Args:
       trajectories: of one model in one setting, at most once each; hinted ones do not count.
-      num_samples: fewest of a comparison that can say so.
+      num_samples: fewest trajectories of a comparison that can show that it is easy.
 
     Returns:
       The uids of comparisons with at least `num_samples` trajectories, all of them correct, and
-      the number of comparisons with that many.
+      the number of comparisons with that many trajectories.
 
     Raises:
       ValueError: they are of several models or settings, or correctness is unknown.
@@ -202,13 +184,13 @@ def easy_comparisons(trajectories: Iterable[Trajectory], num_samples: int) -> tu
         if trajectory.correct is None:
             raise ValueError(f"trajectory {trajectory.key}: field 'correct' is unknown")
         right.setdefault(trajectory.uid, []).append(trajectory.correct)
-    judged = {uid: all(own) for uid, own in right.items() if len(own) >= num_samples}
+    judged = {uid: all(group) for uid, group in right.items() if len(group) >= num_samples}
     return {uid for uid, easy in judged.items() if easy}, len(judged)
 
 
-def _too_easy(uid: str, own: list[Trajectory], rules: RejectionRules) -> bool:
-    plain = [t for t in own if not t.hinted]
-    hinted = [t for t in own if t.hinted]
+def _too_easy(uid: str, trajectories: list[Trajectory], rules: RejectionRules) -> bool:
+    plain = [t for t in trajectories if not t.hinted]
+    hinted = [t for t in trajectories if t.hinted]
     for name, group, allowed in (
         ("non-hinted", plain, (0, rules.num_samples)),
         ("hinted", hinted, range(rules.num_hinted + 1)),
@@ -232,7 +214,7 @@ def _outcome(trajectory: Trajectory, too_easy: bool, rules: RejectionRules) -> s
         return prefix + "unparsed"
     if not trajectory.correct:
         return prefix + "incorrect"
-    # Above the length rule: it speaks of the comparison, and all its trajectories share it.
+    # Before the length rule: all trajectories of a comparison share this outcome.
     if too_easy and not (trajectory.hinted and rules.hinted_of_too_easy):
         return prefix + "too_easy"
     if rules.require_stop and trajectory.finish != "stop":

@@ -20,7 +20,7 @@ class Rollout(NamedTuple):
       completion_ids: generated ids, the closing token included.
       logprobs: the sampler's log-probs of the generated ids, of the policy that was sampled.
       reward: of the trajectory, see `rewards`.
-      truncated: it ended at the length limit.
+      hit_length_limit: it ended at the length limit.
       unparsed: no strict scores.
     """
 
@@ -28,7 +28,7 @@ class Rollout(NamedTuple):
     completion_ids: Sequence[int]
     logprobs: Sequence[float]
     reward: float
-    truncated: bool = False
+    hit_length_limit: bool = False
     unparsed: bool = False
 
 
@@ -45,7 +45,7 @@ class RolloutBatch(NamedTuple):
       logprobs_BU: float32, log pi_old of the targets by the sampler, 0 on padding.
       rewards_B: float32.
       weights_B: float32, 1 on rows and 0 on the rows of absent groups.
-      truncated_B: float32 flags.
+      hit_length_limit_B: float32 flags.
       unparsed_B: float32 flags.
     """
 
@@ -58,7 +58,7 @@ class RolloutBatch(NamedTuple):
     logprobs_BU: jax.Array
     rewards_B: jax.Array
     weights_B: jax.Array
-    truncated_B: jax.Array
+    hit_length_limit_B: jax.Array
     unparsed_B: jax.Array
 
 
@@ -69,7 +69,7 @@ def rollout(prompt_ids: Sequence[int], trajectory: Trajectory, reward: float) ->
         completion_ids=trajectory.token_ids,
         logprobs=trajectory.sampling_logprobs,
         reward=float(reward),
-        truncated=trajectory.finish == "length",
+        hit_length_limit=trajectory.finish == "length",
         unparsed=trajectory.scores is None,
     )
 
@@ -113,7 +113,7 @@ def make_batch(
     completion_BU = np.full((batch, completion_length), pad_id, np.int32)
     completion_mask_BU = np.zeros((batch, completion_length), np.float32)
     logprobs_BU = np.zeros((batch, completion_length), np.float32)
-    rewards_B, weights_B, truncated_B, unparsed_B = np.zeros((4, batch), np.float32)
+    rewards_B, weights_B, hit_length_limit_B, unparsed_B = np.zeros((4, batch), np.float32)
     for i, row in enumerate(rollouts):
         prompt, completion = list(row.prompt_ids), list(row.completion_ids)
         if prompt != list(rollouts[i - i % group_size].prompt_ids):
@@ -140,9 +140,9 @@ def make_batch(
         completion_mask_BU[i, : len(completion)] = 1
         logprobs_BU[i, : len(completion)] = logprobs
         rewards_B[i], weights_B[i] = row.reward, 1
-        truncated_B[i], unparsed_B[i] = row.truncated, row.unparsed
+        hit_length_limit_B[i], unparsed_B[i] = row.hit_length_limit, row.unparsed
     positions_BT = np.broadcast_to(np.arange(length, dtype=np.int32), tokens_BT.shape).copy()
     return RolloutBatch(
         tokens_BT, positions_BT, segment_ids_BT, prompt_lengths_B, completion_BU,
-        completion_mask_BU, logprobs_BU, rewards_B, weights_B, truncated_B, unparsed_B,
+        completion_mask_BU, logprobs_BU, rewards_B, weights_B, hit_length_limit_B, unparsed_B,
     )  # fmt: skip

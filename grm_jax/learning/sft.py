@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from grm_jax.learning.state import TrainState, accumulate_gradients, apply_gradients
+from grm_jax.learning.state import TrainState, gradient_step
 from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
 
@@ -52,13 +52,12 @@ def _train_step(model_config, update, micro_batches):
     def sft_update(state, base, batch):
         tokens = jnp.sum(batch["weights"])
         batch = {**batch, "weights": batch["weights"] / jnp.maximum(tokens, 1.0)}
-        grads, metrics = accumulate_gradients(
+        state, metrics = gradient_step(
+            state, update,
             lambda params, piece: loss_fn(model_config, lora.join(base, params), piece),
-            state.params, batch, micro_batches,
-            functools.partial(transformer.constrain_params, model_config),
+            batch, micro_batches, functools.partial(transformer.constrain_params, model_config),
         )  # fmt: skip
-        state, norms = apply_gradients(state, grads, update)
         fill = jnp.mean((batch["segment_ids"] > 0).astype(jnp.float32))
-        return state, {**metrics, **norms, "answer_tokens": tokens, "fill": fill}
+        return state, {**metrics, "answer_tokens": tokens, "fill": fill}
 
     return jax.jit(sft_update, donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Train state, optimizer, and gradient accumulation shared by every learner."""
+"""Train state, optimizer, and the step of gradient descent that all learners share."""
 
 import dataclasses
 import functools
@@ -168,43 +168,41 @@ def state_shardings(
     return TrainState(params_shardings, opt_state, whole, whole)
 
 
-def apply_gradients(
-    state: TrainState, grads, update: optax.TransformUpdateFn
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer update; returns the new state and the norms of gradient and update."""
-    updates, opt_state = update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = {
-        "grad_norm": optax.tree.norm(grads),
-        "update_norm": optax.tree.norm(updates),
-    }
-    return state.replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
-
-
-def accumulate_gradients(
+def gradient_step(
+    state: TrainState,
+    update: optax.TransformUpdateFn,
     loss_fn: Callable,
-    params,
     batch,
     micro_batches: int,
-    constrain: Callable = lambda grads: grads,
-) -> tuple[dict, dict[str, jax.Array]]:
-    """Gradient of a loss that is a sum over examples, by a scan over micro-batches.
+    constrain: Callable,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update by the gradient of a loss that is a sum over examples.
 
     Normalisers must be part of `batch` already: they belong to the global batch, and a
     micro-batched step then equals the whole one.
 
     Args:
+      state: parameters to differentiate by, and the state of the optimizer.
+      update: the optimizer's.
       loss_fn: (params, micro_batch) -> (loss, metrics); both are sums over the examples of the
         micro-batch, so that contributions add up.
-      params: parameters to differentiate by.
       batch: tree of arrays that share a leading axis B, divisible by `micro_batches`.
-      micro_batches: number of pieces.
+      micro_batches: number of pieces, handled one after the other.
       constrain: fixes how a gradient is split over the mesh, so that each device sums its own
         part only.
 
     Returns:
-      Summed gradient and summed metrics, "loss" among them.
+      The new state, and summed metrics with "loss", "grad_norm" and "update_norm" among them.
     """
+    grads, metrics = _gradient(loss_fn, state.params, batch, micro_batches, constrain)
+    updates, opt_state = update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+    state = state.replace(params=params, opt_state=opt_state, step=state.step + 1)
+    return state, {**metrics, **norms}
+
+
+def _gradient(loss_fn, params, batch, micro_batches, constrain):
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def step(carry, micro_batch):

@@ -311,7 +311,7 @@ def test_other_advantages_and_groups_without_signal():
     rloo = grpo.advantages(rewards_PG, grpo.GRPOConfig(advantage="rloo"))
     np.testing.assert_allclose(rloo[0], [2.0, -2 / 3, -2 / 3, -2 / 3], rtol=1e-6)
     for name in ranges(grpo.GRPOConfig)["advantage"].choices:
-        for eps in (0.0, 1e-6):
+        for eps in (0.0, 1e-6) if name == "grpo" else (1e-6,):  # the others refuse a change
             config = grpo.GRPOConfig(advantage=name, advantage_std_eps=eps)
             assert (grpo.advantages(rewards_PG, config)[1:] == 0).all()
     # 0.1 * 3 / 3 is not 0.1 in float32: rounding must not pass for a signal.
@@ -412,7 +412,7 @@ def make_rollouts(seed=0, groups=3, length=20):
                     completion_ids=rng.integers(1, TINY.vocab_size, size=count).tolist(),
                     logprobs=rng.normal(-3.0, 0.5, size=count).tolist(),
                     reward=1.0 if (sample + group) % (2 + group) == 0 else -1.0,
-                    truncated=sample == 3,
+                    hit_length_limit=sample == 3,
                     unparsed=sample == 2 and group == 0,
                 )
             )

@@ -67,9 +67,7 @@ def test_every_trajectory_is_on_record_whatever_the_order():
     drawn = draw("a", (R, W, N), R) + draw("b", (R, R, R), W) + draw("c", (W, W, W))
     random.Random(0).shuffle(drawn)
     result = reject(drawn, RejectionRules())
-    assert [(d.uid, d.sample, d.hinted) for d in result.decisions] == [
-        (t.uid, t.sample, t.hinted) for t in drawn
-    ]
+    assert [decision.trajectory for decision in result.decisions] == drawn
     assert {(t.uid, t.sample, t.hinted) for t in result.kept} == {("a", 0, False), ("a", 0, True)}
     assert {k: v for k, v in result.counts.items() if v} == {
         "kept": 2, "incorrect": 4, "unparsed": 1, "too_easy": 3, "hinted_incorrect": 1,

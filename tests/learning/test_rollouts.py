@@ -36,7 +36,7 @@ def test_batch_layout():
         np.testing.assert_allclose(batch.logprobs_BU[i, : total - prompt], row.logprobs, rtol=1e-6)
     assert batch.weights_B.tolist() == [1] * 12 + [0] * 4
     assert batch.rewards_B.tolist() == batch.weights_B.tolist()
-    assert batch.truncated_B.tolist() == [0, 0, 0, 1] * 3 + [0] * 4
+    assert batch.hit_length_limit_B.tolist() == [0, 0, 0, 1] * 3 + [0] * 4
     assert batch.unparsed_B.tolist() == [0, 0, 1, 0] * 3 + [0] * 4
     assert not batch.segment_ids_BT[12:].any() and not batch.completion_mask_BU[12:].any()
 

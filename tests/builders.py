@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
+from grm_jax.evaluation.tables import Cell, Column, Row, Table
 from grm_jax.text.prompts import Message
 
 
@@ -59,3 +62,14 @@ def run(**fields: Any):
     from experiments.run import Run  # slow, and few tests need it
 
     return Run(**{field.name: None for field in dataclasses.fields(Run)} | fields)
+
+
+def read_table(path: Path) -> Table:
+    """The table of a JSON file that `tables.write` wrote."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    columns = [Column(**column) for column in record["columns"]]
+    rows = [
+        Row(row["label"], tuple(Cell(**cell) for cell in row["cells"]), row["section"])
+        for row in record["rows"]
+    ]
+    return Table(record["title"], columns, rows, record["notes"], record["corner"])

@@ -112,15 +112,14 @@ def length_bias(
 
     Args:
         totals: [C, N] mean score of each response; NaN at padding and without a verdict.
-        lengths: [C, N], in any one unit; -1 at padding.
+        lengths: [C, N], in any one unit; NaN at padding.
         gold: [C, N] bool.
         credits: [C] in [0, 1].
     """
     totals_CN, credits_C = np.asarray(totals, np.float64), np.asarray(credits, np.float64)
     gold_CN = np.asarray(gold, bool)
     lengths_CN = np.asarray(lengths, np.float64)
-    there_CN = lengths_CN >= 0
-    longest_CN = there_CN & (lengths_CN == np.max(lengths_CN, axis=1, keepdims=True))
+    longest_CN = lengths_CN == np.nanmax(lengths_CN, axis=1, keepdims=True)
     right_C = (longest_CN & gold_CN).any(axis=1)
     wrong_C = (longest_CN & ~gold_CN).any(axis=1)
     judged_C = ~np.isnan(totals_CN).all(axis=1)
@@ -232,12 +231,9 @@ def _cells(suite: Suite, drawn: Drawn, counting: CountingRules, n: int) -> tuple
     voted_C = np.asarray(means.voters_C) > 0
     means_CN = np.asarray(means.totals_CN, np.float64)
     means_CN = np.where(np.isfinite(means_CN) & voted_C[:, None], means_CN, np.nan)
-    lengths_CN = np.full(means_CN.shape, -1)
-    for c, comparison in enumerate(suite.comparisons):
-        lengths_CN[c, : comparison.n] = [len(text) for text in comparison.responses]
     at_C = suite.choice_C
     length = length_bias(
-        means_CN[at_C], lengths_CN[at_C], suite.gold_CN[at_C], credits_C[at_C]
+        means_CN[at_C], suite.lengths_CN[at_C], suite.gold_CN[at_C], credits_C[at_C]
     )
     share_C = vote_share(ballots)
     known_C = at_C & ~np.isnan(share_C)

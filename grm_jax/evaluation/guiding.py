@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from grm_jax.benchmarks import rules
 from grm_jax.evaluation import plots, statistics
 from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, ballots_of, last_sampled, tally
 from grm_jax.evaluation.statistics import Difference, WithinAUC
@@ -76,8 +75,7 @@ def _gains(suite: Suite, drawn: Drawn, counting: CountingRules) -> dict[int, Dif
     ballots = ballots_of(suite, drawn, counting)
     found = tally(suite, ballots, counting, drawn.method, most=most, facts={})
     at = {(line.method.kind, line.method.k): line.credits_C for line in found}
-    messages = [c.messages for c in np.array(suite.comparisons, object)[suite.choice_C]]
-    clusters = rules.of_rows(messages)[1]
+    clusters = suite.choice_clusters
     return {
         k: statistics.paired_difference(at["guided", k], at["voting", k], clusters=clusters)
         for k in counting.ks if 1 < k <= most

@@ -180,6 +180,19 @@ class Suite:
         return gold_CN
 
     @property
+    def lengths_CN(self) -> np.ndarray:
+        """float64: characters of each response; NaN at padding."""
+        lengths_CN = np.full(self.gold_CN.shape, np.nan)
+        for c, comparison in enumerate(self.comparisons):
+            lengths_CN[c, : comparison.n] = [len(text) for text in comparison.responses]
+        return lengths_CN
+
+    @property
+    def choice_clusters(self) -> np.ndarray:
+        """Query numbers of the comparisons of `choice_C`, which are resampled by query."""
+        return rules.of_rows([c.messages for c in self.comparisons if len(c.winners) < c.n])[1]
+
+    @property
     def metric(self) -> Metric:
         """How the suite is scored officially."""
         return metric_of(self.name)
@@ -256,9 +269,8 @@ def _measured(suite: Suite, found: list[Line]) -> list[Line]:
     measured: list[dict[str, Resampled]] = [{} for _ in found]
     counted = [i for i, line in enumerate(found) if line.credits_C is not None]
     if counted:
-        messages = [c.messages for c in np.array(suite.comparisons, object)[suite.choice_C]]
-        clusters = rules.of_rows(messages)[1]
-        both = statistics.resample([found[i].credits_C for i in counted], clusters=clusters)
+        credits = [found[i].credits_C for i in counted]
+        both = statistics.resample(credits, clusters=suite.choice_clusters)
         for at, i in enumerate(counted):
             measured[i]["accuracy"] = Resampled(both.values_L[[at]], both.draws_BL[:, [at]])
     columns = official.measure(suite.metric.columns, suite.items, [line.values for line in found])
@@ -269,16 +281,8 @@ def _measured(suite: Suite, found: list[Line]) -> list[Line]:
 
 
 def blind(suite: Suite, counting: CountingRules) -> list[Line]:
-    """What verdicts without reading earn."""
-    names = ("first", "random", "longest", "shortest")
-    comparisons, choice_C, single_C = suite.comparisons, suite.choice_C, suite.single_C
-    choices = [c for c in comparisons if len(c.winners) < c.n]
-    credits = statistics.blind_credits(
-        [[len(text) for text in c.responses] for c in choices], [c.winners for c in choices]
-    )
-    lengths_CN = np.full(suite.gold_CN.shape, np.nan)
-    for c, comparison in enumerate(comparisons):
-        lengths_CN[c, : comparison.n] = [len(text) for text in comparison.responses]
+    """Lines of verdicts that read no content: the first, a random, the longest, the shortest."""
+    choice_C, single_C, lengths_CN = suite.choice_C, suite.single_C, suite.lengths_CN
     there_CN = np.where(np.isnan(lengths_CN), np.nan, 0.0)
     rng = np.random.default_rng((counting.seed, 1))
     scores = {
@@ -287,17 +291,22 @@ def blind(suite: Suite, counting: CountingRules) -> list[Line]:
         "longest": lengths_CN,
         "shortest": -lengths_CN,
     }
-    found = []
-    for name in names:
-        totals_MCN = scores[name].reshape(-1, *there_CN.shape)
-        line = Line(Method(name, kind="blind"), credits_C=credits[name] if choices else None)
+    lines = []
+    for name, scores_MCN in scores.items():
+        totals_MCN = scores_MCN.reshape(-1, *there_CN.shape)
+        # A coin earns its expectation; ties in length share the credit evenly.
+        sure_CN = there_CN if name == "random" else scores_MCN
+        tops_CN = sure_CN == np.nanmax(sure_CN, axis=1, keepdims=True)
+        shares_C = (tops_CN & suite.gold_CN).sum(axis=1) / tops_CN.sum(axis=1)
+        credits_C = np.where(choice_C, shares_C, np.nan)
+        line = Line(
+            Method(name, kind="blind"), credits_C=credits_C[choice_C] if choice_C.any() else None
+        )
         if single_C.any():
             constant = name in ("first", "random")
             line = line._replace(
                 singles_MC=totals_MCN[:1, single_C, 0] * (0.0 if constant else 1.0)
             )
-        credits_C = np.full(len(comparisons), np.nan)
-        credits_C[choice_C] = credits[name]
         games = None
         if "games" in suite.metric.needs:
             # What is shown first is the other response in the other order. Coins are thrown anew:
@@ -307,8 +316,8 @@ def blind(suite: Suite, counting: CountingRules) -> list[Line]:
                 shares_C4 = np.broadcast_to([0.5, 0.5, 0.0, 0.0], shares_C4.shape)
             other_C4 = shares_C4[:, [1, 0, 2, 3]] if name == "first" else shares_C4
             games = (shares_C4, other_C4)
-        found.append(_valued(suite, line, Outcome(credits_C, totals_MCN, games)))
-    return found
+        lines.append(_valued(suite, line, Outcome(credits_C, totals_MCN, games)))
+    return lines
 
 
 def _valued(suite: Suite, line: Line, outcome: Outcome) -> Line:

@@ -71,8 +71,6 @@ def scaling(
     curves: Sequence[Curve],
     *,
     levels: Mapping[str, Interval | float] | None = None,
-    title: str = "Inference-time scaling",
-    ylabel: str = "accuracy (%)",
     note: str = "",
 ) -> None:
     """Accuracy against k on a log2 axis, with a band for every interval.
@@ -86,17 +84,11 @@ def scaling(
         ValueError: naming the curve: no points, ks below 1, or not one interval for each k.
     """
     ticks = sorted({k for curve in curves for k in curve.ks})
-    _against(path, curves, levels or {}, "k, samples of one comparison", ticks, title, ylabel, note)
+    labels = "Inference-time scaling", "k, samples of one comparison"
+    _against(path, curves, levels or {}, labels, ticks, note)
 
 
-def cost(
-    path: str | os.PathLike,
-    curves: Sequence[Curve],
-    *,
-    title: str = "Accuracy against compute",
-    ylabel: str = "accuracy (%)",
-    note: str = "",
-) -> None:
+def cost(path: str | os.PathLike, curves: Sequence[Curve], *, note: str = "") -> None:
     """Accuracy against FLOPs of a verdict on a logarithmic axis.
 
     Args:
@@ -106,17 +98,18 @@ def cost(
     Raises:
         ValueError: as `scaling`.
     """
-    _against(path, curves, {}, "model FLOPs of a verdict", None, title, ylabel, note)
+    labels = "Accuracy against compute", "model FLOPs of a verdict"
+    _against(path, curves, {}, labels, None, note)
 
 
-def _against(path, curves, levels, xlabel, ticks, title, ylabel, note) -> None:
+def _against(path, curves, levels, labels, ticks, note) -> None:
     """Accuracy against anything of at least 1; `ticks` are marks of base 2, or None."""
     for curve in curves:
         if not curve.ks or len(curve.ks) != len(curve.intervals) or min(curve.ks) < 1:
             raise ValueError(f"curve {curve.label!r}: needs one interval for each k of at least 1")
     if not curves:
         raise ValueError("curves: at least one is needed")
-    with _axes(path, (8.0, 4.2), 150, title, xlabel, ylabel, note) as axes:
+    with _axes(path, (8.0, 4.2), 150, *labels, "accuracy (%)", note) as axes:
         for i, curve in enumerate(curves):
             points = sorted(zip(curve.ks, curve.intervals, strict=True))
             ks = [k for k, _ in points]
@@ -153,14 +146,7 @@ class Effect(NamedTuple):
     published: float | None = None
 
 
-def effects(
-    path: str | os.PathLike,
-    rows: Sequence[Effect],
-    *,
-    title: str = "What each step and each arm is worth",
-    xlabel: str = "difference of accuracy (points)",
-    note: str = "",
-) -> None:
+def effects(path: str | os.PathLike, rows: Sequence[Effect], *, note: str = "") -> None:
     """Paired differences with their intervals, one below the other, and the paper's as a cross.
 
     Raises:
@@ -168,6 +154,7 @@ def effects(
     """
     if not rows:
         raise ValueError("rows: at least one is needed")
+    title, xlabel = "What each step and each arm is worth", "difference of accuracy (points)"
     size = (7.6, 1.2 + 0.26 * len(rows))
     with _axes(path, size, 130, title, xlabel, "", note) as axes:
         axes.axvline(0, color="#444444", linewidth=1)
@@ -193,8 +180,6 @@ def guiding(
     path: str | os.PathLike,
     simulated: Sequence[tuple[float, Mapping[int, Difference]]],
     measured: Sequence[tuple[float, Mapping[int, Difference]]],
-    *,
-    title: str = "What guiding is worth",
 ) -> None:
     """Guided minus plain voting against the AUC of the meta RM inside comparisons.
 
@@ -208,7 +193,8 @@ def guiding(
     if not simulated:
         raise ValueError("simulated: at least one point is needed")
     xlabel = "AUC of the meta RM inside comparisons (stars: trained, others simulated)"
-    with _axes(path, (6.4, 4.2), 150, title, xlabel, "MetaRM@k − Voting@k (points)") as axes:
+    labels = "What guiding is worth", xlabel, "MetaRM@k − Voting@k (points)"
+    with _axes(path, (6.4, 4.2), 150, *labels) as axes:
         axes.axhline(0, color="#444444", linewidth=1)
         for i, k in enumerate(simulated[0][1]):
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
@@ -226,23 +212,20 @@ def training(
     path: str | os.PathLike,
     stages: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
-    metrics: Sequence[str] | None = None,
-    step: str = "step",
-    columns: int = 4,
-    title: str = "Training",
+    metrics: Sequence[str],
 ) -> None:
     """A grid of health metrics against step: one row of panels, or more, for each stage.
 
     Args:
         stages: the metric records of each stage in order, such as lines of metrics.jsonl; every
-            record has `step`, other fields may be missing from some records.
-        metrics: names to show, in this order, where a stage has them; by default every numeric
-            field, in order of first appearance. A field that is never finite has no panel.
+            record has "step", other fields may be missing from some records.
+        metrics: names to show, in this order, where a stage has them. A field that is never finite
+            has no panel.
 
     Raises:
-        ValueError: naming the stage and record without `step`, or if there is nothing to draw.
+        ValueError: naming the stage and record without "step", or if there is nothing to draw.
     """
-    panels = {stage: _panels(stage, records, metrics, step) for stage, records in stages.items()}
+    panels = {stage: _panels(stage, records, metrics) for stage, records in stages.items()}
     panels = {stage: series for stage, series in panels.items() if series}
     if not panels:
         raise ValueError(f"stages: no metric to draw in {list(stages)}")
@@ -250,12 +233,12 @@ def training(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    columns = min(columns, max(map(len, panels.values())))
+    columns = min(4, max(map(len, panels.values())))
     heights = [math.ceil(len(series) / columns) for series in panels.values()]
     with matplotlib.rc_context(STYLE | {"font.size": 9, "axes.titlesize": 9.5}):
         size = (0.4 + 2.9 * columns, 0.5 + sum(0.35 + 2.0 * rows for rows in heights))
         figure = Figure(figsize=size, dpi=120, layout="constrained")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+        figure.suptitle("Training", x=0.01, ha="left", fontsize=13)
         bands = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
         for i, (stage, rows) in enumerate(zip(panels, heights, strict=True)):
             bands[i].suptitle(stage, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -278,27 +261,20 @@ def training(
         save(figure, path)
 
 
-def _panels(stage, records, metrics, step) -> dict[str, tuple[list[float], list[float]]]:
-    names: dict[str, None] = {}
+def _panels(stage, records, metrics) -> dict[str, tuple[list[float], list[float]]]:
     for i, record in enumerate(records):
-        if step not in record:
-            raise ValueError(f"stage {stage!r}, record {i}: no field {step!r}")
-        names.update(dict.fromkeys(record))
-    chosen = [name for name in (names if metrics is None else metrics) if name != step]
+        if "step" not in record:
+            raise ValueError(f"stage {stage!r}, record {i}: no field 'step'")
     panels = {}
-    for name in chosen:
+    for name in metrics:
+        values = [(record["step"], record.get(name)) for record in records]
         points = [
-            (record[step], float(record[name]))
-            for record in records
-            if _is_number(record.get(name)) and math.isfinite(record[name])
-        ]
+            (step, float(value)) for step, value in values
+            if isinstance(value, numbers.Real) and math.isfinite(value)
+        ]  # fmt: skip
         if points:
             panels[name] = tuple(map(list, zip(*sorted(points), strict=True)))
     return panels
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _smooth(values: Sequence[float]) -> list[float] | None:

@@ -43,11 +43,6 @@ class Difference(NamedTuple):
     high: float
     p_value: float
 
-    @property
-    def half_width(self) -> float:
-        """Half the length of the interval."""
-        return (self.high - self.low) / 2
-
 
 class WithinAUC(NamedTuple):
     """AUC inside comparisons; NaN where no comparison had mixed outcomes.
@@ -82,8 +77,11 @@ def bootstrap_mean(
     Raises:
         ValueError: naming the argument: a value that is not finite, no items, a wrong shape.
     """
-    value, means_B = _bootstrap_means(values, clusters, num_resamples, rng_seed)
-    return Interval(value, *_percentiles(means_B, level))
+    values_1I = _finite("values", values, dims=(1,))[None]
+    means = resample(
+        values_1I, clusters=clusters, num_resamples=num_resamples, rng_seed=rng_seed
+    )
+    return means.interval(0, level)
 
 
 def paired_difference(
@@ -106,8 +104,10 @@ def paired_difference(
     a, b = _finite("a", a, dims=(1,)), _finite("b", b, dims=(1,))
     if a.shape != b.shape:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape} are not paired")
-    value, means_B = _bootstrap_means(a - b, clusters, num_resamples, rng_seed)
-    return _difference(value, means_B, level)
+    means = resample(
+        (a - b)[None], clusters=clusters, num_resamples=num_resamples, rng_seed=rng_seed
+    )
+    return _difference(float(means.values_L[0]), means.draws_BL[:, 0], level)
 
 
 class Resampled(NamedTuple):
@@ -340,33 +340,6 @@ def within_comparison_auc(scores: ArrayLike, correct: ArrayLike, valid: ArrayLik
     return WithinAUC(float(won / pairs) if pairs else math.nan, pairs, comparisons)
 
 
-def blind_credits(
-    lengths: Sequence[Sequence[int]], right: Sequence[Sequence[int]]
-) -> dict[str, np.ndarray]:
-    """What verdicts that read no content earn: float64 [C] for first, random, longest, shortest.
-
-    Args:
-        lengths: the length of each response of each comparison, in any one unit.
-        right: indices of the right responses. Ties in length share the credit evenly.
-
-    Raises:
-        ValueError: naming the comparison of which none or all responses are right, or with an
-            index out of range.
-    """
-    names = ("first", "random", "longest", "shortest")
-    credits = {name: np.zeros(len(right)) for name in names}
-    for c, (row, gold) in enumerate(zip(lengths, right, strict=True)):
-        n, gold = len(row), set(gold)
-        if not 0 < len(gold) < n or not gold <= set(range(n)):
-            raise ValueError(f"comparison {c}: right ones {sorted(gold)} of {n} are no choice")
-        credits["first"][c] = float(0 in gold)
-        credits["random"][c] = len(gold) / n
-        for name, extreme in (("longest", max(row)), ("shortest", min(row))):
-            tied = {i for i, length in enumerate(row) if length == extreme}
-            credits[name][c] = len(tied & gold) / len(tied)
-    return credits
-
-
 def _finite(name: str, values: ArrayLike, dims: tuple[int, ...]) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if array.ndim not in dims or array.size == 0:
@@ -389,14 +362,6 @@ def _difference(value: float, means_B: np.ndarray, level: float) -> Difference:
     smaller = min(np.sum(means_B <= 0), np.sum(means_B >= 0))
     p_value = min(1.0, 2 * (int(smaller) + 1) / (len(means_B) + 1))
     return Difference(value, *_percentiles(means_B, level), p_value)
-
-
-def _bootstrap_means(values, clusters, num_resamples, rng_seed):
-    """(mean, [B] bootstrap means) over items."""
-    values_I = _finite("values", values, dims=(1,))
-    rng = np.random.default_rng(rng_seed)
-    draws = _resampled_means(values_I[None], clusters, num_resamples, rng)
-    return float(values_I.mean()), np.concatenate([means_BL[:, 0] for means_BL in draws])
 
 
 def _resampled_means(values_LI, clusters, num_resamples, rng):

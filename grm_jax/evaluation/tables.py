@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from grm_jax.files import json_object, write_atomically
+from grm_jax.files import write_atomically
 
 UNITS = ("percent", "plain", "count", "p_value")
 MISSING = "–"
@@ -243,30 +243,6 @@ def write(table: Table, folder: str | os.PathLike, name: str) -> list[Path]:
     for path, text in zip(paths, texts, strict=True):
         write_atomically(path, text.encode())
     return paths
-
-
-def read_json(path: str | os.PathLike) -> Table:
-    """The table that `write` put there.
-
-    Raises:
-        ValueError: naming the file, if it holds no such table or a text that its numbers do not
-            have (an edited file).
-    """
-    try:
-        record = json_object(Path(path).read_bytes(), path)
-        rows = tuple(
-            Row(row["label"], tuple(Cell(**cell) for cell in row["cells"]), row["section"])
-            for row in record["rows"]
-        )
-        columns = tuple(Column(**column) for column in record["columns"])
-        table = Table(record["title"], columns, rows, tuple(record["notes"]), record["corner"])
-        texts = [row["text"] for row in record["rows"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a table of this package: {error}") from error
-    for row, text in zip(table.rows, texts, strict=True):
-        if _texts(row, table) != text:
-            raise ValueError(f"{path}: row {row.label!r}: the text does not show its numbers")
-    return table
 
 
 def _headings(table: Table) -> list[str]:

@@ -94,7 +94,7 @@ def test_length_bias():
     C, N = 80, 4
     n = rng.integers(2, N + 1, size=C)
     real = np.arange(N) < n[:, None]
-    lengths = np.where(real, rng.integers(1, 6, size=(C, N)) * 10, -1)
+    lengths = np.where(real, rng.integers(1, 6, size=(C, N)) * 10, np.nan)
     totals = np.where(real, rng.integers(1, 5, size=(C, N)), np.nan)
     totals[:5] = np.nan
     gold = real & (np.arange(N) == rng.integers(0, n)[:, None])

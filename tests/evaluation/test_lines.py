@@ -11,7 +11,7 @@ from builders import comparison, trajectory
 from grm_jax.benchmarks import load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import guiding
-from grm_jax.evaluation.lines import Drawn, Suite, count, single_auc
+from grm_jax.evaluation.lines import Drawn, Suite, blind, count, single_auc
 from grm_jax.sampling.orders import orders_for
 from grm_jax.text.prompts import Message
 from tools.bench.harness import judged
@@ -30,6 +30,24 @@ def test_only_the_last_stage_votes_without_its_name():
     assert found["Voting@2"] == found["GRPO, one sample"] == found["GRPO, greedy"] == 1.0
     labels = [line.label for line in lines]
     assert len(set(labels)) == len(labels)
+
+
+def test_verdicts_that_read_nothing_share_ties_in_length():
+    cases = [((5, 5, 2), (1,)), ((1, 4), (0,)), ((3, 3), (0,)), ((1, 1, 1), (1, 2))]
+    comparisons = [
+        comparison(
+            f"c{i}", responses=tuple("a" * length for length in lengths),
+            rewards=tuple(float(j in right) for j in range(len(lengths))), several_best=True,
+        )
+        for i, (lengths, right) in enumerate(cases)
+    ]  # fmt: skip
+    lines = blind(Suite("s", "", comparisons, ()), TWO)
+    assert {line.method.stage: line.credits_C.tolist() for line in lines} == {
+        "first": [0.0, 1.0, 1.0, 0.0],
+        "random": [1 / 3, 0.5, 0.5, 2 / 3],
+        "longest": [0.5, 0.0, 0.5, 2 / 3],
+        "shortest": [0.0, 1.0, 0.5, 2 / 3],
+    }
 
 
 def singles(scores_of, count=4):

@@ -9,10 +9,10 @@ import time
 import types
 
 import pytest
+from builders import read_table
 
 from configs import small_world
 from experiments import ablate
-from grm_jax.evaluation.tables import read_json
 
 ROOT = pathlib.Path(__file__).parents[2]
 # At the least size, and the second arm compiles nothing of its own: GRPO at once, without RFT.
@@ -39,14 +39,14 @@ def test_two_arms_on_two_seeds(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 of 2 seeds are finished" in done.stdout
 
-    table = read_json(tmp_path / "tables/ablation.json")
+    table = read_table(tmp_path / "tables/ablation.json")
     found = {(row.section, row.label) for row in table.rows}
     assert {("steps", "GRPO − RFT, one sample"),
             ("full − without rejective sampling", "Voting@2"),
             ("full − without principles", "RFT, greedy")} <= found  # fmt: skip
     assert ("full − without rejective sampling", "RFT, greedy") not in found  # it has no such stage
     assert (tmp_path / "figures/ablation.png").stat().st_size > 0
-    seeds = read_json(tmp_path / "tables/seeds.json")
+    seeds = read_table(tmp_path / "tables/seeds.json")
     assert [column.name for column in seeds.columns] == ["mean", "seed 21", "seed 22"]
     for seed in (21, 22):
         stages = {path.name for path in (tmp_path / f"seed_{seed}/params").iterdir()}

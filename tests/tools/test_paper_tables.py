@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from builders import read_table
 
 from configs import small_world
 from grm_jax.benchmarks import SUITES, rewardbench, rules
@@ -12,7 +13,6 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation import paper, results, statistics
 from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, counted, group
 from grm_jax.evaluation.method import Method
-from grm_jax.evaluation.tables import read_json
 from grm_jax.models.variants import VARIANTS
 from grm_jax.text.prompts import Message
 from tools import tables
@@ -68,7 +68,7 @@ def test_ours_stands_beside_the_papers(tmp_path, suites, capsys):
     lines = measured(tmp_path / "run", "rewardbench", suites["rewardbench"], 0.8, 1,
                      coverage="92 of 2985 rows")  # fmt: skip
     tables.main(["--table=table8", f"--workdirs={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"])
-    table = read_json(tmp_path / "out/table8.json")
+    table = read_table(tmp_path / "out/table8.json")
     names = [(column.group, column.name) for column in table.columns]
     at = {row.label: dict(zip(names, row.cells, strict=True)) for row in table.rows}
     own = lines[Method("grpo", kind="greedy")]
@@ -161,7 +161,7 @@ def test_what_cannot_be_compared_is_said(tmp_path, suites):
     measured(tmp_path / "d", "rewardbench", suites["rewardbench"], 0.5, 1)
 
     def message(argv):
-        with pytest.raises(SystemExit) as error:
+        with pytest.raises(ValueError) as error:
             tables.main(argv)
         return str(error.value)
 
@@ -184,14 +184,14 @@ def test_suites_that_two_runs_share_are_compared_without_the_others(tmp_path, su
         world = rows_of(f"world {seed}", ["all"], 20)
         measured(tmp_path / name, "small_world", world, 0.7, seed)
     both = f"--workdirs={tmp_path / 'one'},{tmp_path / 'two'}"
-    with pytest.raises(SystemExit, match=r"suite small_world: 20 comparisons.* with --suites"):
+    with pytest.raises(ValueError, match=r"suite small_world: 20 comparisons.* with --suites"):
         tables.main([both])
     tables.main([both, "--suites=ppe_preference", "--table=compare"])
     shown = capsys.readouterr().out
     assert "one − two: ppe_preference" in shown and "small_world" not in shown
     tables.main([both, "--suites= ppe_preference", "--table=compare", f"--out={tmp_path}/out"])
     assert (tmp_path / "out/compare_ppe_preference.md").exists()
-    with pytest.raises(SystemExit, match=r"one has results on .*, not on \['rmb_bon'\]"):
+    with pytest.raises(ValueError, match=r"one has results on .*, not on \['rmb_bon'\]"):
         tables.main([both, "--suites=rmb_bon,ppe_preference"])
 
 
@@ -217,10 +217,10 @@ def test_export_for_the_leaderboard(tmp_path, suites):
     for subset in rewardbench.ROWS:
         own = [credit for credit, c in zip(credits, rows, strict=True) if c.subset == subset]
         assert record[subset] == pytest.approx(np.mean(own))
-    with pytest.raises(SystemExit, match="is none of"):
+    with pytest.raises(ValueError, match="is none of"):
         tables.main([*common, "--line=Voting@64", f"--out={tmp_path / 'out'}"])
     measured(tmp_path / "run", "rewardbench", rows, 0.7, 1, coverage="92 of 2985 rows")
-    with pytest.raises(SystemExit, match="is not whole"):
+    with pytest.raises(ValueError, match="is not whole"):
         tables.main([*common, "--line=Voting@4", f"--out={tmp_path / 'out'}"])
 
 

@@ -1,9 +1,10 @@
 """Programs beside the experiments; each says in its head what it does and how to call it."""
 
+import argparse
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _INSTALLED_BY = {
     "torch": "make install-parity",
@@ -11,6 +12,18 @@ _INSTALLED_BY = {
     "huggingface_hub": "pip install -e '.[data]'",
     "pyarrow": "pip install -e '.[data]'",
 }
+
+
+def make_parser(description: str, **options) -> argparse.ArgumentParser:
+    """A parser whose help shows the docstring of a program as it stands."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=form, **options)
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Runs a program and ends the process with its exit code, or with one line of error."""
+    with errors_in_one_line():
+        sys.exit(main())
 
 
 def user_path(text: str) -> pathlib.Path:

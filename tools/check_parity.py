@@ -9,10 +9,8 @@ transformers, which shows how much of a difference is float32 itself. The exit c
 difference is beyond max(1e-5, 3 x the largest such gap).
 """
 
-import argparse
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +19,7 @@ import numpy as np
 
 from grm_jax.models import hub
 from grm_jax.text.chat_templates import load_tokenizer
-from tools import errors_in_one_line, user_path
+from tools import make_parser, run_program, user_path
 from tools.outputs import load, outputs
 
 TOLERANCE, GAPS = 1e-5, 3
@@ -112,9 +110,7 @@ def compare(folder: pathlib.Path, *, length: int, seed: int, float64_below: floa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares and prints; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, type=user_path, help="folder")
     parser.add_argument("--length", type=int, default=64, help="tokens of a random row")
     parser.add_argument("--seed", type=int, default=0, help="of the random tokens")
@@ -140,5 +136,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        sys.exit(main())
+    run_program(main)

@@ -32,7 +32,7 @@ from grm_jax.files import read_json
 from grm_jax.learning import checkpoints
 from grm_jax.models import hub
 from grm_jax.models.hub import config_file, families, names, record
-from tools import errors_in_one_line, user_path
+from tools import make_parser, run_program, user_path
 
 DONE = "DONE"  # as a finished stage has it
 
@@ -81,9 +81,7 @@ def read_orbax(folder) -> hub.Checkpoint:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--to", required=True, choices=["orbax", "hf"], help="format of the target")
     parser.add_argument("--source", required=True, type=user_path, help="folder to read")
     parser.add_argument("--target", required=True, type=user_path, help="new or empty folder")
@@ -117,5 +115,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_program(main)

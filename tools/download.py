@@ -30,7 +30,7 @@ from typing import Protocol
 from grm_jax import benchmarks
 from grm_jax.data.source import Source
 from grm_jax.files import read_json, write_atomically
-from tools import errors_in_one_line, user_path
+from tools import make_parser, run_program, user_path
 
 MANIFEST = "manifest.json"
 # Revisions: of UltraFeedback, the one that HuggingFaceH4/ultrafeedback_binarized was made from; of
@@ -84,7 +84,6 @@ class Hub:
         self._api = huggingface_hub.HfApi()
 
     def commit(self, repository: str, revision: str) -> str:
-        """See `Host`."""
         if len(revision) == 40:
             return revision
         if not revision:
@@ -96,7 +95,6 @@ class Hub:
         return found[0]
 
     def files(self, repository: str, commit: str) -> dict[str, str]:
-        """See `Host`."""
         info = self._api.dataset_info(repository, revision=commit, files_metadata=True)
         return {
             file.rfilename: f"sha256:{file.lfs.sha256}" if file.lfs else f"git:{file.blob_id}"
@@ -104,7 +102,6 @@ class Hub:
         }
 
     def fetch(self, repository: str, commit: str, path: str, folder: pathlib.Path) -> pathlib.Path:
-        """See `Host`."""
         return pathlib.Path(
             self._hub.hf_hub_download(
                 repository, path, repo_type="dataset", revision=commit, local_dir=folder
@@ -116,11 +113,9 @@ class GitHub:
     """Files in repositories of GitHub, through its public interface."""
 
     def commit(self, repository: str, revision: str) -> str:
-        """See `Host`."""
         return self._get(f"{repository}/commits/{revision or 'HEAD'}")["sha"]
 
     def files(self, repository: str, commit: str) -> dict[str, str]:
-        """See `Host`."""
         tree = self._get(f"{repository}/git/trees/{commit}?recursive=1")
         if tree["truncated"]:
             raise ValueError(f"{repository}: has too many files to list them")
@@ -130,7 +125,6 @@ class GitHub:
         }  # fmt: skip
 
     def fetch(self, repository: str, commit: str, path: str, folder: pathlib.Path) -> pathlib.Path:
-        """See `Host`."""
         target = folder / "file"
         address = f"https://raw.githubusercontent.com/{repository}/{commit}/"
         with (
@@ -221,9 +215,7 @@ def _digest(path: pathlib.Path, kind: str) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--set", choices=SETS, help="a training set")
     what.add_argument("--suite", choices=SUITES, help="a benchmark")
@@ -245,5 +237,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_program(main)

@@ -12,14 +12,18 @@ import json
 import os
 import pathlib
 import shutil
-
-from absl import app, flags
+from collections.abc import Sequence
 
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.models import hub
 from grm_jax.text import prompts
-from grm_jax.text.tokenizers import DEEPSEEK_CHAT, GEMMA_CHAT, train_sentencepiece
-from tools import errors_in_one_line
+from grm_jax.text.tokenizers import (
+    DEEPSEEK_CHAT,
+    GEMMA_CHAT,
+    SentencePieceTokenizer,
+    train_sentencepiece,
+)
+from tools import make_parser, run_program, user_path
 
 _GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>"
@@ -43,8 +47,6 @@ def _lines():
 
 def _gemma_tokenizer(out: pathlib.Path, given: str) -> int:
     if given:
-        from grm_jax.text.tokenizers import SentencePieceTokenizer
-
         shutil.copy(given, out / "tokenizer.model")
         size = SentencePieceTokenizer.from_file(out / "tokenizer.model").vocab_size
     else:
@@ -114,13 +116,6 @@ KINDS = {
     "deepseek_v3": ("DeepseekV3", "ForCausalLM", _DEEPSEEK, _deepseek_tokenizer),
 }  # fmt: skip
 
-_KIND = flags.DEFINE_enum("kind", "gemma2", [*KINDS], "Architecture.")
-_OUT = flags.DEFINE_string("out", None, "New folder.", required=True)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "", "tokenizer.model (Gemma) or tokenizer.json (DeepSeek) to copy in."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the weights.")
-
 
 def make(kind: str, out: pathlib.Path, *, tokenizer: str = "", seed: int = 0) -> None:
     """Writes the folder `out`: weights, config.json, tokenizer and chat template.
@@ -139,14 +134,20 @@ def make(kind: str, out: pathlib.Path, *, tokenizer: str = "", seed: int = 0) ->
         getattr(transformers, family + head)(config).save_pretrained(partial)
 
 
-def main(argv) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    out = pathlib.Path(_OUT.value)
-    with errors_in_one_line():
-        make(_KIND.value, out, tokenizer=os.path.expanduser(_TOKENIZER.value), seed=_SEED.value)
-    print(f"written: {out}")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Makes one."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--kind", default="gemma2", choices=KINDS, help="architecture")
+    parser.add_argument("--out", required=True, type=user_path, help="new folder")
+    parser.add_argument(
+        "--tokenizer", default="", type=os.path.expanduser,
+        help="tokenizer.model (Gemma) or tokenizer.json (DeepSeek) to copy in",
+    )  # fmt: skip
+    parser.add_argument("--seed", default=0, type=int, help="of the weights")
+    args = parser.parse_args(argv)
+    make(args.kind, args.out, tokenizer=args.tokenizer, seed=args.seed)
+    print(f"written: {args.out}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

@@ -6,16 +6,15 @@ So that recipes can be walked on a laptop (`:runlocal`) before anything is downl
 from the small world and mean nothing. Needs pyarrow, of the extra `data`.
 """
 
-import argparse
 import gzip
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.models import hub
-from tools import errors_in_one_line, user_path
+from tools import make_parser, run_program, user_path
 
 ROWS = 12
 
@@ -24,63 +23,43 @@ def _turn(role: str, content: str) -> dict:
     return {"role": role, "content": content}
 
 
-def _ultrafeedback(c: Comparison, number: int) -> dict:
+def _rows(c: Comparison, number: int) -> dict[str, dict]:
+    """A row of every set, by the path of its file."""
+    query, (first, second) = c.messages[-1].content, c.responses[:2]
+    asked, preference = _turn("user", query), number % 7 - 3
     return {
-        "source": "made_up",
-        "instruction": c.messages[-1].content,
-        "completions": [
-            {"model": "made_up", "response": text, "fine-grained_score": float(reward),
-             "overall_score": 5.0}
-            for text, reward in zip(c.responses, c.rewards, strict=True)
-        ],
+        "ultrafeedback/made_up.jsonl": {
+            "source": "made_up", "instruction": query,
+            "completions": [
+                {"model": "made_up", "response": text, "fine-grained_score": float(reward),
+                 "overall_score": 5.0}
+                for text, reward in zip(c.responses, c.rewards, strict=True)
+            ],
+        },
+        "offsetbias/train.jsonl": {
+            "instruction": query, "output_1": first, "output_2": second, "label": 1 + number % 2,
+        },
+        "skywork/train.parquet": {
+            "chosen": [asked, _turn("assistant", first)],
+            "rejected": [asked, _turn("assistant", second)], "source": "made_up",
+        },
+        "helpsteer2/preference.jsonl.gz": {
+            "split": "train", "prompt": query, "response_1": first, "response_2": second,
+            "preference_strength": preference,
+        },
+        "helpsteer3/train.jsonl.gz": {
+            "domain": "general", "language": "english", "context": [asked], "response1": first,
+            "response2": second, "overall_preference": preference,
+        },
+        "math/train.jsonl": {
+            "problem": f"What is {number} plus 1?", "type": "Addition",
+            "solution": rf"It is \boxed{{{number + 1}}}.",
+            "responses": [rf"So it is \boxed{{{number + extra}}}." for extra in (1, 0, 2)],
+        },
+        "general/general.jsonl": {
+            "messages": [_turn("user", f"Say {number}."), _turn("assistant", f"{number}.")],
+        },
     }  # fmt: skip
-
-
-def _offsetbias(c: Comparison, number: int) -> dict:
-    first, second = c.responses[:2]
-    return {"instruction": c.messages[-1].content, "output_1": first, "output_2": second,
-            "label": 1 + number % 2}  # fmt: skip
-
-
-def _skywork(c: Comparison, number: int) -> dict:
-    query = _turn("user", c.messages[-1].content)
-    first, second = (_turn("assistant", text) for text in c.responses[:2])
-    return {"chosen": [query, first], "rejected": [query, second], "source": "made_up"}
-
-
-def _helpsteer2(c: Comparison, number: int) -> dict:
-    first, second = c.responses[:2]
-    return {"split": "train", "prompt": c.messages[-1].content, "response_1": first,
-            "response_2": second, "preference_strength": number % 7 - 3}  # fmt: skip
-
-
-def _helpsteer3(c: Comparison, number: int) -> dict:
-    first, second = c.responses[:2]
-    return {"domain": "general", "language": "english",
-            "context": [_turn("user", c.messages[-1].content)],
-            "response1": first, "response2": second,
-            "overall_preference": number % 7 - 3}  # fmt: skip
-
-
-def _math(c: Comparison, number: int) -> dict:
-    answers = [rf"So it is \boxed{{{number + extra}}}." for extra in (1, 0, 2)]
-    return {"problem": f"What is {number} plus 1?", "type": "Addition",
-            "solution": rf"It is \boxed{{{number + 1}}}.", "responses": answers}  # fmt: skip
-
-
-def _general(c: Comparison, number: int) -> dict:
-    return {"messages": [_turn("user", f"Say {number}."), _turn("assistant", f"{number}.")]}
-
-
-_FILES: dict[str, Callable[[Comparison, int], dict]] = {
-    "ultrafeedback/made_up.jsonl": _ultrafeedback,
-    "offsetbias/train.jsonl": _offsetbias,
-    "skywork/train.parquet": _skywork,
-    "helpsteer2/preference.jsonl.gz": _helpsteer2,
-    "helpsteer3/train.jsonl.gz": _helpsteer3,
-    "math/train.jsonl": _math,
-    "general/general.jsonl": _general,
-}
 
 
 def make(out: pathlib.Path, rows: int = ROWS) -> None:
@@ -91,11 +70,12 @@ def make(out: pathlib.Path, rows: int = ROWS) -> None:
     """
     world = SmallWorld(SmallWorldConfig(single=0.0))
     comparisons = world.comparisons("train", rows)
+    rows_of = [_rows(comparison, number) for number, comparison in enumerate(comparisons)]
     with hub.new_folder(out) as partial:
-        for name, row in _FILES.items():
+        for name in rows_of[0]:
             path = partial / name
             path.parent.mkdir(parents=True)
-            _write(path, [row(c, number) for number, c in enumerate(comparisons)])
+            _write(path, [row[name] for row in rows_of])
 
 
 def _write(path: pathlib.Path, rows: list[dict]) -> None:
@@ -111,9 +91,7 @@ def _write(path: pathlib.Path, rows: list[dict]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Makes them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--out", required=True, type=user_path, help="new folder")
     args = parser.parse_args(argv)
     make(args.out)
@@ -121,5 +99,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_program(main)

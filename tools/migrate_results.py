@@ -8,16 +8,14 @@ defaults. The config is in `config.json` of the workdir, or in `opened.json` of 
 Nothing else of a result changes; a file whose digest is right already stays as it is.
 """
 
-import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from experiments import arms
 from grm_jax.files import read_json, visible_files, write_atomically
 from grm_jax.ranges import split
-from tools import errors_in_one_line, user_path
+from tools import make_parser, run_program, user_path
 
 
 def migrate(workdir: pathlib.Path) -> int:
@@ -41,15 +39,13 @@ def migrate(workdir: pathlib.Path) -> int:
     return changed
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Migrates and counts."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--workdirs", required=True, help="comma-separated, each with results/")
-    args = parser.parse_args(argv)
-    with errors_in_one_line():
-        for workdir in map(user_path, split(args.workdirs)):
-            print(f"{workdir}: {migrate(workdir)} files of results changed")
+    for workdir in map(user_path, split(parser.parse_args(argv).workdirs)):
+        print(f"{workdir}: {migrate(workdir)} files of results changed")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_program(main)

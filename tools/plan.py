@@ -40,7 +40,7 @@ from grm_jax.evaluation import plots
 from grm_jax.files import read_json, write_atomically
 from grm_jax.models import cost
 from grm_jax.ranges import split
-from tools import errors_in_one_line
+from tools import run_program
 from tools.planning import gpus, hlo, programs, topologies
 from tools.planning.topologies import GIB
 
@@ -294,10 +294,4 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     define_flags()
-
-    def run() -> None:
-        """In one line, whatever is wrong."""
-        with errors_in_one_line():
-            app.run(main)
-
-    run()
+    run_program(lambda: app.run(main))

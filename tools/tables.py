@@ -15,7 +15,6 @@ The export is the file of accuracies by subset that RewardBench keeps for each m
 published ones; nobody has sent one of ours in.
 """
 
-import argparse
 import json
 import math
 import pathlib
@@ -35,7 +34,7 @@ from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table, to_terminal, write
 from grm_jax.files import write_atomically
 from grm_jax.ranges import split
-from tools import errors_in_one_line, user_path
+from tools import make_parser, run_program, user_path
 
 SIZE_TOLERANCE = 0.15  # of the number of parameters, for rows of one size
 RANKED = ("LLM-as-a-Judge", "BTRM-27B", "CLoud", "PairRM-27B", "GRM-27B-RFT", "GRM-27B")
@@ -334,10 +333,7 @@ def open_workdirs(paths: Sequence[pathlib.Path], suites: Sequence[str]) -> list[
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints, and writes where --out says so."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
+    parser = make_parser(__doc__, allow_abbrev=False)
     parser.add_argument("--workdirs", default="", help="comma-separated")
     parser.add_argument("--suites", default="", help="comma-separated; all if left out")
     parser.add_argument("--table", default="", help="comma-separated names; see --list")
@@ -346,11 +342,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--export", choices=("rewardbench",), help="write a leaderboard's file")
     parser.add_argument("--line", default="Voting@32", help="the line that is exported")
     args = parser.parse_args(argv)
-    with errors_in_one_line():
-        _main(args)
-
-
-def _main(args: argparse.Namespace) -> None:
     if args.list:
         for table in paper.TABLES.values():
             print(f"{table.name:10} {table.title}")
@@ -358,9 +349,7 @@ def _main(args: argparse.Namespace) -> None:
               "spread     spread over domains\n"
               "compare    two workdirs, paired")  # fmt: skip
         return
-    given = split(args.workdirs)
-    paths = [pathlib.Path(part).expanduser() for part in given]
-    suites = split(args.suites)
+    paths, suites = [user_path(part) for part in split(args.workdirs)], split(args.suites)
     if suites and not paths:
         raise ValueError("--suites: these are suites of workdirs; --workdirs is missing")
     workdirs = open_workdirs(paths, suites)
@@ -394,4 +383,4 @@ def _main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

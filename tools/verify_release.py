@@ -23,7 +23,6 @@ import argparse
 import dataclasses
 import itertools
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -43,7 +42,7 @@ from grm_jax.models.hub import config_file
 from grm_jax.models.variants import PUBLISHED_PARAMETERS, VARIANTS, published_variant
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message, grm_prompt
-from tools import errors_in_one_line, outputs, user_path
+from tools import make_parser, outputs, run_program, user_path
 
 OK, FAILED, SHOWN = "ok", "FAILED", "-"
 NEAR = 1e-4  # of log-probs and rewards in float32
@@ -181,9 +180,7 @@ def rmb_row(run: Run, loaded: measurement.Loaded, paper: dict[str, float] | None
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     flag = parser.add_argument
     flag("--checkpoint", required=True, type=user_path, help="folder as downloaded")
     flag("--record", type=user_path, help="new file for the golden record")
@@ -248,5 +245,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        sys.exit(main())
+    run_program(main)

@@ -8,17 +8,16 @@ seconds, the least of --repeats, and their ratio.
 """
 
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
 
 from grm_jax.models import heads, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import sampler
-
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Compilations of each program.")
+from tools import make_parser, run_program
 
 # (variant, few layers, many layers): the depths of Gemma-2-27B and DeepSeek-V2.
 CASES = (("tiny", 6, 46), ("tiny_deepseek", 6, 60))
@@ -65,9 +64,11 @@ def seconds(program, config: ModelConfig) -> float:
     return time.perf_counter() - began
 
 
-def main(argv) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="compilations of each program")
+    repeats = parser.parse_args(argv).repeats
     print("| model | program | layers | s | layers | s | ratio |")
     print("| :--- | :--- | ---: | ---: | ---: | ---: | ---: |")
     for variant, few, many in CASES:
@@ -75,11 +76,11 @@ def main(argv) -> None:
             cells, least = [], []
             for layers in (few, many):
                 config = VARIANTS[variant].replace(num_layers=layers, remat="full")
-                least.append(min(seconds(program, config) for _ in range(_REPEATS.value)))
+                least.append(min(seconds(program, config) for _ in range(repeats)))
                 cells += [str(layers), f"{least[-1]:.2f}"]
             cells.append(f"{least[1] / least[0]:.2f}")
             print("| " + " | ".join([variant, name, *cells]) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

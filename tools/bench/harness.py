@@ -8,7 +8,6 @@ and counted as experiments.benchmark does. Prints seconds and the peak of the me
 accuracy that one sample is found to have. Everything is written under --workdir.
 """
 
-import argparse
 import resource
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from grm_jax.evaluation.lines import Drawn, group
 from grm_jax.sampling import orders
 from grm_jax.sampling.prompt import make_prompt
 from grm_jax.text.scores import parse_lenient, parse_strict
-from tools import errors_in_one_line
+from tools import make_parser, run_program
 
 UNIT = 512
 
@@ -70,9 +69,7 @@ def judge(
 
 def main() -> None:
     """Draws, stores, reads, counts, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     flag = parser.add_argument
     flag("--data_dir", required=True)
     flag("--suites", default="rmb_bon")
@@ -143,5 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_program(main)

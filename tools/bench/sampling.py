@@ -37,7 +37,7 @@ import numpy as np
 from grm_jax.models import cost
 from grm_jax.models.config import ModelConfig
 from grm_jax.sampling import sampler
-from tools import random_model
+from tools import make_parser, random_model
 from tools.bench import peaks
 
 TARGET_SHARED, TARGET_TRANSFORMERS = 3.0, 2.5
@@ -222,9 +222,7 @@ def ratio(title: str, fast: float, slow: float, target: float) -> str:
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
     """Command line; an impossible one ends the program by name."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     random_model.add_flags(parser)
     parser.add_argument("--samples", type=int, default=32, help="S")
     parser.add_argument("--long_prompt", type=int, default=1024, help="tokens of the prompt of (a)")

@@ -43,7 +43,7 @@ from grm_jax.models import cost, lora
 from grm_jax.models.config import REMATS, LoRAConfig, ModelConfig
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import AXES, MeshConfig, make_mesh
-from tools import random_model
+from tools import make_parser, random_model
 from tools.bench import peaks
 
 PROGRAMS = ("sft", "grpo")
@@ -268,9 +268,7 @@ def line(row: Row, peak: peaks.Peaks) -> str:
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
     """Command line; an impossible one ends the program by name."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     random_model.add_flags(parser)
     parser.add_argument("--remat", choices=REMATS, help="what the backward pass computes again")
     parser.add_argument("--lora_rank", type=int, help="train adapters of this rank only")

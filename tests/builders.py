@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import OPTIONAL
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
 from grm_jax.text.prompts import Message
@@ -55,6 +57,17 @@ def trajectory(
     return Trajectory(
         uid=uid, sample=sample, scores=scores, token_ids=token_ids, **(filled | fields)
     )
+
+
+def write_comparisons(path: Path, comparisons: Sequence[Comparison]) -> None:
+    """Writes the format of `reading.read_jsonl`."""
+    rows = [
+        {"uid": c.uid, "messages": [message._asdict() for message in c.messages],
+         "responses": c.responses, "rewards": c.rewards}
+        | {name: value for name in OPTIONAL if (value := getattr(c, name))}
+        for c in comparisons
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def run(**fields: Any):

@@ -6,10 +6,9 @@ A file of this folder has `SUITES`, one `Suite` for each form of its benchmark; 
 imported here and takes its place among the others.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from grm_jax.benchmarks import (
     autoj,
@@ -70,7 +69,7 @@ def load_suite(
         raise ValueError(f"unknown suite {name!r}; the known ones are {', '.join(SUITES)}")
     if limit is not None and limit < 1:
         raise ValueError(f"suite {name!r}: limit must be at least 1, got {limit}")
-    suite, data_dir = SUITES[name], os.path.expanduser(data_dir)
+    suite, data_dir = SUITES[name], Path(data_dir).expanduser()
     try:
         comparisons = collect(suite.read(data_dir))
     except MissingFiles as error:

@@ -4,24 +4,20 @@ The suite is ``testdata_pairwise.jsonl``, 1,392 rows. Keys read: `scenario`, `la
 first and the second response is better; 2: a tie), `prompt`, "response 1" and "response 2".
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks import rules
-from grm_jax.benchmarks.files import find_file, one_of, one_turn, strings
+from grm_jax.benchmarks.files import find_file
 from grm_jax.benchmarks.rules import FIRST, NONE
 from grm_jax.benchmarks.suite import Column, Metric, Outcome, Suite, Values
-from grm_jax.data.comparison import Comparison
-from grm_jax.data.reading import located, read_objects, require
+from grm_jax.data.reading import Placed, located, one_of, one_turn, read_objects, require, strings
 from grm_jax.data.source import Source
 
 FILE = "testdata_pairwise.jsonl"
-ROWS: Mapping[str, int] = {"": 1392}
+ROWS = {"": 1392}
 REWARDS = {0: (1.0, 0.0), 1: (0.0, 1.0), 2: (1.0, 1.0)}
 SOURCES = {
     "autoj": Source(
@@ -31,28 +27,20 @@ SOURCES = {
 }  # fmt: skip
 
 
-def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read(data_dir: Path) -> Placed:
     """Reads the file in `data_dir`/autoj, or in `data_dir` itself, in its order.
 
     Each row has uid ``autoj/<row>`` (counted from 0, for the file names none) and its `scenario`
     in meta. In a tie both responses are best.
-
-    Raises:
-      ValueError: the file is missing; or a bad row, as ``path:line: field 'x': ...``.
     """
     for number, (where, row) in enumerate(read_objects(find_file(data_dir, "autoj", FILE))):
         label = one_of(where, row, "label", tuple(REWARDS))
+        meta = {"scenario": require(where, row, "scenario", str)}
         yield where, located(
-            where,
-            f"autoj/{number}",
-            one_turn(where, row, "prompt"),
-            strings(where, row, "response 1", "response 2"),
-            REWARDS[label],
-            "",
-            {"scenario": require(where, row, "scenario", str)},
-            several_best=label == 2,
-            query="prompt",
-        )
+            where, f"autoj/{number}", one_turn(where, row, "prompt"),
+            strings(where, row, "response 1", "response 2"), REWARDS[label], "", meta,
+            several_best=label == 2, query="prompt",
+        )  # fmt: skip
 
 
 def right_in_both(game_1: ArrayLike, game_2: ArrayLike, gold: ArrayLike) -> np.ndarray:
@@ -66,7 +54,7 @@ def same_in_both(game_1: ArrayLike, game_2: ArrayLike, gold: ArrayLike = FIRST) 
     return (game_1 == game_2) & (game_1 != NONE)
 
 
-def _agreement(comparisons: Sequence[Comparison], outcome: Outcome) -> Values:
+def _agreement(comparisons, outcome: Outcome) -> Values:
     if outcome.games is None:
         return {}
     games, gold = outcome.games, rules.golds(comparisons)

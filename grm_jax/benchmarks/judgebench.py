@@ -6,20 +6,18 @@ Columns read: `pair_id`, `original_id`, `source`, `question`, `response_model`, 
 of `source`.
 """
 
-from __future__ import annotations
-
 import functools
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks import rules
-from grm_jax.benchmarks.files import find_file, one_of, one_turn, strings
+from grm_jax.benchmarks.files import find_file
 from grm_jax.benchmarks.suite import Column, Metric, Outcome, Suite, Values, each_subset
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import located, read_objects, require
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import Placed, located, one_of, one_turn, read_objects, require, strings
 from grm_jax.data.source import Source
 
 FILE = "dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl"
@@ -30,8 +28,8 @@ CATEGORIES = {
     "livebench-math": "Math",
     "livecodebench": "Coding",
 }
-ROWS: Mapping[str, int] = {"Knowledge": 154, "Reasoning": 98, "Math": 56, "Coding": 42}
-CLAUDE_ROWS: Mapping[str, int] = {"Knowledge": 154, "Reasoning": 51, "Math": 34, "Coding": 31}
+ROWS = {"Knowledge": 154, "Reasoning": 98, "Math": 56, "Coding": 42}
+CLAUDE_ROWS = {"Knowledge": 154, "Reasoning": 51, "Math": 34, "Coding": 31}
 REWARDS = {"A>B": (1.0, 0.0), "B>A": (0.0, 1.0)}
 SOURCES = {
     "judgebench": Source(
@@ -41,16 +39,11 @@ SOURCES = {
 }  # fmt: skip
 
 
-def read(
-    suite: str, file: str, data_dir: str | os.PathLike
-) -> Iterator[tuple[str, Comparison]]:
+def read(suite: str, file: str, data_dir: Path) -> Placed:
     """Reads the pairs of `data_dir`/judgebench, or of `data_dir` itself, in the order of the file.
 
     Each has uid ``<suite>/<pair_id>``, responses (A, B), the category as subset, and `source`,
     `original_id` and `response_model` in meta.
-
-    Raises:
-      ValueError: the file is missing; or a bad row, as ``path:line: field 'x': ...``.
     """
     for where, row in read_objects(find_file(data_dir, "judgebench", file)):
         source = require(where, row, "source", str)
@@ -63,20 +56,13 @@ def read(
         if type(original_id) not in (int, str, type(None)):
             problem = f"expected int, str or null, got {type(original_id).__name__}"
             raise FieldError(where, "original_id", problem)
+        model = require(where, row, "response_model", str)
+        meta = {"source": source, "original_id": original_id, "response_model": model}
         yield where, located(
-            where,
-            f"{suite}/{require(where, row, 'pair_id', str)}",
-            one_turn(where, row, "question"),
-            strings(where, row, "response_A", "response_B"),
-            REWARDS[label],
-            subset,
-            {
-                "source": source,
-                "original_id": original_id,
-                "response_model": require(where, row, "response_model", str),
-            },
-            query="question",
-        )
+            where, f"{suite}/{require(where, row, 'pair_id', str)}",
+            one_turn(where, row, "question"), strings(where, row, "response_A", "response_B"),
+            REWARDS[label], subset, meta, query="question",
+        )  # fmt: skip
 
 
 def right_in_sum(game_1: ArrayLike, game_2: ArrayLike, gold: ArrayLike) -> np.ndarray:
@@ -94,7 +80,7 @@ def right_in_sum(game_1: ArrayLike, game_2: ArrayLike, gold: ArrayLike) -> np.nd
     return signed[0] + signed[1] > 0
 
 
-def _both_orders(comparisons: Sequence[Comparison], outcome: Outcome) -> Values:
+def _both_orders(comparisons, outcome: Outcome) -> Values:
     if outcome.games is None:
         return {}
     return {"": rules.chance_of(right_in_sum, *outcome.games, rules.golds(comparisons))}

@@ -5,18 +5,14 @@ The suite is the folder ``LLMBar``: Natural and four Adversarial sets, 419 pairs
 sets of the same repository are other data and are not read.
 """
 
-from __future__ import annotations
+from pathlib import Path
 
-import os
-from collections.abc import Iterator, Mapping
-
-from grm_jax.benchmarks.files import find_folder, one_of, one_turn, strings
+from grm_jax.benchmarks.files import find_file
 from grm_jax.benchmarks.suite import Metric, Suite, each_subset
-from grm_jax.data.comparison import Comparison
-from grm_jax.data.reading import located, read_objects
+from grm_jax.data.reading import Placed, located, one_of, one_turn, read_objects, strings
 from grm_jax.data.source import Source
 
-ROWS: Mapping[str, int] = {
+ROWS = {
     "Natural": 100, "Neighbor": 134, "GPTInst": 92, "GPTOut": 47, "Manual": 46
 }  # fmt: skip
 SOURCES = {
@@ -27,16 +23,13 @@ SOURCES = {
 }  # fmt: skip
 
 
-def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read(data_dir: Path) -> Placed:
     """Reads the five sets of `data_dir`/llmbar/LLMBar, or of `data_dir`/LLMBar, in this order.
 
     Each pair has uid ``llmbar/<set>/<row>`` (rows counted from 0, for the files name none), the
     set as subset and the part (Natural or Adversarial) in meta.
-
-    Raises:
-      ValueError: a folder or file is missing; or a bad row, as ``path[row]: field 'x': ...``.
     """
-    folder = find_folder(data_dir, "llmbar", "LLMBar")
+    folder = find_file(data_dir, "llmbar", "LLMBar", "folder")
     for subset in ROWS:
         part = "Natural" if subset == "Natural" else "Adversarial"
         path = folder / ("" if part == subset else part) / subset / "dataset.json"
@@ -44,16 +37,12 @@ def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
             raise ValueError(f"llmbar: expected the file {path}")
         for number, (where, row) in enumerate(read_objects(path)):
             label = one_of(where, row, "label", (1, 2))
+            rewards = (1.0, 0.0) if label == 1 else (0.0, 1.0)
             yield where, located(
-                where,
-                f"llmbar/{subset}/{number}",
-                one_turn(where, row, "input"),
-                strings(where, row, "output_1", "output_2"),
-                (1.0, 0.0) if label == 1 else (0.0, 1.0),
-                subset,
-                {"part": part},
+                where, f"llmbar/{subset}/{number}", one_turn(where, row, "input"),
+                strings(where, row, "output_1", "output_2"), rewards, subset, {"part": part},
                 query="input",
-            )
+            )  # fmt: skip
 
 
 SUITES = (Suite("llmbar", read, ROWS, Metric(each_subset(ROWS)), SOURCES),)

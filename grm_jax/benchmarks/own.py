@@ -4,25 +4,29 @@ A row is in the format of `grm_jax.data.reading.read_jsonl`, or has `prompt` (a 
 messages), `chosen` and `rejected` (strings), as custom sets of the package rewardbench do.
 """
 
-from __future__ import annotations
+from pathlib import Path
 
-import os
-from collections.abc import Iterator
-
-from grm_jax.benchmarks.files import find_tables, one_turn, strings, with_best
+from grm_jax.benchmarks.files import find_tables, with_best
 from grm_jax.benchmarks.suite import Suite
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.reading import from_row, located, present, read_messages, read_objects, require
+from grm_jax.data.reading import (
+    Placed,
+    from_row,
+    located,
+    one_turn,
+    present,
+    read_messages,
+    read_objects,
+    require,
+    strings,
+)
 
 
-def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read(data_dir: Path) -> Placed:
     """Reads every file of `data_dir`/own, or of `data_dir` itself, by name.
 
     A pair without a uid has ``own/<file>/<row>``, counted from 0, and its chosen response stands
     at a hashed place.
-
-    Raises:
-      ValueError: there is no file; or a bad row, as ``path:line: field 'x': ...``.
     """
     for path in find_tables(data_dir, "own", ""):
         for number, (where, row) in enumerate(read_objects(path)):

@@ -5,26 +5,23 @@ The suite is ``testset-v1.json``, 999 rows. Keys read: `idx`, `motivation_app`, 
 response). The gold is the verdict of the majority, which exists in every official row.
 """
 
-from __future__ import annotations
-
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks import rules
-from grm_jax.benchmarks.files import find_file, one_of, strings
+from grm_jax.benchmarks.files import find_file
 from grm_jax.benchmarks.suite import Column, Metric, Outcome, Suite, Values
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import located, read_objects, require
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import Placed, located, one_of, read_objects, require, strings
 from grm_jax.data.source import Source
 from grm_jax.text.prompts import Message
 
 FILE = "testset-v1.json"
-ROWS: Mapping[str, int] = {"": 999}
+ROWS = {"": 999}
 REWARDS = {0: (1.0, 1.0), 1: (1.0, 0.0), 2: (0.0, 1.0)}
 SOURCES = {
     "pandalm": Source(
@@ -33,14 +30,11 @@ SOURCES = {
 }
 
 
-def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read(data_dir: Path) -> Placed:
     """Reads the file in `data_dir`/pandalm, or in `data_dir` itself, in its order.
 
     Each row has uid ``pandalm/<idx>``; the query is the instruction, and after an empty line the
     input if there is one. In a tie both responses are best. Meta has the three `annotators`.
-
-    Raises:
-      ValueError: the file is missing; or a bad row, as ``path[row]: field 'x': ...``.
     """
     for where, row in read_objects(find_file(data_dir, "pandalm", FILE)):
         votes = [one_of(where, row, f"annotator{i}", tuple(REWARDS)) for i in (1, 2, 3)]
@@ -50,16 +44,11 @@ def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
         instruction, given = strings(where, row, "instruction", "input")
         query = f"{instruction}\n\n{given}" if given.strip() else instruction
         yield where, located(
-            where,
-            f"pandalm/{require(where, row, 'idx', int)}",
-            (Message("user", query),),
+            where, f"pandalm/{require(where, row, 'idx', int)}", (Message("user", query),),
             tuple(_text(where, row, name) for name in ("response1", "response2")),
-            REWARDS[verdict],
-            "",
-            {"annotators": votes},
-            several_best=verdict == 0,
+            REWARDS[verdict], "", {"annotators": votes}, several_best=verdict == 0,
             query="instruction",
-        )
+        )  # fmt: skip
 
 
 def _text(where: str, row: dict, name: str) -> str:
@@ -102,7 +91,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def _cells(comparisons: Sequence[Comparison], outcome: Outcome) -> Values:
+def _cells(comparisons, outcome: Outcome) -> Values:
     """The 12 cells of `confusion` as parts, so that their means are resampled."""
     if outcome.totals_MCN is None:
         return {}

@@ -7,20 +7,17 @@ Two forms: the sampled pairs, as in the paper (five a prompt; a pair that stands
 pair), and the list of 32.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from grm_jax.benchmarks.files import MissingFiles, name_of, one_turn, read_tables, strings
+from grm_jax.benchmarks.files import find_base, name_of, read_tables
 from grm_jax.benchmarks.suite import Column, Metric, Suite, each_subset
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import located, require
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import Placed, located, one_turn, require, strings
 from grm_jax.data.source import Source
 
-ROWS: Mapping[str, int] = {
+ROWS = {
     "MMLU-Pro": 512, "MATH": 512, "GPQA": 512, "MBPP-Plus": 507, "IFEval": 512
 }  # fmt: skip
 FOLDERS = {domain: domain.lower().replace("-", "_") for domain in ROWS}
@@ -37,16 +34,13 @@ SOURCES = {
 }  # fmt: skip
 
 
-def read_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read_pairs(data_dir: Path) -> Placed:
     """Reads ``train*`` in `data_dir`/ppe/<domain>, or in `data_dir`/<domain>.
 
     Folders are those of tools.download: mmlu_pro, math, gpqa, mbpp_plus, ifeval.
     A pair has uid ``ppe_correctness/<domain>/<question_id>/<i>-<j>``, its prompt as `row` and the
     domain as subset. A domain without a folder is left out, but not all of them.
-
-    Raises:
-      ValueError: no folder or no file; or a bad row, as ``path[row]: field 'x': ...``, such as a
-        pair of two right or two wrong responses.
+    A pair of two right or of two wrong responses is a bad row.
     """
     for where, domain, row in _rows(data_dir):
         name, scores = f"{domain}/{name_of(where, row, 'question_id')}", _scores(where, row)
@@ -61,19 +55,15 @@ def read_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
             if {i, j} in seen:
                 continue
             seen.append({i, j})
+            meta = {"row": f"ppe_correctness/{name}", "model_name": row.get("model_name")}
             yield where, located(
-                where,
-                f"ppe_correctness/{name}/{i}-{j}",
-                one_turn(where, row, "prompt"),
+                where, f"ppe_correctness/{name}/{i}-{j}", one_turn(where, row, "prompt"),
                 strings(where, row, *(f"response_{x + 1}" for x in pair)),
-                tuple(float(scores[x]) for x in pair),
-                domain,
-                {"row": f"ppe_correctness/{name}", "model_name": row.get("model_name")},
-                query="prompt",
-            )
+                tuple(float(scores[x]) for x in pair), domain, meta, query="prompt",
+            )  # fmt: skip
 
 
-def read_lists(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read_lists(data_dir: Path) -> Placed:
     """As `read_pairs`, all 32 responses of a prompt as one list; several of them are right.
 
     Each has uid ``ppe_best_of_k/<domain>/<question_id>``.
@@ -81,24 +71,16 @@ def read_lists(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
     for where, domain, row in _rows(data_dir):
         scores = _scores(where, row)
         yield where, located(
-            where,
-            f"ppe_best_of_k/{domain}/{name_of(where, row, 'question_id')}",
+            where, f"ppe_best_of_k/{domain}/{name_of(where, row, 'question_id')}",
             one_turn(where, row, "prompt"),
             strings(where, row, *(f"response_{x + 1}" for x in range(K))),
-            tuple(map(float, scores)),
-            domain,
-            {"model_name": row.get("model_name")},
-            several_best=scores.count(max(scores)) > 1,
-            query="prompt",
-        )
+            tuple(map(float, scores)), domain, {"model_name": row.get("model_name")},
+            several_best=scores.count(max(scores)) > 1, query="prompt",
+        )  # fmt: skip
 
 
-def _rows(data_dir: str | os.PathLike) -> Iterator[tuple[str, str, dict]]:
-    bases = [Path(data_dir) / "ppe", Path(data_dir)]
-    base = next((b for b in bases if any((b / f).is_dir() for f in FOLDERS.values())), None)
-    if base is None:
-        names = ", ".join(FOLDERS.values())
-        raise MissingFiles(f"expected the folders {names} in {bases[0]} (or {bases[1]})")
+def _rows(data_dir: Path) -> Iterator[tuple[str, str, dict]]:
+    base = find_base(data_dir, "ppe", FOLDERS.values(), "folder")
     for domain, folder in FOLDERS.items():
         if (base / folder).is_dir():
             for where, row in read_tables(base, folder, "train"):

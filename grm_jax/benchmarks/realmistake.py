@@ -6,18 +6,15 @@ that examples be kept out of plain text: the archive is read in memory only, err
 text, and `Suite.private` keeps the rows off every page.
 """
 
-from __future__ import annotations
-
 import lzma
-import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from grm_jax.benchmarks.files import find_file, one_turn, strings
+from grm_jax.benchmarks.files import find_file
 from grm_jax.benchmarks.suite import Suite
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import located, parse_lines, require
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import Placed, located, one_turn, parse_lines, require, strings
 from grm_jax.data.source import Source
 
 PASSWORD = b"open-realmistake"  # from the README of the repository: against crawlers, no secret
@@ -25,7 +22,7 @@ TASKS = (
     "math_word_problem_generation", "finegrained_fact_verification", "answerability_classification"
 )  # fmt: skip
 MODELS = {"gpt-4-0613": 140, "Llama-2-70b-chat-hf": 160}
-ROWS: Mapping[str, int] = {
+ROWS = {
     f"{task}/{model}": rows for task in TASKS for model, rows in MODELS.items()
 }
 LABELS = ("no_error", "error")
@@ -35,15 +32,11 @@ SOURCES = {
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
-def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read(data_dir: Path) -> Placed:
     """Reads data.zip of `data_dir`/realmistake, or of `data_dir` itself, task by task.
 
     Each response has uid ``realmistake/<task>/<model>/<line>``, ``<task>/<model>`` as subset, and
     label 1 where there is no error.
-
-    Raises:
-      ValueError: the archive or a file in it is missing or damaged; or a bad row, as
-        ``data.zip/file:line: field 'x': ...``.
     """
     path = find_file(data_dir, "realmistake", "data.zip")
     try:
@@ -54,9 +47,7 @@ def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
         raise ValueError(f"{path}: damaged, or locked with another password: {error}") from None
 
 
-def _rows(
-    path: os.PathLike, archive: zipfile.ZipFile, subset: str
-) -> Iterator[tuple[str, Comparison]]:
+def _rows(path: Path, archive: zipfile.ZipFile, subset: str) -> Placed:
     inner = f"data/{subset}.jsonl"
     if inner not in archive.namelist():
         raise ValueError(f"{path}: expected the file {inner} in it")
@@ -68,15 +59,10 @@ def _rows(
             if label not in LABELS:
                 raise FieldError(where, "error_label", f"is not one of {LABELS}")
             yield where, located(
-                where,
-                f"realmistake/{subset}/{number}",
-                one_turn(where, row, "input"),
-                strings(where, row, "llm_response"),
-                (float(label == "no_error"),),
-                subset,
-                {"error_categories": row.get("error_categories")},
-                query="input",
-            )
+                where, f"realmistake/{subset}/{number}", one_turn(where, row, "input"),
+                strings(where, row, "llm_response"), (float(label == "no_error"),), subset,
+                {"error_categories": row.get("error_categories")}, query="input",
+            )  # fmt: skip
 
 
 SUITES = (Suite("realmistake", read, ROWS, sources=SOURCES, private=True),)

@@ -4,18 +4,14 @@ The suite is the split ``filtered``: 2,985 pairs in 23 subsets. Columns read: `p
 `rejected`, `subset`, `id`. Prior sets are other data and no part of the paper's number.
 """
 
-from __future__ import annotations
+from pathlib import Path
 
-import os
-from collections.abc import Iterator, Mapping
-
-from grm_jax.benchmarks.files import name_of, one_of, one_turn, read_tables, strings, with_best
+from grm_jax.benchmarks.files import name_of, read_tables, with_best
 from grm_jax.benchmarks.suite import Column, Metric, Suite, mean_of_sections
-from grm_jax.data.comparison import Comparison
-from grm_jax.data.reading import located
+from grm_jax.data.reading import Placed, located, one_of, one_turn, strings
 from grm_jax.data.source import Source
 
-ROWS: Mapping[str, int] = {
+ROWS = {
     "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95,
     "mt-bench-easy": 28, "mt-bench-med": 40, "mt-bench-hard": 37,
     "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92,
@@ -28,7 +24,7 @@ ROWS: Mapping[str, int] = {
 }  # fmt: skip
 # `rewardbench/constants.py`: EXAMPLE_COUNTS, SUBSET_MAPPING. math-prm has 447 rows and counts as
 # much as the six programming languages together.
-SECTIONS: Mapping[str, Mapping[str, float]] = {
+SECTIONS = {
     section: {s: 984 if s == "math-prm" else ROWS[s] for s in subsets}
     for section, subsets in {
         "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy",
@@ -44,14 +40,11 @@ SECTIONS: Mapping[str, Mapping[str, float]] = {
 SOURCES = {"rewardbench": Source("allenai/reward-bench", ("data/filtered-*.parquet",))}
 
 
-def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read(data_dir: Path) -> Placed:
     """Reads ``filtered*`` in `data_dir`/rewardbench, or in `data_dir` itself, in its order.
 
     Each pair has uid ``rewardbench/<subset>/<id>`` and its subset; the chosen response stands at a
     hashed place.
-
-    Raises:
-      ValueError: the file is missing; or a bad row, as ``path:line: field 'x': ...``.
     """
     for where, row in read_tables(data_dir, "rewardbench", "filtered"):
         subset = one_of(where, row, "subset", tuple(ROWS))

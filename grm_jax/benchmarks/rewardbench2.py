@@ -5,16 +5,13 @@ The suite is the split ``test``: 1,865 rows. Columns read: `id`, `prompt`, `chos
 prompt it is: ``ref:n`` has one right response, ``tied:n`` asks the same with several.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from grm_jax.benchmarks.files import name_of, one_of, one_turn, place_of, read_tables, texts
+from grm_jax.benchmarks.files import name_of, place_of, read_tables, texts
 from grm_jax.benchmarks.suite import (
     Column,
     Metric,
@@ -25,26 +22,23 @@ from grm_jax.benchmarks.suite import (
     each_subset,
     row_of,
 )
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import located
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import Placed, located, one_of, one_turn
 from grm_jax.data.source import Source
 
 # From a data card; the rows themselves were not at hand.
-ROWS: Mapping[str, int] = {
+ROWS = {
     "Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102
 }  # fmt: skip
 SOURCES = {"rewardbench2": Source("allenai/reward-bench-2", ("*.parquet",))}
 
 
-def read(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read(data_dir: Path) -> Placed:
     """Reads ``test*`` in `data_dir`/rewardbench2, or in `data_dir` itself, in its order.
 
     Each row has uid ``rewardbench2/<id>`` and its subset. The right responses keep their order and
     stand together at a hashed place. In Ties meta has `half` ("ref" or "tied") and `prompt`, and
     both halves of a prompt are one `row`.
-
-    Raises:
-      ValueError: the file is missing; or a bad row, as ``path[row]: field 'x': ...``.
     """
     for where, row in read_tables(data_dir, "rewardbench2", "test"):
         subset = one_of(where, row, "subset", tuple(ROWS))
@@ -110,7 +104,7 @@ def ties_score(reference: ArrayLike, tied: ArrayLike, spread: ArrayLike) -> np.n
     )  # fmt: skip
 
 
-def _values(comparisons: Sequence[Comparison], outcome: Outcome) -> Values:
+def _values(comparisons, outcome: Outcome) -> Values:
     """Credits, and for a prompt of Ties the mean over subsets of what both of its halves earn."""
     members = each_row(comparisons)
     values = np.array([outcome.credits_C[row[0]] for row in members])

@@ -11,17 +11,15 @@ benchmark's form); the pairs of a list are one `row`. A loser with the text of t
 happens in 6 lists and 11 pairs) is kept.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks import rules
-from grm_jax.benchmarks.files import find_folder, with_best
+from grm_jax.benchmarks.files import find_file, with_best
 from grm_jax.benchmarks.suite import (
     Column,
     Metric,
@@ -33,12 +31,12 @@ from grm_jax.benchmarks.suite import (
     row_of,
 )
 from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import located, read_messages, read_objects, require, texts_of
+from grm_jax.data.reading import Placed, located, read_messages, read_objects, require, texts_of
 from grm_jax.data.source import Source
 from grm_jax.files import visible_files
 
-LIST_ROWS: Mapping[str, int] = {"Helpfulness": 2109, "Harmlessness": 1677}
-PAIR_ROWS: Mapping[str, int] = {"Helpfulness": 10_067, "Harmlessness": 7064}
+LIST_ROWS = {"Helpfulness": 2109, "Harmlessness": 1677}
+PAIR_ROWS = {"Helpfulness": 10_067, "Harmlessness": 7064}
 SOURCES = {
     "rmb": Source(
         "Zhou-Zoey/RMB-Reward-Model-Benchmark", ("RMB_dataset/*.json",), "2be3180",
@@ -48,20 +46,17 @@ SOURCES = {
 ANSWER = ("llm_name", "answer")
 
 
-def read_lists(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read_lists(data_dir: Path) -> Placed:
     """Reads the lists of `data_dir`/rmb/BoN_set, or of `data_dir`/BoN_set, by goal and file name.
 
     Each has uid ``rmb_bon/<bon_uid>``, the goal as subset, and `category_path` and the `llm_names`
     of its responses in meta. The best stands at a hashed place.
-
-    Raises:
-      ValueError: a folder is missing or empty; or a bad row, as ``path[row]: field 'x': ...``.
     """
     for where, name, row, best, losers, goal in _lists(data_dir):
         yield where, _comparison(where, f"rmb_bon/{name}", row, best, losers, goal)
 
 
-def read_list_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read_list_pairs(data_dir: Path) -> Placed:
     """The same files as `read_lists`: each list as n - 1 pairs of the best and one loser.
 
     A pair has uid ``rmb_pairs/<bon_uid>/<place of the loser>`` and ``rmb_pairs/<bon_uid>`` as
@@ -73,7 +68,7 @@ def read_list_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparis
             yield where, _comparison(where, f"{own}/{i}", row, best, [loser], goal, own)
 
 
-def read_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read_pairs(data_dir: Path) -> Placed:
     """Reads the pairs of `data_dir`/rmb/Pairwise_set, or of `data_dir`/Pairwise_set.
 
     Each has uid ``rmb_pairwise/<pair_uid>``; otherwise as `read_lists`.
@@ -87,7 +82,7 @@ def read_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
         yield where, _comparison(where, uid, row, best, [loser], goal)
 
 
-def _lists(data_dir: str | os.PathLike) -> Iterator[tuple]:
+def _lists(data_dir: Path) -> Iterator[tuple]:
     for where, row, goal in _rows(data_dir, "BoN_set"):
         best = texts_of(where, "bon_best", require(where, row, "bon_best", dict), *ANSWER)
         losers = [
@@ -99,8 +94,8 @@ def _lists(data_dir: str | os.PathLike) -> Iterator[tuple]:
         yield where, require(where, row, "bon_uid", str), row, best, losers, goal
 
 
-def _rows(data_dir: str | os.PathLike, name: str) -> Iterator[tuple]:
-    folder = find_folder(data_dir, "rmb", name)
+def _rows(data_dir: Path, name: str) -> Iterator[tuple]:
+    folder = find_file(data_dir, "rmb", name, "folder")
     for goal in LIST_ROWS:
         paths = visible_files(folder / goal, "**/*.json")
         if not paths:
@@ -139,7 +134,7 @@ def all_of_a_row(credits: ArrayLike, row_of: ArrayLike) -> np.ndarray:
     return product_R
 
 
-def _whole_lists(comparisons: Sequence[Comparison], outcome: Outcome) -> Values:
+def _whole_lists(comparisons, outcome: Outcome) -> Values:
     _, row_C = rules.of_rows([row_of(c) for c in comparisons])
     return {"": all_of_a_row(outcome.credits_C, row_C)}
 

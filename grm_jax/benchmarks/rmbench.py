@@ -6,18 +6,15 @@ detailed Markdown). Two forms: the nine pairs of a row, as in the benchmark, and
 as one list, which a pointwise model can score at once. Domains without a file are left out.
 """
 
-from __future__ import annotations
-
 import itertools
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks import rules
-from grm_jax.benchmarks.files import MissingFiles, one_turn, place_of, texts, with_best
+from grm_jax.benchmarks.files import find_base, place_of, texts, with_best
 from grm_jax.benchmarks.suite import (
     Column,
     Metric,
@@ -28,15 +25,15 @@ from grm_jax.benchmarks.suite import (
     mean_of_sections,
     row_of,
 )
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import located, read_objects, require
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import Placed, located, one_turn, read_objects, require
 from grm_jax.data.source import Source
 
-ROWS: Mapping[str, int] = {
+ROWS = {
     "chat": 129, "math": 529, "code": 228, "safety-refuse": 284, "safety-response": 157
 }  # fmt: skip
 # `scripts/utils.py`: rows of both kinds of safety are pooled.
-SECTIONS: Mapping[str, Mapping[str, float]] = {
+SECTIONS = {
     "chat": {"chat": 1}, "math": {"math": 1}, "code": {"code": 1},
     "safety": {s: ROWS[s] for s in ("safety-refuse", "safety-response")},
 }  # fmt: skip
@@ -48,14 +45,11 @@ SOURCES = {
 }
 
 
-def read_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read_pairs(data_dir: Path) -> Placed:
     """Reads the files of `data_dir`/rmbench, or of `data_dir` itself, domain by domain.
 
     A pair has uid ``rmbench/<domain>/<id>/<i>-<j>``, ``rmbench/<domain>/<id>`` as `row`, the
     domain as subset, and in meta `chosen` and `rejected`, the styles i and j.
-
-    Raises:
-      ValueError: no file at all; or a bad row, as ``path[row]: field 'x': ...``.
     """
     for where, domain, row in _rows(data_dir):
         chosen, rejected = _sides(where, row)
@@ -70,7 +64,7 @@ def read_pairs(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
             )
 
 
-def read_lists(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
+def read_lists(data_dir: Path) -> Placed:
     """As `read_pairs`: each row as a list of six with uid ``rmbench_list/<domain>/<id>``.
 
     The three right ones are the best. Meta has `styles`: for each response the index into
@@ -82,25 +76,15 @@ def read_lists(data_dir: str | os.PathLike) -> Iterator[tuple[str, Comparison]]:
         shift = place_of(uid, 2 * STYLES)
         styles = [(shift + i) % (2 * STYLES) for i in range(2 * STYLES)]
         yield where, located(
-            where,
-            uid,
-            one_turn(where, row, "prompt"),
-            tuple(both[style] for style in styles),
-            tuple(float(style < STYLES) for style in styles),
-            domain,
-            {"styles": styles},
-            several_best=True,
-            query="prompt",
-        )
+            where, uid, one_turn(where, row, "prompt"), tuple(both[style] for style in styles),
+            tuple(float(style < STYLES) for style in styles), domain, {"styles": styles},
+            several_best=True, query="prompt",
+        )  # fmt: skip
 
 
-def _rows(data_dir: str | os.PathLike) -> Iterator[tuple[str, str, dict]]:
-    bases = [Path(data_dir) / "rmbench", Path(data_dir)]
+def _rows(data_dir: Path) -> Iterator[tuple[str, str, dict]]:
     names = {domain: f"{domain}_filtered.json" for domain in ROWS}
-    base = next((b for b in bases if any((b / name).is_file() for name in names.values())), None)
-    if base is None:
-        expected = bases[0] / "<domain>_filtered.json"
-        raise MissingFiles(f"expected the files {expected} (or {bases[1]}/...)")
+    base = find_base(data_dir, "rmbench", names.values())
     for domain, name in names.items():
         if (base / name).is_file():
             for where, row in read_objects(base / name):
@@ -160,13 +144,13 @@ def style_parts(cells: ArrayLike) -> dict[str, np.ndarray]:
     }
 
 
-def _of_pairs(comparisons: Sequence[Comparison], outcome: Outcome) -> Values:
+def _of_pairs(comparisons, outcome: Outcome) -> Values:
     _, row_C = rules.of_rows([row_of(c) for c in comparisons])
     chosen, rejected = ([c.meta[name] for c in comparisons] for name in ("chosen", "rejected"))
     return style_parts(style_cells(outcome.credits_C, row_C, chosen, rejected))
 
 
-def _of_lists(comparisons: Sequence[Comparison], outcome: Outcome) -> Values:
+def _of_lists(comparisons, outcome: Outcome) -> Values:
     if outcome.totals_MCN is None:
         return {}
     styles = [c.meta["styles"] for c in comparisons]

@@ -8,8 +8,6 @@ A *verdict* on two responses is FIRST, SECOND, TIE or NONE (nothing to read), of
 the data name them, whatever the order they were shown in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,17 +5,16 @@ A `Metric` turns what a line of a table found out about the comparisons of a sui
 the benchmark's own weights. Numpy only; `grm_jax.evaluation.official` resamples the items.
 """
 
-from __future__ import annotations
-
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from grm_jax.data.comparison import Comparison
+from grm_jax.data.reading import Placed
 from grm_jax.data.source import Source
 
 Values = Mapping[str, np.ndarray]  # by part, [I]
@@ -132,7 +131,8 @@ class Suite:
     Attributes:
       name: of the suite.
       read: its reader: from the folder of the user's files to comparisons, each after the place
-        that an error names. MissingFiles if the files are not there, ValueError if they are bad.
+        that an error names. It raises MissingFiles if the files are not there, and ValueError for
+        damaged files and bad rows, ``path:line: field 'x': ...`` or ``path[row]: ...``.
       rows: the official number of rows (see `row_of`) of each subset; None for a user's own
         data, of which nobody else knows the size.
       metric: its numbers; without columns where accuracy is all that the benchmark reports.
@@ -142,7 +142,7 @@ class Suite:
     """
 
     name: str
-    read: Callable[[str | os.PathLike], Iterable[tuple[str, Comparison]]]
+    read: Callable[[Path], Placed]
     rows: Mapping[str, int] | None
     metric: Metric = Metric()
     sources: Mapping[str, Source] = field(default_factory=dict)

@@ -10,8 +10,6 @@ and everything between words ignored; each Chinese or Japanese character is a wo
 Responses are not compared: benchmarks and training sets share prompts, seldom answers.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

@@ -10,8 +10,6 @@ hash of (seed, uid). The order thus depends on no file size and no other row: th
 mixture are the first 1,000 of its first 100,000.
 """
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 import math

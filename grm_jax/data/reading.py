@@ -3,22 +3,22 @@
 Reading is strict: nothing is skipped, and an error names file, line and field.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.files import read_bytes, visible_files, write_atomically
+from grm_jax.files import read_bytes, visible_files
 from grm_jax.text.prompts import Message
 
 GOLD_FIELDS = ("best", "rewards", "label")
 OPTIONAL = {"subset": str, "meta": dict, "hint_note": str, "principles": str, "reference": str}
+# Comparisons, each after the place that an error names.
+Placed = Iterator[tuple[str, Comparison]]
 FIELDS = ("uid", "prompt", "messages", "responses", *GOLD_FIELDS, *OPTIONAL)
 
 
@@ -30,6 +30,24 @@ def require(where: str, row: Mapping[str, Any], name: str, kind: type) -> Any:
         problem = f"expected {kind.__name__}, got {type(row[name]).__name__}"
         raise FieldError(where, name, problem)
     return row[name]
+
+
+def one_turn(where: str, row: Mapping[str, Any], name: str) -> tuple[Message]:
+    """The string in `row[name]` as a turn of the user; else FieldError."""
+    return (Message("user", require(where, row, name, str)),)
+
+
+def strings(where: str, row: Mapping[str, Any], *names: str) -> tuple[str, ...]:
+    """The strings in the fields of these names; else FieldError."""
+    return tuple(require(where, row, name, str) for name in names)
+
+
+def one_of(where: str, row: Mapping[str, Any], name: str, known: Sequence[Any]) -> Any:
+    """`row[name]`, one of `known` and of the type of its first; else FieldError."""
+    value = require(where, row, name, type(known[0]))
+    if value not in known:
+        raise FieldError(where, name, f"{value!r} is not one of {tuple(known)}")
+    return value
 
 
 def _parse(where: str, raw: bytes) -> Any:
@@ -243,30 +261,3 @@ def read_jsonl(path: str | os.PathLike) -> list[Comparison]:
         raise ValueError(f"{path}: no such file or folder")
     rows = (place for file in files for place in read_objects(file))
     return collect((where, from_row(where, row)) for where, row in rows)
-
-
-def write_jsonl(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> None:
-    """Writes what `read_jsonl` reads back equal; the file appears whole or not at all.
-
-    Raises:
-      FieldError: a uid is used twice, a `meta` has no JSON form, or several responses are best.
-    """
-    path = Path(path)
-    lines = []
-    for comparison in collect((str(path), comparison) for comparison in comparisons):
-        if comparison.several_best:
-            where = f"comparison {comparison.uid!r}"
-            raise FieldError(where, "several_best", "this format has no such comparisons")
-        row: dict[str, Any] = {
-            "uid": comparison.uid,
-            "messages": [message._asdict() for message in comparison.messages],
-            "responses": comparison.responses,
-            "rewards": comparison.rewards,
-        }
-        row |= {name: value for name in OPTIONAL if (value := getattr(comparison, name))}
-        try:
-            line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-            lines.append(line.encode())
-        except (TypeError, ValueError) as error:
-            raise FieldError(f"comparison {comparison.uid!r}", "meta", str(error)) from None
-    write_atomically(path, b"".join(lines))

@@ -28,6 +28,7 @@ principles is therefore a property of this format as well as of principles as su
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
@@ -161,16 +162,15 @@ class SmallWorld:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
         found, seen = [], set()
-        for index in _count():
-            if len(found) == count:
-                return found
-            comparison = self._draw(split, seed, index)
+        indices = itertools.count()
+        while len(found) < count:
+            comparison = self._draw(split, seed, next(indices))
             digest = comparison.content_hash()
             bucket = int(digest[:8], 16) % 10
             if SPLITS[max(0, bucket - 7)] == split and digest not in seen:
                 seen.add(digest)
                 found.append(comparison)
-        raise AssertionError("unreachable")
+        return found
 
     def _draw(self, split: str, seed: int, index: int) -> Comparison:
         rng = _generator("comparison", self.config.world_seed, split, seed, index)
@@ -298,13 +298,6 @@ def _stated(ranked: Sequence[str]) -> str:
 def _checks(named: Sequence[str], met) -> str:
     """One verdict after another: "polite yes source no"."""
     return " ".join(f"{name} {_YES_NO[name in met]}" for name in named)
-
-
-def _count() -> Iterator[int]:
-    index = 0
-    while True:
-        yield index
-        index += 1
 
 
 _YES_NO = ("no", "yes")

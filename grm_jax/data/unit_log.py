@@ -7,13 +7,11 @@ is done again whole. Anything else that does not read is damage and an error, ne
 On restore a log is cut back to the byte offset that the checkpoint holds.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from grm_jax.data.comparison import FieldError
 from grm_jax.files import append, json_object
@@ -83,7 +81,7 @@ class UnitLog:
             self.close()
             raise
 
-    def __enter__(self) -> UnitLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,19 +3,14 @@
 Numpy only: nothing here touches a device. Shape letters: C comparisons, S samples, N responses.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grm_jax.data.trajectory import Trajectory
 from grm_jax.voting import Ballots
-
-if TYPE_CHECKING:
-    from grm_jax.data.trajectory import Trajectory
 
 
 def from_trajectories(

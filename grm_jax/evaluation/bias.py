@@ -4,8 +4,6 @@ Numpy, float64. Shape letters: C comparisons, S samples, N responses. Samples of
 averaged before comparisons are, so that every comparison counts once.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Facts and golden numbers of every benchmark: tests/benchmarks/test_official_metrics.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ global style of the caller is touched. Equal inputs give byte-identical PNGs for
 matplotlib: the files carry no date and no software tag.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

@@ -6,8 +6,6 @@ the seed. Shape letters: R training seeds, I items, C comparisons, S samples, M 
 B resamples, L lines of a table, G clusters.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -5,8 +5,6 @@ and JSON cannot disagree. Equal tables give byte-identical files: nothing here k
 host or the commit (those belong in fingerprint.json).
 """
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io
@@ -16,6 +14,7 @@ import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Self
 
 from grm_jax.files import write_atomically
 
@@ -68,7 +67,7 @@ class Cell:
             raise ValueError("cell: an interval needs a value")
 
     @classmethod
-    def of(cls, interval: Sequence[float] | None) -> Cell:
+    def of(cls, interval: Sequence[float] | None) -> Self:
         """The cell of an `Interval` or a `Difference`; an empty one for None."""
         return cls() if interval is None else cls(*interval[:3])
 

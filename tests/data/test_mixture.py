@@ -4,14 +4,13 @@ import itertools
 from collections import Counter
 
 import pytest
-from builders import comparison
+from builders import comparison, write_comparisons
 
 from grm_jax.data import mixture
-from grm_jax.data.reading import write_jsonl
 
 
 def write(path, name, count):
-    write_jsonl(
+    write_comparisons(
         path,
         [comparison(f"{name}/{i}", query=f"{name} {i}", best=1) for i in range(count)],
     )

@@ -6,6 +6,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from builders import write_comparisons
 from ml_collections import ConfigDict, FrozenConfigDict
 from tiny_release import COMPARISONS, write_release
 
@@ -14,7 +15,6 @@ from experiments import measurement, schema
 from experiments.config import build
 from experiments.run import Run
 from experiments.stages import benchmark, meta_rm, order
-from grm_jax.data.reading import write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("released")
     policy = write_release(root / "policy")
     judge = write_release(root / "judge", reward=True, seed=7)
-    write_jsonl(root / "rows.jsonl", COMPARISONS)
+    write_comparisons(root / "rows.jsonl", COMPARISONS)
     return root, policy, judge
 
 

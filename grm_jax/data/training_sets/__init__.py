@@ -4,8 +4,6 @@ Data sets are never part of this project: a path is a folder of the user's, as d
 file of it (`python -m tools.download --set=NAME --out=DIR` fetches the published ones).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +26,6 @@ from grm_jax.data.training_sets.rows import Unusable, check_usable
 from grm_jax.files import visible_files
 
 Record = Comparison | Instruction
-
-
-def _own_format(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
-    """Our own JSONL, see `reading.read_jsonl`; rows bring their uid."""
-    yield from_row(where, row)
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,11 @@ class TrainingSet:
 SETS: Mapping[str, TrainingSet] = {
     one.name: one
     for one in (
-        TrainingSet("comparisons", "comparisons", ("*.jsonl", "*.jsonl.gz"), _own_format),
+        # Our own format, see `reading.read_jsonl`, whose rows bring their uid.
+        TrainingSet(
+            "comparisons", "comparisons", ("*.jsonl", "*.jsonl.gz"),
+            lambda where, uid, row: iter([from_row(where, row)]),
+        ),
         *(
             TrainingSet(name, "comparisons", module.FILES, module.read)
             for name, module in (
@@ -105,4 +102,4 @@ SETS: Mapping[str, TrainingSet] = {
         ),
         TrainingSet("messages", "instructions", instructions.FILES, instructions.read),
     )
-}
+}  # fmt: skip

@@ -5,24 +5,17 @@ Columns, by the card and by `format_helpsteer3` of NVIDIA-NeMo/RL: `domain`, `la
 is much better) to 3 (response 2 is).
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
-
-from grm_jax.data.comparison import Comparison
-from grm_jax.data.reading import require
-from grm_jax.data.training_sets.rows import comparison, conversation, signed_preference
+from grm_jax.data.reading import require, strings
+from grm_jax.data.training_sets import rows
 
 FILES = ("preference/train.jsonl.gz", "train.jsonl.gz")
 
 
-def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+def read(where: str, uid: str, row: rows.Row) -> rows.Comparisons:
     """One pair, with the strength in the note of the hint as for HelpSteer2."""
-    rewards, note = signed_preference(where, row, "overall_preference")
-    yield comparison(
-        where, uid, conversation(where, row, "context"),
-        [require(where, row, name, str) for name in ("response1", "response2")],
-        rewards, query="context", hint_note=note,
+    rewards, note = rows.signed_preference(where, row, "overall_preference")
+    yield rows.comparison(
+        where, uid, rows.conversation(where, row, "context"),
+        strings(where, row, "response1", "response2"), rewards, query="context", hint_note=note,
         meta={name: require(where, row, name, str) for name in ("domain", "language")},
     )  # fmt: skip

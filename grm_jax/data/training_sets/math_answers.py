@@ -9,31 +9,26 @@ An answer is the content of the last `\boxed{}`. Two are the same if they are af
 `normal_answer`, or as exact numbers; nothing is computed. A sample without a closed box is wrong.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import require
-from grm_jax.data.training_sets.rows import Unusable, comparison
-from grm_jax.text.prompts import Message
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import one_turn, require
+from grm_jax.data.training_sets import rows
 from grm_jax.text.scores import boxes_in
 
 FILES = ("*.jsonl", "*.jsonl.gz", "*.parquet")
 
 
-def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+def read(where: str, uid: str, row: rows.Row) -> rows.Comparisons:
     """The i-th right sample against the i-th wrong one; each sample left over is a single.
 
     The right one stands first in a pair; a single has reward 1 if it is right, else 0.
     """
     gold = _gold(where, row)
     if gold is None:
-        raise Unusable("no final answer")
-    messages = (Message("user", require(where, row, "problem", str)),)
+        raise rows.Unusable("no final answer")
+    messages = one_turn(where, row, "problem")
     samples = require(where, row, "responses", list)
     for i, sample in enumerate(samples):
         if not isinstance(sample, str):
@@ -42,16 +37,16 @@ def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
     wrong = [s for s in samples if not same_answer(final_answer(s), gold)]
     pairs = min(len(right), len(wrong))
     if not samples:
-        raise Unusable("no samples")
+        raise rows.Unusable("no samples")
     for i in range(pairs):
         pair = right[i], wrong[i]
-        yield comparison(where, f"{uid}/{i}", messages, pair, (1.0, 0.0), query="problem")
+        yield rows.comparison(where, f"{uid}/{i}", messages, pair, (1.0, 0.0), query="problem")
     rest = [(s, 1.0) for s in right[pairs:]] + [(s, 0.0) for s in wrong[pairs:]]
     for i, (sample, reward) in enumerate(rest, start=pairs):
-        yield comparison(where, f"{uid}/{i}", messages, (sample,), (reward,), query="problem")
+        yield rows.comparison(where, f"{uid}/{i}", messages, (sample,), (reward,), query="problem")
 
 
-def _gold(where: str, row: dict[str, Any]) -> str | None:
+def _gold(where: str, row: rows.Row) -> str | None:
     if row.get("answer") is not None:
         return require(where, row, "answer", str)
     return final_answer(require(where, row, "solution", str))

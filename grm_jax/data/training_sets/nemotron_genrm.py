@@ -12,15 +12,11 @@ templates for this judge, of which one writes Begin and one Start:
     #### Evaluation Plan ####          left out here: our own prompts say how to judge
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
-from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError
+from grm_jax.data.comparison import FieldError
 from grm_jax.data.reading import require
-from grm_jax.data.training_sets.rows import Unusable, comparison, conversation, strength_note
+from grm_jax.data.training_sets import rows
 from grm_jax.text.prompts import Message
 
 FILES = ("data/train.jsonl", "train.jsonl")
@@ -40,7 +36,7 @@ _MARKERS = (
 _TURN = re.compile(r"(?:^|\n\n)(System|User|Assistant): ")
 
 
-def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+def read(where: str, uid: str, row: rows.Row) -> rows.Comparisons:
     """One pair, named by its uuid; the strength of the ranking is in the note of the hint."""
     ranking = require(where, row, "ranking", int)
     if not 1 <= ranking <= 6:
@@ -51,24 +47,24 @@ def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
     prompt = _prompt(where, row)
     # First, because a search among many markers takes long.
     if any(prompt.count(marker) > (2 if "Response " in marker else 1) for marker in _MARKERS):
-        raise Unusable("markers inside a text")
+        raise rows.Unusable("markers inside a text")
     match = _PROMPT.search(prompt)
     if match is None:
         raise FieldError(where, "messages", "no context with two responses between the markers")
-    yield comparison(
+    yield rows.comparison(
         where, f"{uid.partition('/')[0]}/{require(where, row, 'uuid', str)}",
         _messages(match["context"]), (match["first"], match["second"]),
         (1.0, 0.0) if ranking <= 3 else (0.0, 1.0),
-        query="messages", hint_note=strength_note(4 - ranking if ranking <= 3 else ranking - 3),
+        query="messages", hint_note=rows.strength_note(max(4 - ranking, ranking - 3)),
     )  # fmt: skip
 
 
-def _prompt(where: str, row: dict[str, Any]) -> str:
+def _prompt(where: str, row: rows.Row) -> str:
     """Text of the only user turn."""
     outer = require(where, row, "messages", list)
     if len(outer) != 1 or not isinstance(outer[0], list):
         raise FieldError(where, "messages", "expected a list with one list of turns")
-    turns = conversation(where, {"messages[0]": outer[0]}, "messages[0]")
+    turns = rows.conversation(where, {"messages[0]": outer[0]}, "messages[0]")
     asked = [turn.content for turn in turns if turn.role == "user"]
     if len(asked) != 1:
         raise FieldError(where, "messages[0]", f"expected one user turn, got {len(asked)}")
@@ -79,9 +75,5 @@ def _messages(context: str) -> list[Message]:
     """The turns of a context that was written as one text."""
     before, *rest = _TURN.split(context.strip())
     if before:
-        raise Unusable("a context without roles")
-    turns = [(role.lower(), text) for role, text in zip(rest[::2], rest[1::2], strict=True)]
-    spoken = [role for role, _ in turns if role != "system"]
-    if spoken != (["user", "assistant"] * len(turns))[: len(spoken)]:
-        raise Unusable("turns that do not alternate")
-    return [Message(role, text) for role, text in turns]
+        raise rows.Unusable("a context without roles")
+    return rows.turns_of(rest)

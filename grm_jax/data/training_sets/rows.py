@@ -4,15 +4,15 @@ A row of another format is an error with its place. A row of the right format th
 comparison, such as a tie, is `Unusable`: published sets have them, and they are counted.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from grm_jax.data.comparison import ROLES, Comparison, FieldError
 from grm_jax.data.reading import located, read_messages, require
 from grm_jax.text.prompts import Message
 
+Row = Mapping[str, Any]
+Comparisons = Iterator[Comparison]
 _STRENGTHS = {1: "slightly better", 2: "better", 3: "much better"}
 
 
@@ -57,7 +57,7 @@ def check_usable(record: Any) -> None:
         raise Unusable("equal responses")
 
 
-def conversation(where: str, row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
+def conversation(where: str, row: Row, name: str) -> tuple[Message, ...]:
     """The turns in `row[name]`, of which other keys than role and content are passed over.
 
     Raises:
@@ -76,12 +76,26 @@ def conversation(where: str, row: Mapping[str, Any], name: str) -> tuple[Message
     return messages
 
 
+def turns_of(parts: Sequence[str]) -> list[Message]:
+    """The turns of a text that was split into roles and contents, one after the other.
+
+    Raises:
+      Unusable: user and assistant, system messages aside, do not alternate.
+    """
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    turns = [Message(role.lower(), text) for role, text in pairs]
+    spoken = [turn.role for turn in turns if turn.role != "system"]
+    if spoken != (["user", "assistant"] * len(turns))[: len(spoken)]:
+        raise Unusable("turns that do not alternate")
+    return turns
+
+
 def strength_note(strength: int) -> str:
     """The line of a hint that says how strong a preference is: 1 slight, 2 clear, 3 strong."""
     return f"It is {_STRENGTHS[strength]} than the other response."
 
 
-def signed_preference(where: str, row: Mapping[str, Any], name: str) -> tuple[tuple, str]:
+def signed_preference(where: str, row: Row, name: str) -> tuple[tuple, str]:
     """Rewards and note of a preference from -3 (the first is much better) to 3 (the second).
 
     Raises:

@@ -6,21 +6,16 @@ the mean of the four aspects. The authors train on this mean (their answer in di
 data set); `overall_score` was partly wrong until December 2023.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
-from typing import Any
 
-from grm_jax.data.comparison import Comparison, FieldError
-from grm_jax.data.reading import require, texts_of
-from grm_jax.data.training_sets.rows import Unusable, comparison
-from grm_jax.text.prompts import Message
+from grm_jax.data.comparison import FieldError
+from grm_jax.data.reading import one_turn, require, texts_of
+from grm_jax.data.training_sets import rows
 
 FILES = ("*.jsonl",)
 
 
-def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
+def read(where: str, uid: str, row: rows.Row) -> rows.Comparisons:
     """One list, of the completions with a rating.
 
     Of several that share the best rating the first is kept and the others are left out, so that
@@ -37,15 +32,15 @@ def read(where: str, uid: str, row: dict[str, Any]) -> Iterator[Comparison]:
         if score is not None and math.isfinite(score):
             rated.append((*texts, float(score)))
     if len(rated) < 2:
-        raise Unusable("fewer than two rated completions")
+        raise rows.Unusable("fewer than two rated completions")
     best = max(score for *_, score in rated)
     first = next(row for row in rated if row[2] == best)
     kept = [row for row in rated if row is first or row[2] < best]
     if len(kept) < 2:
-        raise Unusable("no single best response")
+        raise rows.Unusable("no single best response")
     responses, models, rewards = zip(*kept, strict=True)
-    yield comparison(
-        where, uid, (Message("user", require(where, row, "instruction", str)),), responses, rewards,
+    yield rows.comparison(
+        where, uid, one_turn(where, row, "instruction"), responses, rewards,
         query="instruction",
         meta={"source": require(where, row, "source", str), "models": list(models)},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Programs beside the experiments; each says in its head what it does and how to call it."""
+"""Programs next to the experiments; each says in its head what it does and how to call it."""
 
 import argparse
 import contextlib

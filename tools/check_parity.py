@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     @property
     def limit(self) -> float:
-        """What the difference may be."""
+        """The largest difference that passes."""
         return max(TOLERANCE, GAPS * (self.gap or 0.0))
 
 
@@ -55,7 +55,7 @@ def inputs(vocab_size: int, length: int, seed: int, tokenizer) -> dict[str, tupl
 
 
 def their_outputs(model, tokens, real) -> np.ndarray:
-    """What `outputs` gives, from transformers, in the type of the model."""
+    """As `outputs`, by transformers, in the type of the model."""
     import torch
 
     positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)

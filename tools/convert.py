@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 
 from grm_jax.files import read_json
 from grm_jax.learning import checkpoints
@@ -64,15 +65,13 @@ def read_orbax(folder) -> hub.Checkpoint:
     """
     folder = pathlib.Path(folder)
     config, reward = record.read(folder)
-    abstract: dict = {}
+    abstract = {}
     for leaf_path, leaf in names.leaves(families.tensors(config, head=reward)).items():
         inside = ("decoder", *leaf_path) if reward and leaf_path != names.HEAD else leaf_path
-        node = abstract
-        for key in inside[:-1]:
-            node = node.setdefault(key, {})
         dtype = jnp.dtype(leaf.dtype or config.compute.param_dtype)
-        node[inside[-1]] = jax.ShapeDtypeStruct(leaf.shape, dtype)
+        abstract[inside] = jax.ShapeDtypeStruct(leaf.shape, dtype)
     done = read_json(folder / DONE) if (folder / DONE).exists() else {}  # of an earlier version
+    abstract = unflatten_dict(abstract)
     tree = checkpoints.load_params(folder / record.PARAMS, abstract, done.get("fingerprint"))
     if reward:
         return hub.Checkpoint(config, tree["decoder"], tree["head"])

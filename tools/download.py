@@ -10,7 +10,7 @@ have none.
 
 Where a revision is known it is pinned, that of a benchmark in its file of grm_jax/benchmarks, that
 of a training set here. Otherwise the newest one is taken. Either way it is written, with the
-SHA-256 of each file, to manifest.json beside the files; a later run with another revision or
+SHA-256 of each file, to manifest.json next to the files; a later run with another revision or
 another file is refused. Files that are there already are checked, not fetched again, and each file
 is checked against the checksum of its host.
 """
@@ -60,7 +60,7 @@ SUITES = {name: one for suite in benchmarks.SUITES.values() for name, one in sui
 
 
 class Host(Protocol):
-    """What repositories are fetched from."""
+    """A host of repositories."""
 
     def commit(self, repository: str, revision: str) -> str:
         """Full name of the commit that a revision is the beginning of; "" is the newest one."""

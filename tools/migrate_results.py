@@ -1,4 +1,4 @@
-"""Results of workdirs from before the typed config, so that later seeds can stand beside them.
+"""Results of workdirs from before the typed config, so that later seeds can be reported with them.
 
     python -m tools.migrate_results --workdirs=runs/ablation/seed_11,runs/ablation/seed_12
 

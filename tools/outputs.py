@@ -1,4 +1,4 @@
-"""What a checkpoint computes for given tokens, for the tools that compare it with others."""
+"""Outputs of a checkpoint for given tokens, for the tools that compare it with others."""
 
 import pathlib
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ reached to --mfu and --bandwidth. "est" is the compiler's own estimate: it ranks
 program that were compiled at the same --effort, and predicts no time. --effort=-1 compiles four
 times as fast to the same memory.
 
-Results are kept in --cache, by everything that decides them, and a figure beside them.
+Results are kept in --cache, by everything that decides them, with a figure.
 """
 
 import hashlib
@@ -185,27 +185,21 @@ def _time(value: float) -> str:
 
 def draw(records: dict[str, dict], topology: topologies.Topology, title: str, path) -> None:
     """HBM of a device by stage, as a figure."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     names = [name for name, record in records.items() if "peak" in record][::-1]
     arguments, peaks = (
         [records[name][field] / GIB for name in names] for field in ("arguments", "peak")
     )
     rest = [max(0.0, peak - part) for peak, part in zip(peaks, arguments, strict=True)]
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(6.4, 1.6 + 0.4 * len(names)), dpi=150, layout="constrained")
-        axes = figure.add_subplot()
+    size = (6.4, 1.6 + 0.4 * len(names))
+    with plots.axes_of(path, size, 150, title, "GiB on one device", "") as axes:
+        axes.set_title(title, loc="left", fontsize=9)
         axes.barh(names, arguments, color=plots.COLORS[0], label="arguments")
         axes.barh(names, rest, left=arguments, color=plots.COLORS[4], label="on top at the peak")
         limit = topology.chip.hbm / GIB
         axes.axvline(limit, color=plots.COLORS[1], linestyle="--", label="memory of a device")
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.04)
-        axes.set_xlabel("GiB on one device")
-        axes.set_title(title, loc="left", fontsize=9)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-        plots.save(figure, path)
+        axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
 def define_flags() -> None:

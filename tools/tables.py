@@ -1,4 +1,4 @@
-"""The paper's tables by name with our values beside them, and two runs compared item by item.
+"""The paper's tables by name next to our values, and two runs compared item by item.
 
     python -m tools.tables --workdirs=W1,W2          # paired, then what is filled of the paper
     python -m tools.tables --workdirs=W1,W2 --suites=rmb_bon,judgebench
@@ -8,8 +8,8 @@
     python -m tools.tables --export=rewardbench --line=Voting@32 --workdirs=W --out=DIR
 
 A workdir is one of experiments.benchmark; its results/*.json are read. Where it has no value, the
-command that makes one is printed. Rows of the 27B model may stand beside a model of any size, whose
-parameters are in the heading; rows of other sizes only beside a model of that size.
+command that makes one is printed. Rows of the 27B model are compared with models of any size, which
+the heading names; rows of other sizes only with a model of that size.
 
 The export is the file of accuracies by subset that RewardBench keeps for each model, in the form of
 published ones; nobody has sent one of ours in.
@@ -74,7 +74,7 @@ def read(name: str, path: pathlib.Path, suites: Sequence[str] = ()) -> Workdir:
 
 
 def our_value(column: paper.Column, row: paper.Row, workdir: Workdir) -> Interval | None:
-    """What a workdir has for a cell; the interval of a mean takes its parts as independent.
+    """The value of a workdir for a cell; the interval of a mean takes its parts as independent.
 
     None unless it has all of the parts, and a model of the size that the row is about.
     """
@@ -114,7 +114,7 @@ def _tokens(result: Result, tokens: dict[str, float], section: str) -> Interval 
 
 
 def filled(table: PaperTable, workdirs: Sequence[Workdir]) -> tuple[Table, int]:
-    """A table of the paper with ours beside it, and how many values of ours it has."""
+    """A table of the paper with our values, and the number of our values."""
     columns, count = [], 0
     for column in table.columns:
         shared = {"unit": column.unit, "digits": column.digits, "group": column.name}

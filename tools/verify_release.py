@@ -71,7 +71,7 @@ def compare(check: str, here: int | str | list, there: int | str | list | None) 
 
 
 def read_record(path: pathlib.Path, facts: dict, vocab_size: int) -> dict:
-    """What --record wrote for a model of this kind; ValueError for anything else."""
+    """The record that --record wrote for a model of this kind; ValueError for anything else."""
     try:
         # Records of before have no rules.
         record = {"tokenizer_rules": facts["tokenizer_rules"], **read_json(path)}
@@ -157,13 +157,13 @@ def rmb_run(args: argparse.Namespace, dtype: str) -> Run:
     c.model.dtype = c.model.param_dtype = dtype
     c.benchmark.suites, c.benchmark.meta_rm = "rmb_bon", False
     c.benchmark.data_dir, c.benchmark.limit = str(args.data_dir), args.rows
-    # Of few rows one may be too long; two caches leave room beside the weights of the 27B.
+    # Of few rows one may be too long; two caches leave room next to the weights of the 27B.
     c.benchmark.draw.max_truncated, c.benchmark.buckets.samples_per_unit = 1.0, 2
     return Run.open(c, args.workdir or f"runs/verify_release/{args.checkpoint.resolve().name}")
 
 
 def rmb_row(run: Run, loaded: measurement.Loaded, paper: dict[str, float] | None) -> Row:
-    """Greedy accuracy with its 95 % interval, beside the value of the paper."""
+    """Greedy accuracy with its 95 % interval, and the value of the paper."""
     drawn = measurement.Measurement(run, loaded.comparisons).draw(run, "released", k=None)
     (suite,) = benchmark.to_suites(loaded, [drawn])
     rules = benchmark.counting_rules(run, measurement.read_config(run))

@@ -1,4 +1,4 @@
-"""What the readers share: finding files, fields of rows, and hiding which response is best."""
+"""Shared by the readers: the files of a benchmark, and a hidden place for the best response."""
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence

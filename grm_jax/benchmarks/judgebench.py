@@ -2,8 +2,8 @@
 
 The suite is the file of the 350 gpt-4o pairs; the file of the 270 claude pairs is another suite.
 Columns read: `pair_id`, `original_id`, `source`, `question`, `response_model`, `response_A`,
-`response_B`, `label` ("A>B" or "B>A"). The categories are the official ones, told by the prefix
-of `source`.
+`response_B`, `label` ("A>B" or "B>A"). The categories are the official ones, by the prefix of
+`source`.
 """
 
 import functools

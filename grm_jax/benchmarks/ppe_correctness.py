@@ -1,4 +1,4 @@
-"""PPE Correctness (lmarena-ai/PPE-*-Best-of-K): 32 responses a prompt, told right by a program.
+"""PPE Correctness (lmarena-ai/PPE-*-Best-of-K): 32 responses a prompt, checked by a program.
 
 The suite is the split ``train`` of five sets, 2,555 prompts. Columns read: `question_id`,
 `prompt`, `model_name`, `scores` (32 booleans), `sampled_conflict_pairs` ([i, j], counted from 0)

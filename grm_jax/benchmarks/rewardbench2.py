@@ -85,8 +85,8 @@ def margins(scores: ArrayLike, right: ArrayLike) -> Margins:
 def ties_score(reference: ArrayLike, tied: ArrayLike, spread: ArrayLike) -> np.ndarray:
     """float64 [...]: RewardBench 2, what each prompt of Ties adds to the mean.
 
-    Both halves of a prompt must be told apart (0.3 each); several right responses should differ by
-    less than they stand above the wrong ones (0.2), also above those of the harder half (0.2); and
+    Both halves of a prompt must be ranked right (0.3 each); several right responses should differ
+    by less than they stand above the wrong ones (0.2), and above those of the harder half (0.2);
     0.01 for how much less. Official: `rewardbench/utils.py`, process_single_model, whose mean over
     prompts equals this one where every prompt has both halves.
 

@@ -1,6 +1,6 @@
 """The records of a benchmark: its rows, its numbers, and where its files come from.
 
-A `Metric` turns what a line of a table found out about the comparisons of a suite into values of
+A `Metric` turns the outcome of a line of a table on the comparisons of a suite into values of
 *items* (a pair, a row of several pairs, a prompt), and columns into means of items by subset with
 the benchmark's own weights. Numpy only; `grm_jax.evaluation.official` resamples the items.
 """
@@ -21,7 +21,7 @@ Values = Mapping[str, np.ndarray]  # by part, [I]
 
 
 class Outcome(NamedTuple):
-    """What one line of a table found out about the C comparisons of a suite.
+    """Measurement of the C comparisons of a suite by one line of a table.
 
     Attributes:
       credits_C: chance to be right by the named policies; NaN where there is no choice.
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 class Items(NamedTuple):
-    """What is averaged: [I] the subset of each item, and a number that items of one query share."""
+    """Units of averages: [I] the subset of each item, and a number shared by items of one query."""
 
     subsets: np.ndarray
     clusters: np.ndarray
@@ -105,7 +105,7 @@ class Metric:
         comparisons, which every suite has.
       parts: values of the items from an outcome; empty where the outcome does not tell.
       members: the comparisons of each item.
-      needs: fields of `Outcome` beside `credits_C` that `parts` reads.
+      needs: fields of `Outcome` besides `credits_C` that `parts` reads.
       note: what a reader of the table must know.
     """
 

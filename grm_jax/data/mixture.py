@@ -68,7 +68,7 @@ def parse(text: str, kind: str) -> tuple[Source, ...]:
 
 @dataclass
 class Counts:
-    """What reading a source found: rows, records, and the rows that were left out by reason."""
+    """Numbers of rows and records read from a source, and of unusable rows by reason."""
 
     rows: int = 0
     records: int = 0

@@ -99,7 +99,7 @@ def _generator(*parts) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class SmallWorldConfig(Checked):
-    """What the world is like.
+    """Parameters of the world and of its demonstrator.
 
     Attributes:
       world_seed: draws the hidden priorities and the bias of the demonstrator.
@@ -387,7 +387,7 @@ def write_trajectory(
 
 
 class Reading(NamedTuple):
-    """What a trajectory says, and whether it is consistent. Used to tell which stage fails.
+    """Contents of a trajectory and their consistency, which show the stage that fails.
 
     Attributes:
       well_formed: principles, one line per response and a box were all found.

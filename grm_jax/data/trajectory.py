@@ -18,7 +18,7 @@ FINISHES = ("stop", "length")
 
 
 class TrajectoryKey(NamedTuple):
-    """What names a trajectory for ever."""
+    """Name of a trajectory, for ever."""
 
     fingerprint: str
     stage: str

@@ -20,7 +20,6 @@ def from_trajectories(
     meta: Sequence[Sequence[float]] | None = None,
     lenient: bool = False,
     num_samples: int | None = None,
-    max_responses: int | None = None,
 ) -> Ballots:
     """Stacks the trajectories of each comparison.
 
@@ -29,7 +28,7 @@ def from_trajectories(
         num_responses: n of each comparison.
         meta: the meta score of each trajectory, in the order given in `groups`.
         lenient: count the lenient instead of the strict parse.
-        num_samples, max_responses: S and N to pad to; by default the largest that occurs.
+        num_samples: S to pad to; by default the largest that occurs.
 
     Returns:
         `Ballots` of numpy arrays. `ids_C` is a hash of the uid, `order_ids_CS` numbers the
@@ -37,14 +36,14 @@ def from_trajectories(
 
     Raises:
         ValueError: naming the uid (and sample) of a comparison without trajectories, one that
-            does not fit S and N, mixed uids, a sample given twice, an order that is no
-            permutation, a wrong number of scores, a meta score that is missing or not finite.
+            does not fit S, one grouped with trajectories of another, a sample given twice, a meta
+            score that is missing or not finite.
     """
     if len(groups) != len(num_responses) or (meta is not None and len(meta) != len(groups)):
         raise ValueError("groups, num_responses and meta must have one entry per comparison")
     C = len(groups)
     S = max(map(len, groups), default=0) if num_samples is None else num_samples
-    N = max(num_responses, default=0) if max_responses is None else max_responses
+    N = max(num_responses, default=0)
     ballots = _nothing_drawn(S, N, num_responses, np.int32)
     if meta is not None:
         ballots = ballots._replace(meta_CS=np.zeros((C, S), np.float32))
@@ -52,10 +51,8 @@ def from_trajectories(
         if not group:
             raise ValueError(f"comparison {c} has no trajectories")
         uid = group[0].uid
-        if not 1 <= n <= N or len(group) > S:
-            raise ValueError(
-                f"{uid}: {n} responses and {len(group)} samples do not fit N = {N} and S = {S}"
-            )
+        if len(group) > S:
+            raise ValueError(f"{uid}: {len(group)} samples do not fit S = {S}")
         if meta is not None and len(meta[c]) != len(group):
             raise ValueError(f"{uid}: {len(meta[c])} meta scores for {len(group)} samples")
         samples = [trajectory.sample for trajectory in group]
@@ -65,7 +62,12 @@ def from_trajectories(
         ballots.ids_C[c] = _ident(uid)
         for s, i in enumerate(sorted(range(len(group)), key=samples.__getitem__)):
             trajectory = group[i]
-            scores = _scores(trajectory, uid, n, lenient)
+            if (trajectory.uid, len(trajectory.order)) != (uid, n):
+                raise ValueError(
+                    f"{uid}, sample {trajectory.sample}: grouped with a trajectory of "
+                    f"{trajectory.uid}, whose order {trajectory.order} is no order of {n} responses"
+                )
+            scores = trajectory.lenient_scores if lenient else trajectory.scores
             if scores is not None:
                 ballots.scores_CSN[c, s, :n] = scores
             if meta is not None:
@@ -134,16 +136,3 @@ def _nothing_drawn(S: int, N: int, num_responses: Sequence[int], dtype) -> Ballo
 def _ident(uid: str) -> int:
     """A number that belongs to a comparison wherever it stands."""
     return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "big")
-
-
-def _scores(trajectory: Trajectory, uid: str, n: int, lenient: bool) -> Sequence[int] | None:
-    """Scores in presented order; ValueError for what is not of this comparison, or does not fit."""
-    where = f"{uid}, sample {trajectory.sample}"
-    scores = trajectory.lenient_scores if lenient else trajectory.scores
-    if trajectory.uid != uid:
-        raise ValueError(f"{where}: grouped with a trajectory of {trajectory.uid}")
-    if sorted(trajectory.order) != list(range(n)):
-        raise ValueError(f"{where}: {trajectory.order} is no order of {n} responses")
-    if scores is not None and len(scores) != n:
-        raise ValueError(f"{where}: {len(scores)} scores for {n} responses")
-    return scores

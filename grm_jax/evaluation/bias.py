@@ -1,4 +1,4 @@
-"""What else decides a verdict: the place of a response, its length; and how sure a vote is.
+"""Biases of a judge towards position and length, and the calibration of its votes.
 
 Numpy, float64. Shape letters: C comparisons, S samples, N responses. Samples of one comparison are
 averaged before comparisons are, so that every comparison counts once.

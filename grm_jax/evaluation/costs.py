@@ -1,4 +1,4 @@
-"""What a verdict costs: tokens and FLOPs beside accuracy.
+"""Cost of a verdict: tokens and FLOPs next to accuracy.
 
 Work is counted by arithmetic on the shape of the model (`grm_jax.models.cost`), from what was
 drawn: each distinct order among the k samples is a prompt that is prefilled once, each sample
@@ -59,7 +59,7 @@ def expected_orders(counts: Sequence[int], k: int, *, stratified: bool) -> float
 def costs_of(
     drawn: Drawn, ks: Sequence[int], *, guided: bool, stratified: bool
 ) -> list[Cost]:
-    """What a verdict of k samples costs on average, for each k."""
+    """Mean cost of a verdict of k samples, for each k."""
     rows_K: list[list[tuple[float, float, float]]] = [[] for _ in ks]
     for length, own in zip(drawn.prompt_tokens, drawn.groups, strict=True):
         new = float(np.mean([len(t.token_ids) for t in own]))

@@ -27,7 +27,7 @@ from grm_jax.evaluation.method import STAGES, VOTES, Method
 from grm_jax.text.sections import split_sections
 
 RESULTS = ("right", "wrong", "tie", "none", "single")
-MAX_TEXTS = 10_000  # a page of 30 MB; what it leaves out is told, and counts in its verdicts
+MAX_TEXTS = 10_000  # a page of 30 MB; it says how many texts it leaves out, and counts them
 
 
 class Vote(NamedTuple):
@@ -75,7 +75,7 @@ class Sample(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What one stage answered to a comparison.
+    """Samples of one stage for a comparison, and the votes over them.
 
     Attributes:
       votes: by name of a method of the suite, such as "Voting@8"; the first one is that of all
@@ -242,7 +242,7 @@ def _disagreement(
 
 
 def legend(counting: CountingRules) -> str:
-    """What the words and numbers of the page are."""
+    """Explanation of the words and numbers of the page."""
     return (
         "right: every response with the highest total is; tie: some of them; no verdict: no sample "
         f"has scores (parser {counting.parse!r}). Totals: aggregation {counting.aggregation!r}. "
@@ -269,7 +269,10 @@ def critique_page(items: Sequence[Item], *, title: str, notes: Sequence[str] = (
         "{{script hash}}": _hash(script),
         "{{style}}": style,
         "{{script}}": script,
-        "{{records}}": _json(records),
+        # ASCII, so that lone surrogates and line separators are escapes; no "<" of any element.
+        "{{records}}": json.dumps(
+            records, ensure_ascii=True, allow_nan=False, separators=(",", ":")
+        ).replace("<", "\\u003c"),
     }
     for name, text in parts.items():  # records last: nothing in them is looked for
         head, tail = skeleton.split(name)
@@ -285,12 +288,6 @@ def _record(item: Item) -> dict:
         drawn[name] = {"votes": one.votes, "samples": samples, "disagreement": one.disagreement}
     return {key: drawn if key == "drawn" else value
             for key, value in item._asdict().items() if key != "rewards"}  # fmt: skip
-
-
-def _json(value: object) -> str:
-    """ASCII, so that lone surrogates and line separators are escapes; no "<" of any element."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What each step and each arm is worth over all seeds of an ablation, beside the paper.
+"""Effects of each step and each arm over all seeds of an ablation, next to those of the paper.
 
 Everything is read from DIR/seed_S/results, so a report is made again in seconds.
 """
@@ -128,7 +128,7 @@ def _pairs(lines: Lines, ks: Sequence[int]) -> list[Pair]:
 def ablation_table(
     suite: str, results: Sequence[Result], notes: Sequence[str], listed: Sequence[str] = ()
 ) -> tuple[Table, list]:
-    """Paired differences beside those of the paper; also what the figure shows of them.
+    """Paired differences next to those of the paper, and the effects that the figure shows.
 
     Args:
       suite: for the title.

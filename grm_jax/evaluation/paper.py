@@ -1,6 +1,6 @@
-"""The tables and figures of the paper (arXiv 2504.02495), read from `paper.toml` beside this file.
+"""The tables and figures of the paper (arXiv 2504.02495), read from `paper.toml` in this folder.
 
-Each row says which of our lines stands beside it, and which command makes that line.
+Each row names our line to compare with, and the command that makes that line.
 """
 
 import importlib.resources
@@ -12,7 +12,7 @@ from grm_jax.evaluation.method import BASELINES, Method
 
 KS = (1, 2, 4, 8, 16, 32)  # of the curves
 THEIRS = "published by others"
-# Stages of our lines that stand beside the model of the paper: the first that a run has.
+# Stages to compare with the model of the paper: the first that a run has.
 _GRM = ("grpo", "released")
 
 
@@ -34,12 +34,12 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row: its label, the values of the paper, and which of our lines stands beside it.
+    """A row: its label, the values of the paper, and our line to compare with.
 
     Attributes:
       label, values: of the paper; None where it has none.
       ours: the first that a run has; () for models that are not ours to measure.
-      size: billions of parameters; only 27 may stand beside a run of another size.
+      size: billions of parameters; only rows of 27 are compared with a run of another size.
       filled_by: the command that makes our value, or who published theirs.
       note: footnote.
     """
@@ -62,7 +62,7 @@ class PaperTable(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def row(self, method: Method, size: int = 27) -> Row | None:
-        """The first row beside which a line of ours would stand; None where there is none."""
+        """The first row that is compared with this method, if any."""
         return next((row for row in self.rows if row.size == size and method in row.ours), None)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from grm_jax.evaluation.statistics import Difference, Interval
 from grm_jax.files import write_atomically
 
-# Okabe and Ito's palette: told apart with the common kinds of colour blindness.
+# Okabe and Ito's palette: distinct with the common kinds of colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLE = {
@@ -49,8 +49,8 @@ class Curve(NamedTuple):
 
 
 @contextlib.contextmanager
-def _axes(path, size, dpi, title, xlabel, ylabel, note=""):
-    """The axes of a figure with one panel, which is written at the end."""
+def axes_of(path, size, dpi, title, xlabel, ylabel, note=""):
+    """The axes of a figure with one panel, which is written when the block ends."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -107,7 +107,7 @@ def _against(path, curves, levels, labels, ticks, note) -> None:
             raise ValueError(f"curve {curve.label!r}: needs one interval for each k of at least 1")
     if not curves:
         raise ValueError("curves: at least one is needed")
-    with _axes(path, (8.0, 4.2), 150, *labels, "accuracy (%)", note) as axes:
+    with axes_of(path, (8.0, 4.2), 150, *labels, "accuracy (%)", note) as axes:
         for i, curve in enumerate(curves):
             points = sorted(zip(curve.ks, curve.intervals, strict=True))
             ks = [k for k, _ in points]
@@ -154,7 +154,7 @@ def effects(path: str | os.PathLike, rows: Sequence[Effect], *, note: str = "") 
         raise ValueError("rows: at least one is needed")
     title, xlabel = "What each step and each arm is worth", "difference of accuracy (points)"
     size = (7.6, 1.2 + 0.26 * len(rows))
-    with _axes(path, size, 130, title, xlabel, "", note) as axes:
+    with axes_of(path, size, 130, title, xlabel, "", note) as axes:
         axes.axvline(0, color="#444444", linewidth=1)
         for y, row in enumerate(rows):
             value, low, high = (100 * x for x in row.difference[:3])
@@ -192,7 +192,7 @@ def guiding(
         raise ValueError("simulated: at least one point is needed")
     xlabel = "AUC of the meta RM inside comparisons (stars: trained, others simulated)"
     labels = "What guiding is worth", xlabel, "MetaRM@k − Voting@k (points)"
-    with _axes(path, (6.4, 4.2), 150, *labels) as axes:
+    with axes_of(path, (6.4, 4.2), 150, *labels) as axes:
         axes.axhline(0, color="#444444", linewidth=1)
         for i, k in enumerate(simulated[0][1]):
             color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]

@@ -1,4 +1,4 @@
-"""What a benchmark writes: tables, figures, results and pages."""
+"""The report of a benchmark: tables, figures, results and pages."""
 
 import dataclasses
 import pathlib
@@ -89,7 +89,11 @@ def write_report(
         place.path("figures", "scaling.png"), suites, counting,
         f"bands: 95 % over comparisons; ties: {counting.tie_policy}",
     )  # fmt: skip
-    training_figure(place.path("figures", "training.png"), training)
+    stages: dict[str, list[Mapping[str, Any]]] = {}
+    for record in training:
+        stages.setdefault(record["stage"], []).append(record)
+    if stages:
+        plots.training(place.path("figures", "training.png"), stages, metrics=HEALTH)
     write_pages(place, suites, counting)
     tables = {}
     for suite in suites:
@@ -205,7 +209,7 @@ def suite_table(suite: Suite, notes: Sequence[str]) -> Table | None:
 
 
 def notes(suites: Sequence[Suite], counting: CountingRules, draw: DrawConfig) -> list[str]:
-    """What the numbers are."""
+    """Notes below a table: what was counted, how it was drawn, and what the columns are."""
     tie = {"strict": "0", "half": "1/2", "uniform": "1 / number tied",
            "shuffle_argmax": "a random pick"}[counting.tie_policy]  # fmt: skip
     one = "one sample an order" if draw.order_policy == "both" else "one random order a comparison"
@@ -309,15 +313,6 @@ def scaling_figure(
                     curves.append(plots.Curve(label, list(points), list(points.values())))
     if curves:
         plots.scaling(path, curves, levels=levels, note=note)
-
-
-def training_figure(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """What was measured in training, if anything was trained."""
-    stages: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        stages.setdefault(record["stage"], []).append(record)
-    if stages:
-        plots.training(path, stages, metrics=HEALTH)
 
 
 def write_pages(place: Place, suites: Sequence[Suite], counting: CountingRules) -> None:

@@ -1,9 +1,9 @@
-"""What was measured, on disk: the lines of a benchmark, and those of trained baselines.
+"""Measurements on disk: the lines of a benchmark, and those of trained baselines.
 
 results/<suite>.json has what every line of a benchmark earned on every comparison. From it two runs
 are compared item by item, and the tables of the paper are filled (`tools.tables`).
 baselines/<kind>/<suite>.json has the lines of a trained baseline, counted once, which a benchmark
-puts beside its own. Equal runs write equal bytes.
+puts next to its own. Equal runs write equal bytes.
 """
 
 import dataclasses

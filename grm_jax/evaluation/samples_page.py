@@ -13,7 +13,8 @@ MARKS = {"right": "✓", "wrong": "✗", "tie": "✗", "none": "✗", "single": 
 
 def few(items: Sequence[Item], each: int) -> list[Item]:
     """Of the items of one suite the first right and wrong ones, and the first single response."""
-    results = [_first(item).result for item in items]
+    votes = [next(iter(item.drawn.values())).votes for item in items]
+    results = [next(iter(own.values())).result for own in votes]  # of all samples
     picked = [i for i in range(len(items)) if len(items[i].responses) == 1][:1]
     for wanted in ("right", "wrong"):
         picked += [i for i in range(len(items)) if results[i] == wanted][:each]
@@ -45,11 +46,6 @@ def samples_page(items: Sequence[Item], *, note: str = "", max_texts: int = 3) -
             blocks.append(f"*{left_out} more texts are not printed; their scores are above.*")
         blocks.append("---")
     return "\n\n".join(blocks) + "\n"
-
-
-def _first(item: Item) -> Vote:
-    """The vote of all samples of the stage that votes."""
-    return next(iter(next(iter(item.drawn.values())).votes.values()))
 
 
 def _comparison(item: Item) -> list[str]:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 # Resampling works on [chunk, I] count matrices of about this many entries at a time.
 CHUNK_ENTRIES = 4_000_000
-MIN_P = 1e-12  # smaller p-values are not told apart
+MIN_P = 1e-12  # smaller p-values are not distinguished
 
 
 class Interval(NamedTuple):
@@ -61,7 +61,6 @@ def bootstrap_mean(
     *,
     clusters: Sequence | None = None,
     num_resamples: int = 10_000,
-    level: float = 0.95,
     rng_seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap of the mean over items.
@@ -70,7 +69,6 @@ def bootstrap_mean(
         values: [I].
         clusters: [I] names; items of one cluster (say, one query) are resampled together and
             the statistic stays the mean over items.
-        level: coverage.
 
     Raises:
         ValueError: naming the argument: a value that is not finite, no items, a wrong shape.
@@ -79,7 +77,7 @@ def bootstrap_mean(
     means = resample(
         values_1I, clusters=clusters, num_resamples=num_resamples, rng_seed=rng_seed
     )
-    return means.interval(0, level)
+    return means.interval(0)
 
 
 def paired_difference(
@@ -88,7 +86,6 @@ def paired_difference(
     *,
     clusters: Sequence | None = None,
     num_resamples: int = 10_000,
-    level: float = 0.95,
     rng_seed: int = 0,
 ) -> Difference:
     """Bootstrap of mean(a - b), item by item; arguments as `bootstrap_mean`.
@@ -105,7 +102,7 @@ def paired_difference(
     means = resample(
         (a - b)[None], clusters=clusters, num_resamples=num_resamples, rng_seed=rng_seed
     )
-    return _difference(float(means.values_L[0]), means.draws_BL[:, 0], level)
+    return _difference(float(means.values_L[0]), means.draws_BL[:, 0])
 
 
 class Resampled(NamedTuple):
@@ -119,15 +116,15 @@ class Resampled(NamedTuple):
     values_L: np.ndarray
     draws_BL: np.ndarray
 
-    def interval(self, line: int, level: float = 0.95) -> Interval:
+    def interval(self, line: int) -> Interval:
         """Percentile interval of one line."""
-        ends = _percentiles(self.draws_BL[:, line], level)
+        ends = _percentiles(self.draws_BL[:, line])
         return Interval(float(self.values_L[line]), *ends)
 
-    def difference(self, a: int, b: int, level: float = 0.95) -> Difference:
+    def difference(self, a: int, b: int) -> Difference:
         """Line a minus line b, with the p-value of `paired_difference`."""
         draws_B = self.draws_BL[:, a] - self.draws_BL[:, b]
-        return _difference(float(self.values_L[a] - self.values_L[b]), draws_B, level)
+        return _difference(float(self.values_L[a] - self.values_L[b]), draws_B)
 
 
 def resample(
@@ -268,7 +265,6 @@ def bootstrap_statistic(
     num_items: int,
     *,
     num_resamples: int = 1_000,
-    level: float = 0.95,
     rng_seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap of any statistic of item indices, such as an AUC.
@@ -288,7 +284,7 @@ def bootstrap_statistic(
     defined = draws[~np.isnan(draws)]
     if math.isnan(value) or defined.size < num_resamples / 2:
         raise ValueError("statistic: not defined on these items or on most resamples of them")
-    return Interval(value, *_percentiles(defined, level))
+    return Interval(value, *_percentiles(defined))
 
 
 def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> float:
@@ -347,19 +343,18 @@ def _finite(name: str, values: ArrayLike, dims: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level} must be between 0 and 1")
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+def _percentiles(means: np.ndarray) -> tuple[float, float]:
+    """Ends of the 95 % interval."""
+    low, high = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return float(low), float(high)
 
 
-def _difference(value: float, means_B: np.ndarray, level: float) -> Difference:
+def _difference(value: float, means_B: np.ndarray) -> Difference:
     # Differences such as 0.1 + 0.2 - 0.3 must not turn an exact tie into a sign.
     means_B = np.where(np.abs(means_B) < 1e-12, 0.0, means_B)
     smaller = min(np.sum(means_B <= 0), np.sum(means_B >= 0))
     p_value = min(1.0, 2 * (int(smaller) + 1) / (len(means_B) + 1))
-    return Difference(value, *_percentiles(means_B, level), p_value)
+    return Difference(value, *_percentiles(means_B), p_value)
 
 
 def _resampled_means(values_LI, clusters, num_resamples, rng):

@@ -200,7 +200,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
-    """The record itself in full precision, with the shown text of every cell beside it."""
+    """The record itself in full precision, with the shown text of every cell."""
     record = dataclasses.asdict(table)
     for row, shown in zip(table.rows, record["rows"], strict=True):
         shown["text"] = _texts(row, table)

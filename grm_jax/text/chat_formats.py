@@ -1,4 +1,4 @@
-"""How a conversation is written down: what a tokenizer asks of it, and two built-in formats.
+"""How a conversation is written down: the interface to tokenizers, and two built-in formats.
 
 A writer returns the conversation as pairs (own, data): first text of the format itself, in which
 control pieces count, then text of a message, in which they never do.
@@ -12,7 +12,7 @@ from grm_jax.text.prompts import Message
 
 
 class ChatWriter(Protocol):
-    """What a tokenizer knows of a chat format; its repr tells it from every other one."""
+    """Interface of a chat format to a tokenizer; different formats have different reprs."""
 
     pad: str
     bos: str

@@ -149,7 +149,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     Files, all but the first optional:
       tokenizer.model: a SentencePiece model (Gemma); else tokenizer.json of `tokenizers`.
       tokenizer_config.json: bos_token, eos_token, pad_token (else eos), chat_template.
-      tokenizer_config.json, added_tokens.json, tokenizer.json beside a model: tokens past it.
+      tokenizer_config.json, added_tokens.json, tokenizer.json next to a model: tokens past it.
       chat_template.jinja: the chat template; it wins over the one in tokenizer_config.json.
       generation_config.json: eos_token_id adds to `stop_ids`.
       config.json: its architecture decides which built-in format writes the conversations where

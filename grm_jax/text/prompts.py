@@ -96,7 +96,7 @@ class _Wording(NamedTuple):
 
 
 class _Principles(NamedTuple):
-    """What a principle mode adds to a prompt, per form. Further modes are further rows."""
+    """Words that a principle mode adds to a prompt, by form. Further modes are further rows."""
 
     task: str  # clause of the introduction
     line: str  # line of the output format; '' leaves it out
@@ -313,7 +313,7 @@ def _render(
 
 
 class Hint(NamedTuple):
-    """The answer, told in the prompt of hinted sampling.
+    """The answer in the prompt of hinted sampling.
 
     Attributes:
       best: presented index (from 0) of the best response; for binary prompts the label.

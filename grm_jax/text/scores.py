@@ -110,7 +110,7 @@ def _lenient_number(item: str, high: int) -> float | None:
 
 
 def parse_lenient(text: str, n: int, low: int = 1, high: int = 10) -> Parsed:
-    r"""What a patient reader would take for the n scores; a superset of `parse_strict`.
+    r"""The n scores as a patient reader would take them; a superset of `parse_strict`.
 
     Whatever the strict parser accepts is returned unchanged. Otherwise:
 

@@ -28,7 +28,7 @@ from grm_jax.text.prompts import Message
 
 
 class Tokenizer(Protocol):
-    """What the rest of the library knows of a tokenizer."""
+    """Interface of a tokenizer to the rest of the library."""
 
     vocab_size: int
     pad_id: int
@@ -52,6 +52,9 @@ class Tokenizer(Protocol):
 
 class _ChatTokenizer:
     """The part that tokenizers share; a subclass supplies the raw model of pieces.
+
+    That is `_raw_encode` and `_raw_decode`, and for fingerprints `_table_text` and `_rules_text`:
+    how text becomes pieces of the table, and these text, "" for the rules of Gemma.
 
     `pieces` is its table. `control` has the id of every piece that text must never produce and
     `decode` must drop, and `unknown`, which `encode` gives for what the table lacks; `markers` are
@@ -86,19 +89,6 @@ class _ChatTokenizer:
             if len(piece) == 1 and control[piece] in self._raw_encode(piece):
                 raise ValueError(f"tokenizer: the control piece {piece!r} is a character of text")
 
-    def _raw_encode(self, text: str) -> list[int]:
-        raise NotImplementedError
-
-    def _raw_decode(self, ids: list[int]) -> str:
-        raise NotImplementedError
-
-    def _table_text(self) -> str:
-        raise NotImplementedError
-
-    def _rules_text(self) -> str:
-        """How text becomes pieces of the table, and these text; "" for the rules of Gemma."""
-        raise NotImplementedError
-
     def _pieces_text(self) -> str:
         return self._table_text() + "".join(f"\0\0{p}\0{i}" for p, i in self._added.items())
 
@@ -122,7 +112,7 @@ class _ChatTokenizer:
         return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()}
 
     def _closing_id(self) -> int:
-        """What closes an assistant turn: the first control piece after its content, else eos."""
+        """Id that ends an assistant turn: the first control piece after its content, else eos."""
         turns = [Message("user", "q"), Message("assistant", "a")]
         after, _ = self.chat_format.write(turns, False)[-1]
         piece = self._control_piece.search(after)
@@ -412,7 +402,7 @@ class HuggingFaceTokenizer(_ChatTokenizer):
         return json.dumps(record, sort_keys=True)
 
     def _record(self) -> dict:
-        """What a file of the backend holds, without what is not set."""
+        """The record in a file of the backend, without fields that are not set."""
         def what_is_set(own: dict) -> dict:
             return {k: v for k, v in own.items() if v is not None and v is not False}
 

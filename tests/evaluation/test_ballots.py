@@ -70,7 +70,6 @@ def test_totals_agree_with_original_scores_of_the_trajectories():
         ([trajectory(3, (1, 2)), trajectory(3, (1, 2))], 2, {}, "q-7: .* twice"),
         ([trajectory(0, (1, 2))], 2, {"meta": [[float("nan")]]}, "q-7, sample 0: meta score nan"),
         ([trajectory(0, (1, 2))], 2, {"meta": [[]]}, "q-7: 0 meta scores for 1"),
-        ([trajectory(0, (1, 2))], 2, {"max_responses": 1}, "q-7: .* do not fit"),
         ([trajectory(0, (1, 2)), trajectory(1, (1, 2))], 2, {"num_samples": 1}, "do not fit"),
     ],
 )

@@ -71,7 +71,7 @@ def test_adapters_beside_frozen_weights(capsys):
     assert rows[0].flops == cost.train_flops(config, lengths, frozen=True)
     assert rows[0].bytes == 2 * cost.weight_bytes(config, 48)
     assert rows[1].bytes - rows[0].bytes == cost.weight_bytes(config, 48)
-    assert "frozen beside adapters of rank 2" in capsys.readouterr().out
+    assert "frozen, with adapters of rank 2" in capsys.readouterr().out
 
 
 def test_rows_compute_rates():

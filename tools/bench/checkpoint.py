@@ -1,4 +1,4 @@
-"""Memory and speed of importing a checkpoint: what `hub.load` holds beside the parameters.
+"""Memory and speed of importing a checkpoint: what `hub.load` holds besides the parameters.
 
     python -m tools.bench.checkpoint [--megabytes=2048] [--devices=1]
 
@@ -38,7 +38,7 @@ class Figures(NamedTuple):
 
     @property
     def bound(self) -> int:
-        """What the excess may be."""
+        """The largest excess that passes."""
         return max(2 * self.largest, 2**30)
 
 
@@ -106,23 +106,20 @@ def measure(folder: pathlib.Path, devices: int) -> Figures:
     """Loads the checkpoint in this process; with several devices, every leaf is split."""
     import jax
     import jax.numpy as jnp
+    from flax.traverse_util import unflatten_dict
 
     from grm_jax.models import hub
     from grm_jax.models.hub import config_file, families, names
 
     tensors = families.tensors(config_file.read_config(folder))
-    leaves = names.leaves(tensors)
     shardings = None
     if devices > 1:
         mesh = jax.make_mesh((devices,), ("data",))
         # The last axis of every leaf is a multiple of 8 here.
-        shardings = {}
-        for path, leaf in leaves.items():
-            node = shardings
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            spec = jax.P(*[None] * (len(leaf.shape) - 1), "data")
-            node[path[-1]] = jax.NamedSharding(mesh, spec)
+        shardings = unflatten_dict({
+            path: jax.NamedSharding(mesh, jax.P(*[None] * (len(leaf.shape) - 1), "data"))
+            for path, leaf in names.leaves(tensors).items()
+        })  # fmt: skip
     jnp.zeros(8).block_until_ready()  # the runtime itself is not what is measured
     start = time.perf_counter()
     with Peak() as peak:
@@ -162,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{figures.params / MIB:.0f} MiB of parameters in {figures.seconds:.1f} s, "
         f"{figures.params / MIB / figures.seconds:.0f} MiB/s; largest tensor "
-        f"{figures.largest / MIB:.0f} MiB, memory beside the parameters {figures.excess / MIB:.0f} "
+        f"{figures.largest / MIB:.0f} MiB, memory besides parameters {figures.excess / MIB:.0f} "
         f"MiB, bound {figures.bound / MIB:.0f} MiB"
     )
 

@@ -1,4 +1,4 @@
-"""What a device can do at most, to hold measured rates against: FLOPs and bytes per second.
+"""Peak rates of devices, to compare measured rates with: FLOPs and bytes per second.
 
 One table, for benches and for the planner. Rates are of dense bfloat16 products, as the makers
 publish them, so they say nothing about products in float32. A CPU is measured instead; what is

@@ -16,7 +16,7 @@ prefill and of decode as shares of the peak of the device ("MFU"), and the bytes
 move (weights once a step, the prefix once for all samples, their own suffixes, what is written) as
 a share of its bandwidth ("of HBM"). Each of S repeated prompts needs a prefix of its own. Large
 batches on few cores are bound by arithmetic, so a small share of the bandwidth is no fault there.
-Where prefill and decode cannot be told apart, the shares are those of both together.
+Where prefill and decode cannot be timed apart, the shares are those of both together.
 
 transformers runs in eager mode, as its code stands: `torch.compile` is off on every device.
 
@@ -36,6 +36,7 @@ import numpy as np
 
 from grm_jax.models import cost
 from grm_jax.models.config import ModelConfig
+from grm_jax.models.hub import config_file
 from grm_jax.sampling import sampler
 from tools import make_parser, random_model
 from tools.bench import peaks
@@ -46,7 +47,7 @@ TARGET_SHARED, TARGET_TRANSFORMERS = 3.0, 2.5
 class Row(NamedTuple):
     """One measurement: seconds, and what it needs at least.
 
-    `prefill` is None where it cannot be told from the decode; then `decode` holds both.
+    `prefill` is None where it cannot be timed apart from the decode; then `decode` holds both.
     FLOPs and bytes are those of all prompts, and of all steps.
     """
 
@@ -78,7 +79,7 @@ def _least(repeats: int, measure: Callable[[], tuple[float, ...]]) -> tuple[floa
 def needed(
     config: ModelConfig, prompt_length: int, num_prompts: int, num_samples: int, new: int
 ) -> dict[str, int]:
-    """What a row needs at least, as its fields."""
+    """Least FLOPs and bytes of a row, as its fields."""
     decode = cost.decode_cost(
         config, prompts=num_prompts, samples=num_samples, prompt_length=prompt_length, new=new
     )
@@ -147,18 +148,7 @@ def theirs(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     shape = transformers.Gemma2Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.embed_dim,
-        intermediate_size=config.ffn_dim,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        sliding_window=config.sliding_window,
-        query_pre_attn_scalar=round(config.query_scale**-2),
-        attn_logit_softcapping=config.attn_softcap,
-        final_logit_softcapping=config.final_softcap,
-        attn_implementation="eager",
+        **config_file.write_config(config), attn_implementation="eager"
     )
     with device:
         model = transformers.Gemma2ForCausalLM(shape)

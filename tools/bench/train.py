@@ -1,4 +1,4 @@
-"""Speed and memory of the training steps: an SFT step and a GRPO update, beside the roofline.
+"""Speed and memory of the training steps: an SFT step and a GRPO update, and the roofline.
 
     python -m tools.bench.train [--variant=gemma2_48m] [--batch=4] [--length=256] ...
 
@@ -16,7 +16,7 @@ devices, and "roofline" is that time as a share of the median step. "plan" is wh
 reserves on one device; "peak" what the backend says was ever in use by the process, so that the
 second program of a run may show the first one's.
 
-With --lora_rank=R the weights are frozen and adapters beside them are trained; the reference of
+With --lora_rank=R the weights are frozen and adapters are trained; the reference of
 GRPO is then the same weights without them. 27B on one GPU:
 
     python -m tools.bench.train --variant=gemma2_27b --lora_rank=16 --batch=2 --length=4096 \\
@@ -76,7 +76,7 @@ class Row(NamedTuple):
         return self.flops / self.median_s
 
     def bound(self, peak: peaks.Peaks) -> tuple[str, float] | None:
-        """What limits the step, and its share of the median; None where a peak is not known."""
+        """The bound of the step and its share of the median; None where a peak is not known."""
         if peak.flops is None or peak.bandwidth is None:
             return None
         times = {"compute": self.flops / peak.flops, "memory": self.bytes / peak.bandwidth}
@@ -140,7 +140,7 @@ def grpo_batch(
 
 
 class Work(NamedTuple):
-    """A program, what it takes beside its state, and what a step of it costs."""
+    """A program, its inputs besides the state, and the cost of a step."""
 
     step: jax.stages.Wrapped
     inputs: tuple
@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     peak = peaks.of_devices(devices, how.dtype, tflops=args.peak_tflops, gbps=args.peak_gbps)
     second = f"{cost.optimizer_state_bytes(config) / 1e9:.2f} GB of moments"
     if config.lora:
-        second = f"frozen beside adapters of rank {config.lora.rank}"
+        second = f"frozen, with adapters of rank {config.lora.rank}"
     head = [
         f"{args.variant}, {config.num_layers} layers, {cost.num_params(config) / 1e6:.0f}M "
         f"parameters ({cost.num_active_params(config) / 1e6:.0f}M active) in {how.param_dtype},"

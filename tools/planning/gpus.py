@@ -1,6 +1,6 @@
-"""Cards that XLA's CUDA compiler is told about, where it has none to ask.
+"""Descriptions of cards for XLA's CUDA compiler, which needs none to be there.
 
-It needs no card and no driver, only the plugin of jax and `ptxas` (the extra `cuda`). It never says
+It needs no driver either, only the plugin of jax and `ptxas` (the extra `cuda`). It never says
 that a program does not fit: the size of the memory only tells it how much to compute twice rather
 than keep. Nor can it time products to choose among them, as it does in a run, so kernels and their
 scratch memory of some MB may differ there.

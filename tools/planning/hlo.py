@@ -1,12 +1,13 @@
-"""What the text of a compiled program says: collectives, estimated cycles, copies in loops.
+"""Facts from the text of a compiled program: collectives, estimated cycles, copies in loops.
 
 Everything inside the body of a loop counts as often as it turns, which its condition says if that
 compares a counter with a constant. A loop whose turns depend on data, such as decoding, counts
-once: its figures are of one turn. Of a conditional the dearer branch counts: the one of more
+once: its figures are of one turn. Of a conditional the costlier branch counts: the one of more
 estimated cycles, or of more bytes in collectives and copies where the compiler estimates none.
 """
 
 import dataclasses
+import math
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -42,7 +43,7 @@ class Collective(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What was read.
+    """Facts of a program.
 
     Attributes:
       collectives: by kind.
@@ -181,12 +182,8 @@ def _parts(tuple_type: str) -> list[str]:
 
 
 def _array_bytes(head: str) -> int:
-    return sum(_one(*array) for array in _ARRAY.findall(head))
-
-
-def _one(dtype: str, shape: str) -> int:
-    width = _BYTES.get(dtype) or (1 if dtype.startswith("f8") else int(dtype[1:]) // 8)
-    size = 1
-    for part in filter(None, shape.split(",")):
-        size *= int(part)
-    return size * width
+    total = 0
+    for dtype, shape in _ARRAY.findall(head):
+        width = _BYTES.get(dtype) or (1 if dtype.startswith("f8") else int(dtype[1:]) // 8)
+        total += width * math.prod(map(int, filter(None, shape.split(","))))
+    return total

@@ -27,7 +27,7 @@ GPU_SHARE = 0.95
 
 
 class Chip(NamedTuple):
-    """What one device of a kind can do. A v4 or tpu7x chip is two devices, any other is one.
+    """Capabilities of one device of a kind. A v4 or tpu7x chip is two devices, any other is one.
 
     Attributes:
       hbm: bytes that the compiler lets a program use; of a GPU, `GPU_SHARE` of the card's.
@@ -88,7 +88,7 @@ class Topology(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """What a mesh has to multiply to."""
+        """Number of devices, to which the axes of a mesh multiply."""
         return self.chips * self.chip.devices
 
     @property

@@ -2,8 +2,8 @@ r"""MATH-style problems with sampled answers: graded by rule, as pairs and 0/1 s
 
 Columns of the problems are those of MATH (Hendrycks et al., 2021; card of
 hendrycks/competition_math and its copies): `problem`, and either `answer` or a `solution` with its
-answer in a box. The samples stand beside them under `responses`, a list of texts; no published set
-has them, so a script of the user's puts them there. The paper samples its own (appendix C.1).
+answer in a box. The samples are a list of texts in `responses` of the same row; no published set has
+them, so a script of the user's puts them there. The paper samples its own (appendix C.1).
 
 An answer is the content of the last `\boxed{}`. Two are the same if they are after the rewriting in
 `normal_answer`, or as exact numbers; nothing is computed. A sample without a closed box is wrong.

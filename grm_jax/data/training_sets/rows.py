@@ -1,4 +1,4 @@
-"""What the readers of training sets share: rows that cannot be used, and the words of a hint.
+"""Shared by the readers of training sets: rows that cannot be used, and the words of a hint.
 
 A row of another format is an error with its place. A row of the right format that holds no
 comparison, such as a tie, is `Unusable`: published sets have them, and they are counted.

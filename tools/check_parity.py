@@ -47,11 +47,11 @@ def inputs(vocab_size: int, length: int, seed: int, tokenizer) -> dict[str, tupl
     real = np.ones_like(tokens)
     padded = real.copy()
     padded[0, : length // 3] = 0
-    found = {"random tokens": (tokens, real), "padded on the left": (tokens, padded)}
+    cases = {"random tokens": (tokens, real), "padded on the left": (tokens, padded)}
     if tokenizer is not None:
         ids = np.asarray([[tokenizer.bos_id, *tokenizer.encode(TEXT)]])
-        found["text"] = (ids, np.ones_like(ids))
-    return found
+        cases["text"] = (ids, np.ones_like(ids))
+    return cases
 
 
 def their_outputs(model, tokens, real) -> np.ndarray:

@@ -89,10 +89,10 @@ class Hub:
         if not revision:
             return self._api.dataset_info(repository).sha
         commits = self._api.list_repo_commits(repository, repo_type="dataset")
-        found = [one.commit_id for one in commits if one.commit_id.startswith(revision)]
-        if len(found) != 1:
-            raise ValueError(f"{repository}: {len(found)} commits begin with {revision!r}")
-        return found[0]
+        matching = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
+        if len(matching) != 1:
+            raise ValueError(f"{repository}: {len(matching)} commits begin with {revision!r}")
+        return matching[0]
 
     def files(self, repository: str, commit: str) -> dict[str, str]:
         info = self._api.dataset_info(repository, revision=commit, files_metadata=True)
@@ -198,9 +198,9 @@ def download(name: str, source: Source, out: pathlib.Path, host: Host) -> dict:
 
 def _check(path: pathlib.Path, checksum: str, name: str) -> None:
     kind, _, expected = checksum.partition(":")
-    found = _digest(path, kind)
-    if found != expected:
-        raise ValueError(f"{name}: its {kind} checksum is {found}, and should be {expected}")
+    actual = _digest(path, kind)
+    if actual != expected:
+        raise ValueError(f"{name}: its {kind} checksum is {actual}, and should be {expected}")
 
 
 def _digest(path: pathlib.Path, kind: str) -> str:

@@ -25,10 +25,10 @@ def migrate(workdir: pathlib.Path) -> int:
       ValueError: there is no config, or a file does not read.
     """
     sources = [workdir / name for name in ("config.json", "opened.json")]
-    found = next((read_json(path) for path in sources if path.exists()), None)
-    if found is None:
+    opened = next((read_json(path) for path in sources if path.exists()), None)
+    if opened is None:
         raise ValueError(f"{workdir}: neither config.json nor opened.json says how it was measured")
-    digest = arms.comparable(found.get("config", found))
+    digest = arms.comparable(opened.get("config", opened))
     changed = 0
     for path in visible_files(workdir / "results", "*.json"):
         record = read_json(path)

@@ -94,7 +94,7 @@ def measure(program: programs.Program, platform: str, options: dict) -> dict:
         "peak": peak,
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
-        "collectives": {kind: list(one) for kind, one in facts.collectives.items()},
+        "collectives": {kind: list(collective) for kind, collective in facts.collectives.items()},
         "cycles": facts.cycles,
         "copies": facts.copies,
     }
@@ -120,8 +120,8 @@ def key(config: ConfigDict, topology: topologies.Topology, platform: str, *rest:
 def verdict(record: dict, chip: topologies.Chip) -> str:
     """Whether it fits, and by how much it does or does not."""
     if "error" in record:
-        found = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", record["error"])
-        return f"does not fit, {found[1]} of {found[2]} GiB" if found else "does not fit"
+        sizes = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", record["error"])
+        return f"does not fit, {sizes[1]} of {sizes[2]} GiB" if sizes else "does not fit"
     left = chip.hbm - record["peak"]
     return f"fits, {left / GIB:.1f} GiB left" if left >= 0 else (
         f"does not fit, by {-left / GIB:.1f} GiB"

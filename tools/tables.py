@@ -129,11 +129,11 @@ def filled(table: PaperTable, workdirs: Sequence[Workdir]) -> tuple[Table, int]:
             scale = 100 if column.unit == "percent" else 1
             cells.append(Cell(None if stated is None else stated / scale))
             for workdir in workdirs:
-                own = our_value(column, row, workdir)
-                count += own is not None
-                exact = own is not None and own.low == own.high == own.value
-                gap = None if None in (own, stated) else own.value - stated / scale
-                cells += [Cell(own.value) if exact else Cell.of(own), Cell(gap)]
+                ours = our_value(column, row, workdir)
+                count += ours is not None
+                exact = ours is not None and ours.low == ours.high == ours.value
+                gap = None if None in (ours, stated) else ours.value - stated / scale
+                cells += [Cell(ours.value) if exact else Cell.of(ours), Cell(gap)]
         label = row.label
         if row.note:
             notes.append(f"{row.label}: {row.note}")
@@ -158,11 +158,11 @@ def _by_row(table: PaperTable, workdir: Workdir | None) -> dict[str, list[float 
     """Values of every row in per cent: the paper's, or ours."""
     if workdir is None:
         return {row.label: [*row.values] for row in table.rows}
-    found = {
+    intervals = {
         row.label: [our_value(column, row, workdir) for column in table.columns]
         for row in table.rows
     }
-    return {label: [own and 100 * own.value for own in values] for label, values in found.items()}
+    return {label: [own and 100 * own.value for own in row] for label, row in intervals.items()}
 
 
 def ranks(workdirs: Sequence[Workdir]) -> Table:
@@ -179,7 +179,7 @@ def ranks(workdirs: Sequence[Workdir]) -> Table:
             means = [Cell(mean) for mean in placed.mean(axis=1)]
         for label, cell in zip(RANKED, means, strict=True):
             cells[label].append(cell)
-    rows = tuple(Row(label, tuple(own)) for label, own in cells.items())
+    rows = tuple(Row(label, tuple(row)) for label, row in cells.items())
     columns = tuple(Column(name, "plain", 2) for name in sources)
     note = "1 is the best; a run has ranks once it has all six methods on all four benchmarks"
     return Table("Average rank over the four benchmarks", columns, rows, (note,), "method")
@@ -196,10 +196,10 @@ def spread(workdirs: Sequence[Workdir]) -> Table:
         for workdir in (None, *workdirs):
             columns.append(Column("paper" if workdir is None else workdir.title, group=name))
             for label, values in _by_row(paper.TABLES[table], workdir).items():
-                own = values[part]
+                shown = values[part]
                 cell = Cell()
-                if not any(value is None for value in own):
-                    cell = Cell((max(own) - min(own)) / 100)
+                if not any(value is None for value in shown):
+                    cell = Cell((max(shown) - min(shown)) / 100)
                 rows.setdefault(label, {})[len(columns) - 1] = cell
     body = tuple(
         Row(label, tuple(cells.get(i, Cell()) for i in range(len(columns))))
@@ -221,23 +221,23 @@ def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
         raise ValueError(
             f"{a.name} has results on {sorted(a.results)}, {b.name} on {sorted(b.results)}"
         )
-    found = {}
+    tables = {}
     for name in shared:
-        one, other = a.results[name], b.results[name]
+        first, second = a.results[name], b.results[name]
         _require_same(name, a, b)
         rows = []
-        for method in [method for method in one.lines if method in other.lines]:
-            x, y = one.lines[method].credits_C, other.lines[method].credits_C
+        for method in [method for method in first.lines if method in second.lines]:
+            x, y = first.lines[method].credits_C, second.lines[method].credits_C
             counted = ~np.isnan(x)
             if not counted.any() or np.isnan(y).all():
                 continue
-            clusters = np.array(one.clusters)[counted]
+            clusters = np.array(first.clusters)[counted]
             difference = statistics.paired_difference(x[counted], y[counted], clusters=clusters)
             whole = np.isin(x[counted], (0, 1)).all() and np.isin(y[counted], (0, 1)).all()
             exact = statistics.mcnemar(x[counted], y[counted]) if whole else None
             cells = (Cell(x[counted].mean()), Cell(y[counted].mean()),
                      Cell.of(difference), Cell(difference.p_value), Cell(exact))  # fmt: skip
-            rows.append(Row(one.lines[method].label, cells, method.section))
+            rows.append(Row(first.lines[method].label, cells, method.section))
         columns = (Column(a.title), Column(b.title), Column("difference", signed=True),
                    Column("p", "p_value", 3), Column("McNemar p", "p_value", 3))  # fmt: skip
         notes = [
@@ -245,18 +245,19 @@ def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
             "together; McNemar: exact, where every credit is 0 or 1 (no shared ties, one sample "
             "or all). No p-value is corrected for their number"
         ]
-        notes += [f"rules differ: {text}" for text in _differing(one.rules, other.rules)]
-        coverage = f", {one.coverage}" if one.coverage else ""
+        notes += [f"rules differ: {text}" for text in _differing(first.rules, second.rules)]
+        coverage = f", {first.coverage}" if first.coverage else ""
         title = f"{a.name} − {b.name}: {name}{coverage} (accuracy, %)"
-        found[name] = Table(title, columns, tuple(rows), tuple(notes), "method")
-    return found
+        tables[name] = Table(title, columns, tuple(rows), tuple(notes), "method")
+    return tables
 
 
 def _require_same(suite: str, a: Workdir, b: Workdir) -> None:
-    one, other = (w.results[suite] for w in (a, b))
-    if one.uids == other.uids:
+    first, second = (w.results[suite] for w in (a, b))
+    if first.uids == second.uids:
         return
-    for mine, theirs, names in ((one, other, (a.name, b.name)), (other, one, (b.name, a.name))):
+    both_ways = (first, second, (a.name, b.name)), (second, first, (b.name, a.name))
+    for mine, theirs, names in both_ways:
         only = [uid for uid in mine.uids if uid not in set(theirs.uids)]
         if only:
             raise ValueError(
@@ -304,9 +305,9 @@ def make(name: str, workdirs: Sequence[Workdir]) -> tuple[dict[str, Table], int]
         return tables, sum(len(table.rows) for table in tables.values())
     if name in EXTRA:
         table = {"ranks": ranks, "spread": spread}[name](workdirs)
-        own = [cell for row in table.rows for cell, column in zip(row.cells, table.columns,
+        ours = [cell for row in table.rows for cell, column in zip(row.cells, table.columns,
                strict=True) if column.name != "paper"]  # fmt: skip
-        return {name: table}, sum(cell.value is not None for cell in own)
+        return {name: table}, sum(cell.value is not None for cell in ours)
     name = paper.ALIASES.get(name, name)
     if name not in paper.TABLES:
         known = ", ".join([COMPARED, *paper.TABLES, *paper.ALIASES, *EXTRA])

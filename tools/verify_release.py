@@ -166,8 +166,8 @@ def rmb_row(run: Run, loaded: measurement.Loaded, paper: dict[str, float] | None
     """Greedy accuracy with its 95 % interval, and the value of the paper."""
     drawn = measurement.Measurement(run, loaded.comparisons).draw(run, "released", k=None)
     (suite,) = benchmark.to_suites(loaded, [drawn])
-    rules = benchmark.counting_rules(run, measurement.read_config(run))
-    (line,) = (line for line in lines.count(suite, rules) if line.method.kind == "greedy")
+    counting = benchmark.counting_rules(run, measurement.read_config(run))
+    (line,) = (line for line in lines.count(suite, counting) if line.method.kind == "greedy")
     value, low, high = (100 * x for x in statistics.bootstrap_mean(line.credits_C))
     found = f"{value:.1f} ({low:.1f} to {high:.1f}), {line.unparsed:.0%} of answers unparsed"
     check, found = "RMB best-of-N", f"{suite.coverage}: {found}"

@@ -63,9 +63,9 @@ def read_list_pairs(data_dir: Path) -> Placed:
     `row`; otherwise as `read_lists`.
     """
     for where, name, row, best, losers, goal in _lists(data_dir):
-        own = f"rmb_pairs/{name}"
+        whole = f"rmb_pairs/{name}"
         for i, loser in enumerate(losers):
-            yield where, _comparison(where, f"{own}/{i}", row, best, [loser], goal, own)
+            yield where, _comparison(where, f"{whole}/{i}", row, best, [loser], goal, whole)
 
 
 def read_pairs(data_dir: Path) -> Placed:

@@ -33,14 +33,14 @@ def verdicts(scores: ArrayLike) -> np.ndarray:
     """int [...]: the verdict of two scores [..., 2]; NONE where one is NaN."""
     scores = np.asarray(scores, np.float64)
     first, second = scores[..., 0], scores[..., 1]
-    found = np.where(first > second, FIRST, np.where(second > first, SECOND, TIE))
-    return np.where(np.isnan(first) | np.isnan(second), NONE, found)
+    better = np.where(first > second, FIRST, np.where(second > first, SECOND, TIE))
+    return np.where(np.isnan(first) | np.isnan(second), NONE, better)
 
 
-def shares(found: ArrayLike) -> np.ndarray:
+def shares(verdicts: ArrayLike) -> np.ndarray:
     """float64 [C, 4]: how often each verdict was given, of verdicts [M, C]."""
-    found_MC = np.asarray(found)
-    return np.stack([(found_MC == verdict).mean(axis=0) for verdict in range(4)], axis=-1)
+    verdicts_MC = np.asarray(verdicts)
+    return np.stack([(verdicts_MC == verdict).mean(axis=0) for verdict in range(4)], axis=-1)
 
 
 def golds(comparisons: Sequence[Comparison]) -> np.ndarray:

@@ -90,23 +90,23 @@ def read(
     """
     seen: set[bytes] = set()  # of a million rows, digests take a quarter of the room of names
     for source in sources:
-        own = counts(source)
+        count = counts(source)
         usable = False
-        for where, found in SETS[source.name].rows(source.path):
-            own.rows += 1
-            if isinstance(found, str):
-                own.unusable[found] += 1
+        for where, records in SETS[source.name].rows(source.path):
+            count.rows += 1
+            if isinstance(records, str):
+                count.unusable[records] += 1
                 continue
-            for record in found:
+            for record in records:
                 digest = hashlib.blake2b(record.uid.encode(), digest_size=8).digest()
                 if digest in seen:
                     raise FieldError(where, "uid", f"{record.uid!r} comes twice in the mixture")
                 seen.add(digest)
-                own.records += 1
+                count.records += 1
                 usable = True
                 yield where, source, record
         if not usable:
-            raise ValueError(f"{source}: no usable row among {own.rows}: {dict(own.unusable)}")
+            raise ValueError(f"{source}: no usable row among {count.rows}: {dict(count.unusable)}")
 
 
 def take(

@@ -161,16 +161,16 @@ class SmallWorld:
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-        found, seen = [], set()
+        drawn, seen = [], set()
         indices = itertools.count()
-        while len(found) < count:
+        while len(drawn) < count:
             comparison = self._draw(split, seed, next(indices))
             digest = comparison.content_hash()
             bucket = int(digest[:8], 16) % 10
             if SPLITS[max(0, bucket - 7)] == split and digest not in seen:
                 seen.add(digest)
-                found.append(comparison)
-        return found
+                drawn.append(comparison)
+        return drawn
 
     def _draw(self, split: str, seed: int, index: int) -> Comparison:
         rng = _generator("comparison", self.config.world_seed, split, seed, index)

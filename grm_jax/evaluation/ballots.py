@@ -106,11 +106,11 @@ def from_scores(
     S = max(map(len, scores), default=0) if num_samples is None else num_samples
     ballots = _nothing_drawn(S, N, num_responses, np.float32)
     ballots.ids_C[:] = [_ident(uid) for uid in uids]
-    for c, (uid, n, own) in enumerate(zip(uids, num_responses, scores, strict=True)):
-        if len(own) > S:
-            raise ValueError(f"{uid}: {len(own)} samples do not fit S = {S}")
-        ballots.drawn_CS[c, : len(own)] = True
-        for s, sample in enumerate(own):
+    for c, (uid, n, samples) in enumerate(zip(uids, num_responses, scores, strict=True)):
+        if len(samples) > S:
+            raise ValueError(f"{uid}: {len(samples)} samples do not fit S = {S}")
+        ballots.drawn_CS[c, : len(samples)] = True
+        for s, sample in enumerate(samples):
             if sample is not None:
                 if len(sample) != n or not all(map(math.isfinite, sample)):
                     raise ValueError(f"{uid}, sample {s}: {sample}: not {n} finite scores")

@@ -72,9 +72,9 @@ def position_bias(ballots: Ballots, n: int) -> PositionBias:
         swapped = orders[:, :, 0] == 1
         shown = rules.verdicts(scores)
         original = np.where(swapped & (shown < rules.TIE), 1 - shown, shown)
-        for own, turned in zip(original, swapped, strict=True):
+        for verdicts_S, turned in zip(original, swapped, strict=True):
             counts = [
-                [np.sum((own == v) & (turned == t)) for v in (rules.FIRST, rules.SECOND)]
+                [np.sum((verdicts_S == v) & (turned == t)) for v in (rules.FIRST, rules.SECOND)]
                 for t in (False, True)
             ]
             (a, b), (c, d) = counts

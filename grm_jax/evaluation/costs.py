@@ -61,9 +61,9 @@ def costs_of(
 ) -> list[Cost]:
     """Mean cost of a verdict of k samples, for each k."""
     rows_K: list[list[tuple[float, float, float]]] = [[] for _ in ks]
-    for length, own in zip(drawn.prompt_tokens, drawn.groups, strict=True):
-        new = float(np.mean([len(t.token_ids) for t in own]))
-        counts = list(Counter(t.order for t in own).values())
+    for length, samples in zip(drawn.prompt_tokens, drawn.groups, strict=True):
+        new = float(np.mean([len(t.token_ids) for t in samples]))
+        counts = list(Counter(t.order for t in samples).values())
         # Attention grows with the square of the length; the mean length stands for the lengths.
         steps = max(1, round(new))
         prefill = cost.forward_flops(drawn.model, [length - 1], output_tokens=0)
@@ -86,7 +86,7 @@ class Point(NamedTuple):
 
 def points(suite: Suite, counting: CountingRules) -> list[Point]:
     """Everything that was drawn on a suite by a model of known shape."""
-    found = []
+    points = []
     for drawn in suite.drawn:
         if drawn.model is None:
             continue
@@ -101,12 +101,12 @@ def points(suite: Suite, counting: CountingRules) -> list[Point]:
                 curve += f", {title(drawn.arm)}"
             spread = counting.stratified if drawn.stratified is None else drawn.stratified
             spent = costs_of(drawn, ks, guided=kind == "guided", stratified=spread)
-            for k, one in zip(ks, spent, strict=True):
+            for k, cost_k in zip(ks, spent, strict=True):
                 method = drawn.method
                 if not drawn.greedy:
                     method = dataclasses.replace(method, kind=kind, k=k)
-                found.append(Point(method, curve, one))
-    return found
+                points.append(Point(method, curve, cost_k))
+    return points
 
 
 def table(suites: Sequence[Suite], counting: CountingRules) -> Table:
@@ -138,7 +138,7 @@ def published(suite: Suite) -> list[plots.Curve]:
     length = round(float(np.mean(lengths)))
     tokens = paper.TABLES["figure7"].row(Method("grpo", kind="greedy")).values
     new = round(float(np.mean(tokens)))
-    found = []
+    curves = []
     for kind, size, variant, readers in (
         ("voting", 27, "gemma2_27b", 1), ("guided", 27, "gemma2_27b", 2),
         ("voting", 16, "deepseek_v2_lite_16b", 1),
@@ -154,8 +154,8 @@ def published(suite: Suite) -> list[plots.Curve]:
                 points.append((k * sample, Interval(*[row.values[0] / 100] * 3)))
         flops, intervals = zip(*points, strict=True)
         name = f"paper: GRM-{size}B, {kind}"
-        found.append(plots.Curve(name, flops, intervals, published=True))
-    return found
+        curves.append(plots.Curve(name, flops, intervals, published=True))
+    return curves
 
 
 def figure(path: str | os.PathLike, suites: Sequence[Suite], counting: CountingRules) -> None:
@@ -170,8 +170,8 @@ def figure(path: str | os.PathLike, suites: Sequence[Suite], counting: CountingR
             if interval is not None and method.arm in shown:
                 name = f"{suite.name}: {curve}" if len(suites) > 1 else curve
                 by_name.setdefault(name, []).append((max(spent.flops, 1.0), interval))
-        for name, own in by_name.items():
-            flops, intervals = zip(*own, strict=True)
+        for name, marks in by_name.items():
+            flops, intervals = zip(*marks, strict=True)
             curves.append(plots.Curve(name, flops, intervals))
     if curves:
         curves += [curve for suite in suites for curve in published(suite)]

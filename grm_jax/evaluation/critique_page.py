@@ -198,10 +198,10 @@ def _samples(
 ) -> tuple[Sample, ...]:
     comparison, trajectories = suite.comparisons[c], drawn.groups[c]
     lenient = counting.parse == "lenient"
-    scores = [one.original_scores(lenient=lenient) or () for one in trajectories]
-    results = [_result(_tops(own), comparison) for own in scores]
+    scores = [trajectory.original_scores(lenient=lenient) or () for trajectory in trajectories]
+    results = [_result(_tops(sample_scores), comparison) for sample_scores in scores]
     with_text = set(in_turn(results)[:texts])
-    found = []
+    samples = []
     for s, trajectory in enumerate(trajectories):
         notes = [] if scores[s] else [trajectory.parse_reason]
         if trajectory.finish == "length":
@@ -210,11 +210,11 @@ def _samples(
             notes.append("the responses were shortened to fit the prompt")
         parts = tuple(split_sections(trajectory.text)) if s in with_text else None
         meta = None if drawn.meta is None else round(float(drawn.meta[c][s]), 4)
-        found.append(
+        samples.append(
             Sample(trajectory.sample, trajectory.order, scores[s] or None, results[s], parts,
                    tuple(notes), meta, bool(kept_S[s]), len(trajectory.token_ids))
         )  # fmt: skip
-    return tuple(found)
+    return tuple(samples)
 
 
 def _tops(scores: Sequence[int]) -> list[int]:
@@ -238,7 +238,7 @@ def _disagreement(
     voters = [sample.scores for sample in samples if sample.scores]
     if comparison.n == 1 or not voters:
         return None
-    return round(float(np.mean([not {*_tops(own)} & {*vote.tops} for own in voters])), 4)
+    return round(float(np.mean([not {*_tops(scores)} & {*vote.tops} for scores in voters])), 4)
 
 
 def legend(counting: CountingRules) -> str:
@@ -282,10 +282,11 @@ def critique_page(items: Sequence[Item], *, title: str, notes: Sequence[str] = (
 
 def _record(item: Item) -> dict:
     """The JSON of an item: all but what is in samples.md only."""
-    drawn = {}
-    for name, one in item.drawn.items():
-        samples = [sample[: Sample._fields.index("tokens")] for sample in one.samples]
-        drawn[name] = {"votes": one.votes, "samples": samples, "disagreement": one.disagreement}
+    shown = Sample._fields.index("tokens")
+    drawn = {
+        name: answers._asdict() | {"samples": [sample[:shown] for sample in answers.samples]}
+        for name, answers in item.drawn.items()
+    }
     return {key: drawn if key == "drawn" else value
             for key, value in item._asdict().items() if key != "rewards"}  # fmt: skip
 

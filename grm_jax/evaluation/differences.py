@@ -43,13 +43,13 @@ def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[Pair]:
     What votes gain over greedy and over one sample, and over the baselines; what each stage gains
     over the one below it; what guiding gains; and what each arm and each other rule loses.
     """
-    found = []
+    listed = []
     ks, last = [k for k in ks if k > 1], voter(methods)
 
     def add(a: Method, b: Method, label: str = "") -> None:
         if a in methods and b in methods:
             label = label or f"{a.label(named=False)} − {b.label(named=False)}"
-            found.append(Pair("steps" if b.plain else f"full − {b.section}", label, a, b))
+            listed.append(Pair("steps" if b.plain else f"full − {b.section}", label, a, b))
 
     voted = [8 if 8 in ks else ks[-1], ks[-1]] if last and ks else []
     if voted:
@@ -72,7 +72,7 @@ def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[Pair]:
         if not b.plain:
             a = dataclasses.replace(b, arm="", rule="")
             add(a, b, a.label(named=False))
-    return found
+    return listed
 
 
 def differences_table(suites: Sequence[Suite], counting: CountingRules) -> Table:
@@ -90,7 +90,7 @@ def differences_table(suites: Sequence[Suite], counting: CountingRules) -> Table
             for section, label, a, b in pairs(counting.ks, at):
                 label = label if section == "steps" else f"{label}: {section}"
                 cells.setdefault(label, []).extend(_difference(at[a], at[b], number))
-    rows = [Row(label, tuple(own)) for label, own in cells.items()]
+    rows = [Row(label, tuple(row)) for label, row in cells.items()]
     parts = [f"{suite.name}: {suite.coverage}" for suite in suites if suite.coverage]
     return Table(
         "Paired differences of accuracy (points)", columns, rows, [PAIRED, *parts], "a − b"
@@ -101,10 +101,10 @@ def _difference(a: Line, b: Line, column: str) -> tuple[Cell, Cell]:
     """The difference with its interval, and its p-value."""
     if column not in a.measured or column not in b.measured:
         return Cell(), Cell()
-    one, other = a.measured[column], b.measured[column]
+    first, second = a.measured[column], b.measured[column]
     both = Resampled(
-        np.concatenate([one.values_L, other.values_L]),
-        np.concatenate([one.draws_BL, other.draws_BL], axis=1),
+        np.concatenate([first.values_L, second.values_L]),
+        np.concatenate([first.draws_BL, second.draws_BL], axis=1),
     )
     difference = both.difference(0, 1)
     return Cell.of(difference), Cell(difference.p_value)

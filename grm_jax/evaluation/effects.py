@@ -52,7 +52,7 @@ class Lines(NamedTuple):
     def seeds_above(self, a: Method, b: Method) -> int:
         """Seeds on which line a is above line b."""
         i, j = self.at[a], self.at[b]
-        return sum(float(own[i].mean()) > float(own[j].mean()) for own in self.credits_R)
+        return sum(float(c_LI[i].mean()) > float(c_LI[j].mean()) for c_LI in self.credits_R)
 
 
 def over_seeds(results: Sequence[Result]) -> Lines:
@@ -62,23 +62,23 @@ def over_seeds(results: Sequence[Result]) -> Lines:
       ValueError: the seeds were not measured alike.
     """
     first = results[0]
-    for one in results[1:]:
-        if one.config != first.config:
-            raise ValueError(f"{one.suite}: seeds were measured with other configs")
+    for result in results[1:]:
+        if result.config != first.config:
+            raise ValueError(f"{result.suite}: seeds were measured with other configs")
     keys = _shared(results)
     credits, clusters = [], []
-    for one in results:
-        all_LC = np.stack([one.lines[key].credits_C for key in keys])
+    for result in results:
+        all_LC = np.stack([result.lines[key].credits_C for key in keys])
         kept_C = np.isfinite(all_LC).all(axis=0)
         credits.append(all_LC[:, kept_C])
-        clusters.append(np.asarray(one.clusters)[kept_C])
+        clusters.append(np.asarray(result.clusters)[kept_C])
     same_items = _same_items(results)
     means = statistics.over_seeds(credits, clusters=clusters, same_items=same_items)
     return Lines({key: i for i, key in enumerate(keys)}, credits, means)
 
 
 def _same_items(results: Sequence[Result]) -> bool:
-    return all(one.uids == results[0].uids for one in results)
+    return all(result.uids == results[0].uids for result in results)
 
 
 def _shared(results: Sequence[Result]) -> list[Method]:
@@ -86,9 +86,9 @@ def _shared(results: Sequence[Result]) -> list[Method]:
     return [
         method for method in first.lines
         if all(
-            _counts(one, method)
-            and one.arms.get(method.section) == first.arms.get(method.section)
-            for one in results
+            _counts(result, method)
+            and result.arms.get(method.section) == first.arms.get(method.section)
+            for result in results
         )
     ]  # fmt: skip
 
@@ -101,25 +101,25 @@ def _counts(result: Result, method: Method) -> bool:
 def missing(results: Mapping[int, Result]) -> list[str]:
     """Sections that only some seeds have, and these seeds; arms that are not the same on all."""
     of_seed = {
-        seed: {method.section for method in one.lines if _counts(one, method)}
-        for seed, one in results.items()
+        seed: {method.section for method in result.lines if _counts(result, method)}
+        for seed, result in results.items()
     }
-    found = []
+    sections_left_out = []
     for section in sorted(set().union(*of_seed.values())):
-        having = [seed for seed, own in of_seed.items() if section in own]
+        having = [seed for seed, sections in of_seed.items() if section in sections]
         if len(having) < len(results):
-            found.append(f"{section} (seeds {', '.join(map(str, having))} only)")
-        elif len({one.arms.get(section) for one in results.values()}) > 1:
-            found.append(f"{section} (not the same arm on every seed)")
-    return found
+            sections_left_out.append(f"{section} (seeds {', '.join(map(str, having))} only)")
+        elif len({result.arms.get(section) for result in results.values()}) > 1:
+            sections_left_out.append(f"{section} (not the same arm on every seed)")
+    return sections_left_out
 
 
 def _pairs(lines: Lines, ks: Sequence[int]) -> list[Pair]:
     """The steps of the run, then what each arm loses: of its votes, those of most samples."""
-    found = pairs(ks, lines.at)
-    most = {b.section: b for *_, b in found if b.kind == "voting"}
+    every = pairs(ks, lines.at)
+    most = {b.section: b for *_, b in every if b.kind == "voting"}
     return [
-        pair for pair in found
+        pair for pair in every
         if pair.b.plain or not (pair.b.kind == "voting" and pair.b.votes)
         or pair.b == most[pair.b.section]
     ]  # fmt: skip
@@ -145,12 +145,13 @@ def ablation_table(
     p_values = [differences[name].p_value if name in differences else math.nan for name in listed]
     corrected = dict(zip(listed, statistics.holm(p_values), strict=True))
     body, effects = [], []
-    last = [own.stage for own in lines.at if own.kind == "greedy" and own.stage in STAGES][-1:]
+    greedy = [method.stage for method in lines.at if method.kind == "greedy"]
+    last = [stage for stage in greedy if stage in STAGES][-1:]
     for name, (section, label, a, b) in rows.items():
         difference = differences[name]
         p_value = None if math.isnan(difference.p_value) else difference.p_value
-        values = [lines.means.interval(lines.at[own]).value for own in (a, b)]
-        theirs = [paper.overall(own) for own in (a, b)]
+        values = [lines.means.interval(lines.at[method]).value for method in (a, b)]
+        theirs = [paper.overall(method) for method in (a, b)]
         gap = None if None in theirs else round(theirs[0] - theirs[1], 1) / 100
         cells = (
             *map(Cell, values), Cell.of(difference), Cell(difference.low),
@@ -173,10 +174,10 @@ def ablation_table(
     changes = [
         f"{name}: {results[0].arms[name]}" for name in sections if name in results[0].arms
     ]
-    found = [*notes, HOLM.format(len(listed)) if listed else UNLISTED]
+    below = [*notes, HOLM.format(len(listed)) if listed else UNLISTED]
     if lacking := [name for name in listed if name not in differences]:
-        found.append(f"listed and not measured, with p counted as 1: {'; '.join(lacking)}")
-    return Table(title, columns, body, [*found, PAPER, *changes], "a − b"), effects
+        below.append(f"listed and not measured, with p counted as 1: {'; '.join(lacking)}")
+    return Table(title, columns, body, [*below, PAPER, *changes], "a − b"), effects
 
 
 def seeds_table(
@@ -186,8 +187,8 @@ def seeds_table(
     lines = over_seeds(results)
     rows = []
     for method, i in lines.at.items():
-        own = [Cell(float(credits[i].mean())) for credits in lines.credits_R]
-        cells = (Cell.of(lines.means.interval(i)), *own)
+        by_seed = [Cell(float(credits[i].mean())) for credits in lines.credits_R]
+        cells = (Cell.of(lines.means.interval(i)), *by_seed)
         rows.append(Row(results[0].lines[method].label, cells, method.section))
     columns = [Column("mean"), *(Column(f"seed {seed}") for seed in seeds)]
     return Table(f"Accuracy (%) by seed: {suite}", columns, rows, notes, "method")
@@ -216,10 +217,12 @@ def write_report(
             seed: read_results(folder) for seed, folder in folders.items()
             if visible_files(folder / "results", "*.json")
         }  # fmt: skip
-        suites = {suite: None for own in of_seed.values() for suite in own}
+        suites = {suite: None for results in of_seed.values() for suite in results}
         reported = set()
         for suite in suites:
-            by_seed = {seed: own[suite] for seed, own in of_seed.items() if suite in own}
+            by_seed = {
+                seed: results[suite] for seed, results in of_seed.items() if suite in results
+            }
             reported |= _write_suite(
                 workdir, suite, by_seed, every, config, listed, len(suites) > 1
             )

@@ -40,10 +40,11 @@ def within_auc(drawn: Drawn) -> WithinAUC:
     """AUC inside comparisons of the meta scores of the samples that vote: n > 1, with scores."""
     shape = (len(drawn.groups), max(map(len, drawn.groups)))
     scores_CS, correct_CS, valid_CS = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
-    for c, (own, meta) in enumerate(zip(drawn.groups, drawn.meta, strict=True)):
-        told = [len(t.order) > 1 and t.correct is not None and t.scores is not None for t in own]
-        scores_CS[c, : len(own)], valid_CS[c, : len(own)] = meta, told
-        correct_CS[c, : len(own)] = [bool(t.correct) for t in own]
+    for c, (samples, meta) in enumerate(zip(drawn.groups, drawn.meta, strict=True)):
+        S = len(samples)
+        scores_CS[c, :S] = meta
+        correct_CS[c, :S] = [bool(t.correct) for t in samples]
+        valid_CS[c, :S] = [len(t.order) > 1 and None not in (t.correct, t.scores) for t in samples]
     return statistics.within_comparison_auc(scores_CS, correct_CS, valid_CS)
 
 
@@ -52,7 +53,8 @@ def simulated(drawn: Drawn, auc: float, seed: int) -> Drawn:
     rng = np.random.default_rng(seed)
     gap = math.sqrt(2) * scipy.stats.norm.ppf(auc)  # of two normals of variance 1
     meta = [
-        [gap * bool(t.correct) + float(rng.standard_normal()) for t in own] for own in drawn.groups
+        [gap * bool(t.correct) + float(rng.standard_normal()) for t in samples]
+        for samples in drawn.groups
     ]
     return drawn._replace(meta=meta)
 
@@ -66,15 +68,16 @@ def guides(suite: Suite, counting: CountingRules) -> list[Guide]:
     if drawn.meta is not None:
         shown.append((TRAINED, drawn))
     return [
-        Guide(label, within_auc(one).value, _gains(suite, one, counting)) for label, one in shown
+        Guide(label, within_auc(ranked).value, _gains(suite, ranked, counting))
+        for label, ranked in shown
     ]
 
 
 def _gains(suite: Suite, drawn: Drawn, counting: CountingRules) -> dict[int, Difference]:
     most = min(map(len, drawn.groups))
     ballots = ballots_of(suite, drawn, counting)
-    found = tally(suite, ballots, counting, drawn.method, most=most, facts={})
-    at = {(line.method.kind, line.method.k): line.credits_C for line in found}
+    lines = tally(suite, ballots, counting, drawn.method, most=most, facts={})
+    at = {(line.method.kind, line.method.k): line.credits_C for line in lines}
     clusters = suite.choice_clusters
     return {
         k: statistics.paired_difference(at["guided", k], at["voting", k], clusters=clusters)
@@ -82,12 +85,13 @@ def _gains(suite: Suite, drawn: Drawn, counting: CountingRules) -> dict[int, Dif
     }  # fmt: skip
 
 
-def table(suite: Suite, counting: CountingRules, found: Sequence[Guide]) -> Table:
+def table(suite: Suite, counting: CountingRules, guides: Sequence[Guide]) -> Table:
     """AUC inside comparisons, and guided minus plain voting for each k."""
-    ks = list(found[0].gains)
+    ks = list(guides[0].gains)
     columns = [Column("AUC inside comparisons"), *(Column(f"k = {k}", signed=True) for k in ks)]
     rows = [
-        Row(one.label, (Cell(one.auc), *(Cell.of(one.gains[k]) for k in ks))) for one in found
+        Row(guide.label, (Cell(guide.auc), *(Cell.of(guide.gains[k]) for k in ks)))
+        for guide in guides
     ]
     by_k = dict(zip(counting.ks, counting.k_metas, strict=True))
     kept = ", ".join(f"{by_k[k]} of {k}" for k in counting.ks if k in ks)
@@ -98,9 +102,9 @@ def table(suite: Suite, counting: CountingRules, found: Sequence[Guide]) -> Tabl
     return Table(f"What guiding is worth: {suite.name}", columns, rows, notes, "meta RM")
 
 
-def figure(path: pathlib.Path, found: Sequence[Guide]) -> None:
+def figure(path: pathlib.Path, guides: Sequence[Guide]) -> None:
     """Guided minus plain voting against the AUC inside comparisons, a curve for each k."""
     plots.guiding(
-        path, [(one.auc, one.gains) for one in found if one.label != TRAINED],
-        [(one.auc, one.gains) for one in found if one.label == TRAINED],
+        path, [(guide.auc, guide.gains) for guide in guides if guide.label != TRAINED],
+        [(guide.auc, guide.gains) for guide in guides if guide.label == TRAINED],
     )  # fmt: skip

@@ -219,10 +219,10 @@ def group(
     by_uid: dict[str, list[Trajectory]] = {comparison.uid: [] for comparison in comparisons}
     for trajectory in trajectories:
         by_uid[trajectory.uid].append(trajectory)
-    for uid, own in by_uid.items():
-        if not own:
+    for uid, samples in by_uid.items():
+        if not samples:
             raise ValueError(f"comparison {uid!r} has no trajectories")
-        own.sort(key=lambda trajectory: trajectory.sample)
+        samples.sort(key=lambda trajectory: trajectory.sample)
     return list(by_uid.values())
 
 
@@ -231,20 +231,20 @@ def count(suite: Suite, counting: CountingRules) -> list[Line]:
 
     Lines of a section stay together.
     """
-    found = blind(suite, counting)
+    lines = blind(suite, counting)
     for drawn in suite.drawn:
-        own = counting
+        arm_counting = counting
         if drawn.stratified is not None:
-            own = dataclasses.replace(counting, stratified=drawn.stratified)
+            arm_counting = dataclasses.replace(counting, stratified=drawn.stratified)
         counted = tally(
-            suite, ballots_of(suite, drawn, own), own, drawn.method, named=named(suite, drawn),
-            most=1 if drawn.greedy else min(map(len, drawn.groups)),
+            suite, ballots_of(suite, drawn, arm_counting), arm_counting, drawn.method,
+            named=named(suite, drawn), most=1 if drawn.greedy else min(map(len, drawn.groups)),
             facts=sample_facts(drawn.groups),
         )  # fmt: skip
-        found += sorted(counted, key=lambda line: line.method.kind == "guided")
-    found += suite.others
-    sections = list(dict.fromkeys(line.section for line in found))
-    return _measured(suite, sorted(found, key=lambda line: sections.index(line.section)))
+        lines += sorted(counted, key=lambda line: line.method.kind == "guided")
+    lines += suite.others
+    sections = list(dict.fromkeys(line.section for line in lines))
+    return _measured(suite, sorted(lines, key=lambda line: sections.index(line.section)))
 
 
 def counted(suites: Sequence[Suite], counting: CountingRules) -> list[Suite]:
@@ -260,24 +260,27 @@ def named(suite: Suite, drawn: Drawn) -> bool:
 
 def arms_in_figures(suite: Suite) -> list[str]:
     """Arms whose curves a figure has room for: one or two, or none."""
-    found = list(dict.fromkeys(drawn.arm for drawn in suite.drawn if drawn.arm))
-    return found if len(found) <= 2 else []
+    arms = list(dict.fromkeys(drawn.arm for drawn in suite.drawn if drawn.arm))
+    return arms if len(arms) <= 2 else []
 
 
-def _measured(suite: Suite, found: list[Line]) -> list[Line]:
+def _measured(suite: Suite, lines: list[Line]) -> list[Line]:
     """The lines with their means and intervals, all on the same resamples."""
-    measured: list[dict[str, Resampled]] = [{} for _ in found]
-    counted = [i for i, line in enumerate(found) if line.credits_C is not None]
+    measured: list[dict[str, Resampled]] = [{} for _ in lines]
+    counted = [i for i, line in enumerate(lines) if line.credits_C is not None]
     if counted:
-        credits = [found[i].credits_C for i in counted]
+        credits = [lines[i].credits_C for i in counted]
         both = statistics.resample(credits, clusters=suite.choice_clusters)
         for at, i in enumerate(counted):
             measured[i]["accuracy"] = Resampled(both.values_L[[at]], both.draws_BL[:, [at]])
-    columns = official.measure(suite.metric.columns, suite.items, [line.values for line in found])
+    columns = official.measure(suite.metric.columns, suite.items, [line.values for line in lines])
     for name, by_line in columns.items():
-        for i, one in by_line.items():
-            measured[i][name] = one
-    return [line._replace(measured=own) for line, own in zip(found, measured, strict=True)]
+        for i, mean in by_line.items():
+            measured[i][name] = mean
+    return [
+        line._replace(measured=columns_of)
+        for line, columns_of in zip(lines, measured, strict=True)
+    ]
 
 
 def blind(suite: Suite, counting: CountingRules) -> list[Line]:
@@ -339,7 +342,7 @@ def ballots_of(suite: Suite, drawn: Drawn, counting: CountingRules) -> Ballots:
 
 def sample_facts(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
     """The shares "unparsed" and "cut" of samples, for a `Line`."""
-    trajectories = [trajectory for own in groups for trajectory in own]
+    trajectories = [trajectory for samples in groups for trajectory in samples]
     return {
         "unparsed": float(np.mean([t.scores is None for t in trajectories])),
         "cut": float(np.mean([t.finish == "length" for t in trajectories])),
@@ -387,7 +390,7 @@ def tally(
     if "totals_MCN" in suite.metric.needs or single_C.any() or not ordered:
         totals = voting.score_curve(ballots, **every)
     games = _games(suite, ballots, counting, common, guide) if ordered else {}
-    found = []
+    lines = []
     for i, k in enumerate(counting.ks):
         if k > most:
             continue
@@ -397,8 +400,8 @@ def tally(
                 continue
             # Rounded, so that means of equal credits in float32 do not differ by 1e-8.
             credits_C = np.round(np.asarray(credits_KC, np.float64)[i], 6)
-            own = dataclasses.replace(method, kind=kind, k=k) if method.kind in VOTES else method
-            line = Line(own, named)
+            by_votes = {"kind": kind, "k": k} if method.kind in VOTES else {}
+            line = Line(dataclasses.replace(method, **by_votes), named)
             if choice_C.any():
                 line = line._replace(credits_C=credits_C[choice_C])
             totals_MCN = None
@@ -413,8 +416,8 @@ def tally(
             if not ordered and "games" in suite.metric.needs:
                 game = (rules.shares(rules.verdicts(totals_MCN[..., :2])),) * 2
             line = _valued(suite, line, Outcome(credits_C, totals_MCN, game))
-            found.append(line._replace(**facts) if k == 1 else line)
-    return found
+            lines.append(line._replace(**facts) if k == 1 else line)
+    return lines
 
 
 def _games(suite, ballots: Ballots, counting: CountingRules, common: dict, guide: bool) -> dict:
@@ -427,7 +430,7 @@ def _games(suite, ballots: Ballots, counting: CountingRules, common: dict, guide
     at = {k: k_meta for k, k_meta in zip(counting.ks, counting.k_metas, strict=True) if k <= most}
     if not at:
         return {}
-    found: dict[tuple[int, str], list[np.ndarray]] = {}
+    games: dict[tuple[int, str], list[np.ndarray]] = {}
     for drawn_CS in orders:
         totals = voting.score_curve(
             ballots._replace(drawn_CS=drawn_CS), ks=tuple(at), stratified=False,
@@ -436,8 +439,8 @@ def _games(suite, ballots: Ballots, counting: CountingRules, common: dict, guide
         for kind in [*VOTES][: 1 + guide]:
             for k, totals_MCN in zip(at, np.asarray(getattr(totals, kind)), strict=True):
                 shares_C4 = rules.shares(rules.verdicts(totals_MCN[..., :2]))
-                found.setdefault((k, kind), []).append(shares_C4)
-    return {key: (first, second) for key, (first, second) in found.items()}
+                games.setdefault((k, kind), []).append(shares_C4)
+    return {key: (first, second) for key, (first, second) in games.items()}
 
 
 def single_auc(

@@ -21,9 +21,9 @@ def measure(
         lines are paired: `Resampled` of one column share their draws.
     """
     keys = [(line, part) for line, values in enumerate(lines) for part in values]
-    found: dict[str, dict[int, Resampled]] = {column.name: {} for column in columns}
+    measured: dict[str, dict[int, Resampled]] = {column.name: {} for column in columns}
     if not keys or not columns:
-        return found
+        return measured
     strata = {}
     for i, subset in enumerate(sorted(set(items.subsets))):
         at_I = items.subsets == subset
@@ -38,14 +38,14 @@ def measure(
         for line, values in enumerate(lines):
             if column.combine is None and column.part in values:
                 at = keys.index((line, column.part))
-                one = Resampled(mean.values_L[[at]], mean.draws_BL[:, [at]])
+                resampled = Resampled(mean.values_L[[at]], mean.draws_BL[:, [at]])
             elif column.combine is not None and values:
                 at = [keys.index((line, part)) for part in values]
-                one = Resampled(
+                resampled = Resampled(
                     np.atleast_1d(column.combine(mean.values_L[at])),
                     column.combine(mean.draws_BL[:, at])[:, None],
                 )
             else:
                 continue
-            found[column.name][line] = one
-    return found
+            measured[column.name][line] = resampled
+    return measured

@@ -68,8 +68,8 @@ class PaperTable(NamedTuple):
 
 def overall(method: Method) -> float | None:
     """Overall accuracy that the paper has where one of our lines would stand, in per cent."""
-    found = (TABLES[name].row(method) for name in ("table2", "table3", "table4"))
-    return next((row.values[-1] for row in found if row), None)
+    rows = (TABLES[name].row(method) for name in ("table2", "table3", "table4"))
+    return next((row.values[-1] for row in rows if row), None)
 
 
 def _read(record: Mapping) -> dict[str, PaperTable]:

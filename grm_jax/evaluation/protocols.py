@@ -48,21 +48,21 @@ def lines(suite: Suite, counting: CountingRules) -> list[Line]:
         method = dataclasses.replace(drawn.method, rule=rule)
         return tally(suite, of, own, method, named=False, most=most, facts={})
 
-    found = []
+    lines = []
     for name in voting.AGGREGATIONS if ks else ():
         if name != counting.aggregation:
-            found += by_rule(f"aggregation: {name}", [by_k[k] for k in ks], name)
+            lines += by_rule(f"aggregation: {name}", [by_k[k] for k in ks], name)
     if drawn.meta is not None and ks:
         own = [by_k[k] for k in ks]
         for line in by_rule("meta RM: weights", own, "sum", voting.weigh(ballots)):
-            found.append(line._replace(method=dataclasses.replace(line.method, kind="guided")))
+            lines.append(line._replace(method=dataclasses.replace(line.method, kind="guided")))
         for name, k_meta in (("1", lambda k: 1), ("k/4", lambda k: max(1, k // 4)),
                              ("k/2", voting.half), ("k", lambda k: k)):  # fmt: skip
             own = list(map(k_meta, ks))
             if own != [by_k[k] for k in ks]:
                 both = by_rule(f"k_meta: {name}", own, counting.aggregation)
-                found += [line for line in both if line.method.kind == "guided"]
-    return found
+                lines += [line for line in both if line.method.kind == "guided"]
+    return lines
 
 
 def _rows(suite: Suite, counting: CountingRules) -> list[Row]:
@@ -71,7 +71,7 @@ def _rows(suite: Suite, counting: CountingRules) -> list[Row]:
     stage, k = STAGES[drawn.stage], max(map(len, drawn.groups))
     coverage = f", {suite.coverage}" if suite.coverage else ""
     section = f"{suite.name}: {stage}, k = {k}{coverage}"
-    found = []
+    rows = []
     for parser in PARSERS:
         ballots = from_trajectories(drawn.groups, sizes, lenient=parser == "lenient")
         unparsed = 1 - ballots.parsed_CS.sum() / ballots.drawn_CS.sum()
@@ -85,5 +85,5 @@ def _rows(suite: Suite, counting: CountingRules) -> list[Row]:
                 )  # fmt: skip
                 cells.append(Cell(np.mean(np.asarray(credits, np.float64)[suite.choice_C])))
             label = f"{parser}, {aggregation}"
-            found.append(Row(label, (*cells, Cell(unparsed)), section))
-    return found
+            rows.append(Row(label, (*cells, Cell(unparsed)), section))
+    return rows

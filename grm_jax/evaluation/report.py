@@ -84,7 +84,7 @@ def write_report(
       The suites with their lines.
     """
     suites = counted(suites, counting)
-    told = notes(suites, counting, place.draw)
+    below = notes(suites, counting, place.draw)
     scaling_figure(
         place.path("figures", "scaling.png"), suites, counting,
         f"bands: 95 % over comparisons; ties: {counting.tie_policy}",
@@ -99,8 +99,8 @@ def write_report(
     for suite in suites:
         if suite.name == "small_world":
             tables["diagnostics"] = diagnostics_table(place.truth, suite)
-    tables["protocols"] = protocols.table(suites, counting, told)
-    tables["bias"] = bias.table(suites, counting, told)
+    tables["protocols"] = protocols.table(suites, counting, below)
+    tables["bias"] = bias.table(suites, counting, below)
     tables["cost"] = costs.table(suites, counting)
     costs.figure(place.path("figures", "cost.png"), suites, counting)
     more = {}
@@ -133,7 +133,7 @@ def write_lines(
 
     `more` lines are in the results only, and `tables` are shown before those of the lines.
     """
-    told = notes(suites, counting, place.draw)
+    below = notes(suites, counting, place.draw)
     whole = [
         dataclasses.replace(s, lines=(*s.lines, *(more or {}).get(s.name, ()))) for s in suites
     ]
@@ -142,10 +142,10 @@ def write_lines(
     )
     tables = dict(tables or {})
     for suite in suites:
-        if table := suite_table(suite, told):
+        if table := suite_table(suite, below):
             tables[f"suite_{suite.name}"] = table
     tables["differences"] = differences_table(suites, counting)
-    tables["main"] = main_table(suites, told)
+    tables["main"] = main_table(suites, below)
     show(tables, place.path("tables"), place.console)
     for text in failure_lines(suites):
         place.say(text)
@@ -175,14 +175,14 @@ def main_table(suites: Sequence[Suite], notes: Sequence[str]) -> Table:
     for i, line in enumerate(suites[0].lines):
         cells = []
         for suite in suites:
-            own = suite.lines[i]
+            suite_line = suite.lines[i]
             if suite.choice_C.any():
-                cells.append(Cell.of(own.interval("accuracy")))
+                cells.append(Cell.of(suite_line.interval("accuracy")))
             if suite.metric.headline:
-                cells.append(Cell.of(own.interval(suite.metric.headline)))
+                cells.append(Cell.of(suite_line.interval(suite.metric.headline)))
             if suite.single_C.any():
-                cells.append(_single(own, suite))
-            cells += [Cell(own.unparsed), Cell(own.cut)]
+                cells.append(_single(suite_line, suite))
+            cells += [Cell(suite_line.unparsed), Cell(suite_line.cut)]
         rows.append(Row(line.label, tuple(cells), line.section))
     names = ", ".join(suite.name for suite in suites)
     return Table(f"Reward accuracy (%): {names}", columns, rows, notes, "method")
@@ -218,7 +218,7 @@ def notes(suites: Sequence[Suite], counting: CountingRules, draw: DrawConfig) ->
     if any(drawn.meta is not None for suite in suites for drawn in suite.drawn):
         k_metas, ks = (", ".join(map(str, x[1:])) for x in (counting.k_metas, counting.ks))
         guided = f"; MetaRM@k: of those the k_meta best by the meta RM, {k_metas} for k = {ks}"
-    found = []
+    notes = []
     for suite in suites:
         single = int(suite.single_C.sum())
         text = f"{suite.name}: {int(suite.choice_C.sum())} comparisons with n >= 2"
@@ -237,8 +237,8 @@ def notes(suites: Sequence[Suite], counting: CountingRules, draw: DrawConfig) ->
             text += f"; texts of {len(cut)} comparisons shortened to fit the prompt"
         if unbalanced := draw.unbalanced(suite.comparisons):
             text += f"; {unbalanced}"
-        found.append(text)
-    found += [
+        notes.append(text)
+    notes += [
         "accuracy: 95 % bootstrap interval over comparisons, those with one query together, never "
         f"over samples; aggregation {counting.aggregation!r}; tie policy {counting.tie_policy!r} "
         f"(a tie with the best earns {tie}); parser {counting.parse!r}; parse policy "
@@ -251,18 +251,18 @@ def notes(suites: Sequence[Suite], counting: CountingRules, draw: DrawConfig) ->
         f" of {draw.max_new_tokens} tokens",
     ]
     if any(suite.others for suite in suites):
-        found.append(
+        notes.append(
             "trained baselines: Bradley-Terry and CLoud score each response alone, PairRM each "
             "ordered pair, summed over opponents; the highest score decides a list. CLoud, "
             "Voting@k: k critiques of each response. LLM-as-a-Judge names one response, TokenProb "
             "adds up the probabilities of the names"
         )
     if any(suite.single_C.any() for suite in suites):
-        found.append(
+        notes.append(
             "n = 1: ROC-AUC of the mean score against the truth; unparsed counts "
             f"{counting.single_middle:g}"
         )
-    return found
+    return notes
 
 
 def diagnostics_table(truth: Callable[[Comparison], Truth], suite: Suite) -> Table:
@@ -272,8 +272,8 @@ def diagnostics_table(truth: Callable[[Comparison], Truth], suite: Suite) -> Tab
     for drawn in suite.drawn:
         readings = [
             read_trajectory(t.text, known, t.order, principles=drawn.principles)
-            for known, own in zip(truths, drawn.groups, strict=True)
-            for t in own
+            for known, samples in zip(truths, drawn.groups, strict=True)
+            for t in samples
         ]
         formed = [reading for reading in readings if reading.well_formed]
         cells = [Cell(len(formed) / len(readings))]
@@ -320,15 +320,15 @@ def write_pages(place: Place, suites: Sequence[Suite], counting: CountingRules) 
     shown = [suite for suite in suites if not suite.private]
     if not shown:
         return
-    items, told, few = [], [critique_page.legend(counting)], []
+    items, notes, few = [], [critique_page.legend(counting)], []
     for suite in shown:
         most = critique_page.MAX_TEXTS // len(shown)
-        own, text = critique_page.suite_items(suite, counting, most)
-        items += own
-        told.append(text)
-        few += samples_page.few(own, each=2 if len(suites) == 1 else 1)
+        suite_items, text = critique_page.suite_items(suite, counting, most)
+        items += suite_items
+        notes.append(text)
+        few += samples_page.few(suite_items, each=2 if len(suites) == 1 else 1)
     names = ", ".join(suite.name for suite in shown)
-    page = critique_page.critique_page(items, title=f"Critiques: {names}", notes=told)
+    page = critique_page.critique_page(items, title=f"Critiques: {names}", notes=notes)
     write_atomically(place.path("critiques.html"), page.encode())
     note = (
         f"Samples of {STAGES[last_sampled(shown[-1]).stage]}. Chosen by the verdict of voting over "
@@ -341,7 +341,7 @@ def write_pages(place: Place, suites: Sequence[Suite], counting: CountingRules) 
 
 def failure_lines(suites: Sequence[Suite]) -> list[str]:
     """The parse-failure rates in words, so that nobody takes chance for judgement."""
-    found, mostly = [], False
+    texts, mostly = [], False
     for suite in suites:
         parts = []
         for line in suite.lines:
@@ -350,13 +350,13 @@ def failure_lines(suites: Sequence[Suite]) -> list[str]:
                 where = "" if line.method.plain else f" ({line.section})"
                 parts.append(f"{line.unparsed:.1%} of {line.label}{where}")
         if parts:
-            found.append(f"{suite.name}: no scores in the samples (strict): {'; '.join(parts)}")
+            texts.append(f"{suite.name}: no scores in the samples (strict): {'; '.join(parts)}")
     if mostly:
-        found.append(
+        texts.append(
             "Where half of the samples or more have no scores, the accuracy is mostly what the "
             "parse policy gives for no verdict: it is not a judgement."
         )
-    return found
+    return texts
 
 
 def show(

@@ -106,7 +106,7 @@ def _line(suite: Suite, line: Line) -> dict:
     credits_C = np.full(len(suite.comparisons), np.nan)
     if line.credits_C is not None:
         credits_C[suite.choice_C] = line.credits_C
-    columns = {name: [*one.interval(0)] for name, one in line.measured.items()}
+    columns = {name: [*resampled.interval(0)] for name, resampled in line.measured.items()}
     if line.singles_MC is not None:
         auc = single_auc(line.singles_MC, suite.labels)
         if auc is not None:
@@ -166,7 +166,7 @@ def _methods(lines: Sequence[Mapping]) -> list[Method]:
     names = [field.name for field in dataclasses.fields(Method)]
     if all("kind" in line for line in lines):
         return [Method(*(line[name] for name in names)) for line in lines]
-    last, found = {}, []
+    last, methods = {}, []
     for line in lines:
         section, label = line["section"], line["label"]
         name, _, how = label.rpartition(", ")
@@ -180,13 +180,13 @@ def _methods(lines: Sequence[Mapping]) -> list[Method]:
             arm = section.replace(" ", "_")
         votes, _, k = how.partition("@")
         if section == BLIND:
-            found.append(Method(label, kind="blind"))
+            methods.append(Method(label, kind="blind"))
         elif label in _STAGE_OF:
-            found.append(Method(_STAGE_OF[label], kind="scalar"))
+            methods.append(Method(_STAGE_OF[label], kind="scalar"))
         else:
             kind = {"greedy": "greedy", "MetaRM": "guided"}.get(votes, "voting")
-            found.append(Method(stage, arm, kind, int(k or 1), rule))
-    return found
+            methods.append(Method(stage, arm, kind, int(k or 1), rule))
+    return methods
 
 
 _STAGE_OF = {name: stage for stage, name in NAMES.items()}
@@ -241,9 +241,9 @@ def read_baselines(
       drawn_alike: whether samples are drawn now as in a stored `draw`.
       say: prints a line.
     """
-    found: dict[str, tuple[Line, ...]] = {name: () for name in comparisons}
+    lines_of: dict[str, tuple[Line, ...]] = {name: () for name in comparisons}
     for kind in BASELINES:
-        own = {}
+        lines_of_kind = {}
         for name, rows in comparisons.items():
             file = path("baselines", kind, f"{name}.json")
             record = read_json(file) if file.exists() else {}
@@ -251,9 +251,9 @@ def read_baselines(
             alike = now == {field: record.get(field) for field in now}
             if alike and drawn_alike(record.get("draw", {})):
                 methods = _methods(record["lines"])
-                own[name] = tuple(map(_counted, methods, record["lines"]))
-        if len(own) == len(comparisons):
-            found = {name: (*lines, *own[name]) for name, lines in found.items()}
+                lines_of_kind[name] = tuple(map(_counted, methods, record["lines"]))
+        if len(lines_of_kind) == len(comparisons):
+            lines_of = {name: (*lines, *lines_of_kind[name]) for name, lines in lines_of.items()}
         elif path("baselines", kind).exists() and visible_files(
             path("baselines", kind), "*.json"
         ) != [path("baselines", kind, "config.json")]:
@@ -261,7 +261,7 @@ def read_baselines(
                 f"baselines/{kind}: measured on other comparisons or in another way, left out; "
                 f"experiments.baseline with config.baseline.kind={kind} measures it anew"
             )
-    return found
+    return lines_of
 
 
 def _rules(counting: CountingRules) -> dict:

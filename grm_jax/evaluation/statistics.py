@@ -181,7 +181,7 @@ class OverSeeds(NamedTuple):
 
     def _student(self, values_R: Sequence[np.ndarray]) -> tuple[float, Callable[[float], float]]:
         """The mean, and the half width of its interval for a two-sided p-value."""
-        means_R = np.array([own.mean() for own in values_R])
+        means_R = np.array([values_I.mean() for values_I in values_R])
         value, R = float(means_R.mean()), len(means_R)
         variances, freedom = [means_R.var(ddof=1) / R], [R - 1]
         if self.clusters is not None:
@@ -190,7 +190,7 @@ class OverSeeds(NamedTuple):
             )
             G = len(sizes_G)
             # Means of clusters, if these are equal; in any case a row has the mean of its seed.
-            sums_RG = np.stack([np.bincount(group_I, weights=own) for own in values_R])
+            sums_RG = np.stack([np.bincount(group_I, weights=values_I) for values_I in values_R])
             table_RG = value + (sums_RG - value * sizes_G) * G / len(group_I)
             means_G = table_RG.mean(axis=0)
             noise_RG = table_RG - means_R[:, None] - means_G + value
@@ -219,12 +219,12 @@ def over_seeds(
         ValueError: as `bootstrap_mean`, no seed, seeds of unequal L, or, for `same_items`, of
             unequal items.
     """
-    values_R = [_finite("values", one, dims=(2,)) for one in values]
-    if not values_R or len({len(one) for one in values_R}) > 1:
+    values_R = [_finite("values", seed_values, dims=(2,)) for seed_values in values]
+    if not values_R or len({len(seed_values) for seed_values in values_R}) > 1:
         raise ValueError("values: needs as many lines of each seed, and at least one seed")
     if len(values_R) == 1:
         return resample(values_R[0], clusters=clusters[0])
-    if same_items and len({one.shape for one in values_R}) > 1:
+    if same_items and len({seed_values.shape for seed_values in values_R}) > 1:
         raise ValueError("values: seeds with the same items have as many of them")
     return OverSeeds(values_R, clusters[0] if same_items else None)
 
@@ -255,8 +255,8 @@ def weighted_mean(strata: Sequence[Resampled], weights: Sequence[float]) -> Resa
         raise ValueError(f"weights: {tuple(weights)} are negative or all zero")
     shares_G = weights_G / weights_G.sum()
     return Resampled(
-        sum(share * one.values_L for share, one in zip(shares_G, strata, strict=True)),
-        sum(share * one.draws_BL for share, one in zip(shares_G, strata, strict=True)),
+        sum(share * stratum.values_L for share, stratum in zip(shares_G, strata, strict=True)),
+        sum(share * stratum.draws_BL for share, stratum in zip(shares_G, strata, strict=True)),
     )
 
 

@@ -52,12 +52,12 @@ class ChatFormat:
     system: Turn | None = None  # None: the system message is folded into the first user turn
 
     def pieces(self) -> dict[str, str]:
-        found = {"pad": self.pad, "bos": self.bos, "eos": self.eos}
+        pieces = {"pad": self.pad, "bos": self.bos, "eos": self.eos}
         for role in ("system", "user", "assistant", "generation"):
             for end in ("opening", "closing"):
                 if piece := getattr(getattr(self, role), end, ""):
-                    found[f"{role}.{end}"] = piece
-        return found
+                    pieces[f"{role}.{end}"] = piece
+        return pieces
 
     def write(
         self, messages: Sequence[Message], add_generation_prompt: bool

@@ -85,11 +85,11 @@ def _strict(text: str, boxes: list[slice | None], n: int, low: int, high: int) -
 
 def last_box_start(text: str) -> int | None:
     r"""Index of the first character inside the box that opens last; None without an open box."""
-    found = None
+    start = None
     for brace in _BRACE.finditer(text):
         if brace.group() not in ("{", "}"):
-            found = brace.end() if brace.group().endswith("{") else None
-    return found
+            start = brace.end() if brace.group().endswith("{") else None
+    return start
 
 
 _DOUBLE_BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
@@ -131,14 +131,14 @@ def parse_lenient(text: str, n: int, low: int = 1, high: int = 10) -> Parsed:
     strict = _strict(text, boxes, n, low, high)
     if strict.scores is not None or strict.reason == "unclosed_box":
         return strict
-    boxes = boxes or [slice(*found.span(1)) for found in _DOUBLE_BRACKETS.finditer(text)]
+    boxes = boxes or [slice(*match.span(1)) for match in _DOUBLE_BRACKETS.finditer(text)]
     if not boxes:
         return strict
     items = _split(text[boxes[-1]], _SEPARATOR)
     if len(items) == 1 and n > 1 and len(boxes) >= n:
         last = [_split(text[box] if box else "", _SEPARATOR) for box in boxes[-n:]]
-        if all(len(one) == 1 for one in last):
-            items = [one[0] for one in last]
+        if all(len(items_of_box) == 1 for items_of_box in last):
+            items = [items_of_box[0] for items_of_box in last]
     if len(items) != n:
         return Parsed(None, "count")
     numbers = [_lenient_number(item, high) for item in items]

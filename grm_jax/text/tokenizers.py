@@ -403,7 +403,7 @@ class HuggingFaceTokenizer(_ChatTokenizer):
 
     def _record(self) -> dict:
         """The record in a file of the backend, without fields that are not set."""
-        def what_is_set(own: dict) -> dict:
-            return {k: v for k, v in own.items() if v is not None and v is not False}
+        def set_fields(fields: dict) -> dict:
+            return {k: v for k, v in fields.items() if v is not None and v is not False}
 
-        return json.loads(self._backend.to_str(), object_hook=what_is_set)
+        return json.loads(self._backend.to_str(), object_hook=set_fields)

@@ -60,11 +60,12 @@ def judge(
 ) -> list[Trajectory]:
     """So many trajectories of each comparison, in balanced orders."""
     rng = np.random.default_rng(seed)
-    found = []
+    trajectories = []
     for comparison in comparisons:
         shown = orders.orders_for("balanced", comparison.n, samples, uid=comparison.uid, seed=seed)
-        found += [judged(comparison, stage, s, o, accuracy, rng) for s, o in enumerate(shown)]
-    return found
+        for s, order in enumerate(shown):
+            trajectories.append(judged(comparison, stage, s, order, accuracy, rng))
+    return trajectories
 
 
 def main() -> None:
@@ -92,12 +93,12 @@ def main() -> None:
     with TrajectoryStore(store_path) as store:
         for suite, comparisons in loaded.comparisons.items():
             stage = f"stub_{suite}"
-            found = judge(comparisons, stage, args.samples, args.accuracy, seed=1)
-            total += len(found)
-            for unit, start in enumerate(range(0, len(found), UNIT)):
+            judgements = judge(comparisons, stage, args.samples, args.accuracy, seed=1)
+            total += len(judgements)
+            for unit, start in enumerate(range(0, len(judgements), UNIT)):
                 header = UnitHeader("0" * 16, stage, 0, unit)
-                store.append_unit(header, found[start : start + UNIT])
-            del found
+                store.append_unit(header, judgements[start : start + UNIT])
+            del judgements
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -119,15 +120,15 @@ def main() -> None:
     drawn = {}
     with TrajectoryStore(store_path) as store:
         for suite, comparisons in loaded.comparisons.items():
-            own = list(store.iterate(fingerprint="0" * 16, stage=f"stub_{suite}"))
-            groups = group(comparisons, own)
+            stored = list(store.iterate(fingerprint="0" * 16, stage=f"stub_{suite}"))
+            groups = group(comparisons, stored)
             drawn[suite] = Drawn(
                 "random_weights", "self", False, groups, prompt_tokens=lengths[suite],
                 model=run.model,
             )  # fmt: skip
     lap("read trajectories")
-    rules = benchmark.counting_rules(run, config)
-    suites = benchmark.write_report(run, benchmark.to_suites(loaded, [drawn]), rules)
+    counting = benchmark.counting_rules(run, config)
+    suites = benchmark.write_report(run, benchmark.to_suites(loaded, [drawn]), counting)
     lap("count, tables, figures")
     for suite in suites:
         line = suite.at[suite.drawn[0].method]

@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         print(line(row, peak), flush=True)
         return row
 
-    own = add(ours("(b) grm_jax", config, params, short, 1, args.samples, **counts))
+    grm_jax_row = add(ours("(b) grm_jax", config, params, short, 1, args.samples, **counts))
     ratios = []
     if args.transformers:
         try:
@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             ):
                 add(row)
                 title = f"(b) grm_jax over {row.name[4:]}"
-                ratios.append(ratio(title, own.total, row.total, TARGET_TRANSFORMERS))
+                ratios.append(ratio(title, grm_jax_row.total, row.total, TARGET_TRANSFORMERS))
         except (ImportError, ValueError) as error:
             ratios.append(f"(b) not compared: {error}")
     shared = add(ours("(a) shared prefix", config, params, long, 1, args.samples, **counts))

@@ -97,21 +97,21 @@ def read(text: str) -> Facts:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    found: dict[str, list[str]] = {}
+    computations: dict[str, list[str]] = {}
     entry = name = None
     for line in text.splitlines():
         head = _COMPUTATION.match(line)
         if head:
             name = head[2]
-            found[name] = []
+            computations[name] = []
             entry = name if head[1] else entry
         elif line == "}":  # kernels spread their text over lines, some of which begin with one
             name = None
         elif name is not None:
-            found[name].append(line)
+            computations[name].append(line)
     if entry is None:
         raise ValueError("no ENTRY computation in the text of a program")
-    return found, entry
+    return computations, entry
 
 
 def _sum(name: str, lines_of: dict[str, list[str]]) -> _Sum:
@@ -136,17 +136,17 @@ def _sum(name: str, lines_of: dict[str, list[str]]) -> _Sum:
         if caller[1] == "conditional":
             called = [max(called, key=_Sum.price)]
         turns = _turns(line, lines_of) if caller[1] == "while" else 1
-        for one in called:
-            result.add(one, turns)
+        for part in called:
+            result.add(part, turns)
         if caller[1] == "while":
-            result.copies = max(result.copies, sum(one.copied for one in called))
+            result.copies = max(result.copies, sum(part.copied for part in called))
     return result
 
 
 def _called(line: str) -> list[str]:
     """Names of the computations that a line calls."""
-    found = [one or several for one, several in _CALLED.findall(line)]
-    return [name.strip().lstrip("%") for names in found for name in names.split(",")]
+    groups = [single or several for single, several in _CALLED.findall(line)]
+    return [name.strip().lstrip("%") for names in groups for name in names.split(",")]
 
 
 def _turns(line: str, lines_of: dict[str, list[str]]) -> int:
@@ -160,11 +160,11 @@ def _turns(line: str, lines_of: dict[str, list[str]]) -> int:
     return int(constants.get(bounds[0], 1)) if bounds else 1
 
 
-def _result_bytes(line: str, found: re.Match) -> int:
+def _result_bytes(line: str, collective: re.Match) -> int:
     """Of a collective's results, one or several."""
-    head = line[: found.start()].split(" = ", 1)[1]
+    head = line[: collective.start()].split(" = ", 1)[1]
     # What starts an asynchronous one gives (operands, results, ..), but for an all-reduce.
-    if found[2] and found[1] != "all-reduce":
+    if collective[2] and collective[1] != "all-reduce":
         head = _parts(head)[1]
     return _array_bytes(head)
 

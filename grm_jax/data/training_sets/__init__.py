@@ -53,8 +53,8 @@ class TrainingSet:
         if Path(path).is_file():
             return [Path(path)]
         for pattern in self.files:
-            if found := visible_files(path, pattern):
-                return found
+            if files := visible_files(path, pattern):
+                return files
         raise ValueError(
             f"{self.name}: {path}: no such file, or no {' or '.join(self.files)} in it"
         )

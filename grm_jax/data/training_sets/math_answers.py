@@ -2,7 +2,7 @@ r"""MATH-style problems with sampled answers: graded by rule, as pairs and 0/1 s
 
 Columns of the problems are those of MATH (Hendrycks et al., 2021; card of
 hendrycks/competition_math and its copies): `problem`, and either `answer` or a `solution` with its
-answer in a box. The samples are a list of texts in `responses` of the same row; no published set has
+answer in a box. The samples are a list of texts, `responses`, in the same row; no published set has
 them, so a script of the user's puts them there. The paper samples its own (appendix C.1).
 
 An answer is the content of the last `\boxed{}`. Two are the same if they are after the rewriting in
@@ -72,7 +72,7 @@ def same_answer(answer: str | None, gold: str) -> bool:
     """Whether an answer is the right one, by its form; None, or a text without end, is not."""
     if answer is None or len(answer) > _MAX_LENGTH:
         return False
-    variables = [found[1] for side in (answer, gold) if (found := _VARIABLE.match(side))]
+    variables = [match[1] for side in (answer, gold) if (match := _VARIABLE.match(side))]
     if len(set(variables)) == 2:  # x=5 is not y=5
         return False
     left, right = normal_answer(answer), normal_answer(gold)

@@ -25,7 +25,7 @@ from grm_jax.benchmarks import (
     rmbench,
 )
 from grm_jax.benchmarks.files import MissingFiles
-from grm_jax.benchmarks.suite import Metric, Suite, count_rows, row_of
+from grm_jax.benchmarks.suite import Metric, Suite, count_rows, each_row
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.reading import collect
 
@@ -82,7 +82,4 @@ def load_suite(
             )
     if limit is None:
         return comparisons
-    by_row: dict[str, list[Comparison]] = {}
-    for comparison in comparisons:
-        by_row.setdefault(row_of(comparison), []).append(comparison)
-    return [c for members in evenly(list(by_row.values()), limit) for c in members]
+    return [comparisons[c] for row in evenly(each_row(comparisons), limit) for c in row]

@@ -135,7 +135,7 @@ def all_of_a_row(credits: ArrayLike, row_of: ArrayLike) -> np.ndarray:
 
 
 def _whole_lists(comparisons, outcome: Outcome) -> Values:
-    _, row_C = rules.of_rows([row_of(c) for c in comparisons])
+    row_C = rules.numbered([row_of(c) for c in comparisons])
     return {"": all_of_a_row(outcome.credits_C, row_C)}
 
 

@@ -145,7 +145,7 @@ def style_parts(cells: ArrayLike) -> dict[str, np.ndarray]:
 
 
 def _of_pairs(comparisons, outcome: Outcome) -> Values:
-    _, row_C = rules.of_rows([row_of(c) for c in comparisons])
+    row_C = rules.numbered([row_of(c) for c in comparisons])
     chosen, rejected = ([c.meta[name] for c in comparisons] for name in ("chosen", "rejected"))
     return style_parts(style_cells(outcome.credits_C, row_C, chosen, rejected))
 

@@ -8,7 +8,7 @@ A *verdict* on two responses is FIRST, SECOND, TIE or NONE (nothing to read), of
 the data name them, whatever the order they were shown in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,11 +22,10 @@ GAMES_NOTE = (
 )
 
 
-def of_rows(rows: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """(names of the R rows in order of appearance, [C] the row of each comparison)."""
-    names = list(dict.fromkeys(rows))
-    place = {name: r for r, name in enumerate(names)}
-    return names, np.array([place[name] for name in rows], np.int64)
+def numbered(names: Sequence[Hashable]) -> np.ndarray:
+    """int [C]: a number for each name, equal for equal ones, from 0 in order of appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def verdicts(scores: ArrayLike) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from grm_jax.benchmarks.rules import numbered
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.reading import Placed
 from grm_jax.data.source import Source
@@ -119,9 +120,7 @@ class Metric:
     def items(self, comparisons: Sequence[Comparison]) -> Items:
         """Subsets, and clusters of items with one and the same query."""
         firsts = [comparisons[item[0]] for item in self.members(comparisons)]
-        queries: dict[tuple, int] = {}
-        clusters = [queries.setdefault(c.messages, len(queries)) for c in firsts]
-        return Items(np.array([c.subset for c in firsts]), np.array(clusters))
+        return Items(np.array([c.subset for c in firsts]), numbered([c.messages for c in firsts]))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from grm_jax.benchmarks import evenly
 from grm_jax.data.comparison import Comparison
 from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, ballots_of, last_sampled
 from grm_jax.evaluation.method import STAGES, VOTES, Method
-from grm_jax.text.sections import split_sections
+from grm_jax.text.parts import split_parts
 
 RESULTS = ("right", "wrong", "tie", "none", "single")
 MAX_TEXTS = 10_000  # a page of 30 MB; it says how many texts it leaves out, and counts them
@@ -208,7 +208,7 @@ def _samples(
             notes.append("cut at the length limit")
         if trajectory.truncated:
             notes.append("the responses were shortened to fit the prompt")
-        parts = tuple(split_sections(trajectory.text)) if s in with_text else None
+        parts = tuple(split_parts(trajectory.text)) if s in with_text else None
         meta = None if drawn.meta is None else round(float(drawn.meta[c][s]), 4)
         samples.append(
             Sample(trajectory.sample, trajectory.order, scores[s] or None, results[s], parts,

@@ -190,7 +190,7 @@ class Suite:
     @property
     def choice_clusters(self) -> np.ndarray:
         """Query numbers of the comparisons of `choice_C`, which are resampled by query."""
-        return rules.of_rows([c.messages for c in self.comparisons if len(c.winners) < c.n])[1]
+        return rules.numbered([c.messages for c in self.comparisons if len(c.winners) < c.n])
 
     @property
     def metric(self) -> Metric:

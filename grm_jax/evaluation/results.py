@@ -94,7 +94,7 @@ def write_results(
             "arms": dict(arms),
             "rules": rule,
             "uids": [c.uid for c in suite.comparisons],
-            "clusters": rules.of_rows([c.messages for c in suite.comparisons])[1].tolist(),
+            "clusters": rules.numbered([c.messages for c in suite.comparisons]).tolist(),
             "subsets": [c.subset for c in suite.comparisons],
             "lines": [_line(suite, line) for line in suite.lines],
         }

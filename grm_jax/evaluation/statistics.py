@@ -56,52 +56,24 @@ class WithinAUC(NamedTuple):
     comparisons: int
 
 
-def bootstrap_mean(
-    values: ArrayLike,
-    *,
-    clusters: Sequence | None = None,
-    num_resamples: int = 10_000,
-    rng_seed: int = 0,
-) -> Interval:
-    """Percentile bootstrap of the mean over items.
-
-    Args:
-        values: [I].
-        clusters: [I] names; items of one cluster (say, one query) are resampled together and
-            the statistic stays the mean over items.
-
-    Raises:
-        ValueError: naming the argument: a value that is not finite, no items, a wrong shape.
-    """
-    values_1I = _finite("values", values, dims=(1,))[None]
-    means = resample(
-        values_1I, clusters=clusters, num_resamples=num_resamples, rng_seed=rng_seed
-    )
-    return means.interval(0)
+def bootstrap_mean(values: ArrayLike, **options) -> Interval:
+    """Percentile bootstrap of the mean over items [I]; options and errors as `resample`."""
+    return resample(_finite("values", values, dims=(1,))[None], **options).interval(0)
 
 
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    clusters: Sequence | None = None,
-    num_resamples: int = 10_000,
-    rng_seed: int = 0,
-) -> Difference:
-    """Bootstrap of mean(a - b), item by item; arguments as `bootstrap_mean`.
+def paired_difference(a: ArrayLike, b: ArrayLike, **options) -> Difference:
+    """Bootstrap of mean(a - b), item by item; options as `resample`.
 
     The p-value is twice the smaller share of resamples on either side of zero (zero counts on
     both sides), with one added to each count: it is never 0, and 1 for equal inputs.
 
     Raises:
-        ValueError: as `bootstrap_mean`, or different shapes.
+        ValueError: as `resample`, or different shapes.
     """
     a, b = _finite("a", a, dims=(1,)), _finite("b", b, dims=(1,))
     if a.shape != b.shape:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape} are not paired")
-    means = resample(
-        (a - b)[None], clusters=clusters, num_resamples=num_resamples, rng_seed=rng_seed
-    )
+    means = resample((a - b)[None], **options)
     return _difference(float(means.values_L[0]), means.draws_BL[:, 0])
 
 
@@ -134,10 +106,17 @@ def resample(
     num_resamples: int = 10_000,
     rng_seed: int | tuple[int, ...] = 0,
 ) -> Resampled:
-    """`bootstrap_mean` of each row of values [L, I], all on the same resamples.
+    """Bootstrap of the mean of each row of values [L, I], all on the same resamples.
+
+    Args:
+        values: [L, I].
+        clusters: [I] names; items of one cluster (say, one query) are resampled together and
+            the statistic stays the mean over items.
+        num_resamples: B.
+        rng_seed: of the resamples.
 
     Raises:
-        ValueError: as `bootstrap_mean`.
+        ValueError: naming the argument: a value that is not finite, no items, a wrong shape.
     """
     values_LI = _finite("values", values, dims=(2,))
     rng = np.random.default_rng(rng_seed)
@@ -216,7 +195,7 @@ def over_seeds(
             has its own, and their number may differ.
 
     Raises:
-        ValueError: as `bootstrap_mean`, no seed, seeds of unequal L, or, for `same_items`, of
+        ValueError: as `resample`, no seed, seeds of unequal L, or, for `same_items`, of
             unequal items.
     """
     values_R = [_finite("values", seed_values, dims=(2,)) for seed_values in values]

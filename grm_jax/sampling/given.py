@@ -15,8 +15,8 @@ import numpy as np
 
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.trajectory import Trajectory
+from grm_jax.text.parts import split_parts
 from grm_jax.text.prompts import PRINCIPLES_HEADING
-from grm_jax.text.sections import split_sections
 
 SOURCES = ("own", "shuffled", "given", "query")
 
@@ -94,5 +94,5 @@ def others(comparisons: Sequence[Comparison], seed: int) -> list[int | None]:
 
 def _principles(trajectory: Trajectory) -> str:
     """What stands between the heading and the critique; "" if there is nothing."""
-    text = split_sections(trajectory.text).principles.strip()
+    text = split_parts(trajectory.text).principles.strip()
     return text.removeprefix(PRINCIPLES_HEADING).strip()

@@ -66,8 +66,8 @@ def test_chance_of_a_rule_is_its_mean_over_independent_games():
 
 
 def test_a_row_of_pairs_is_right_if_all_are():
-    names, row_C = rules.of_rows(["b", "a", "b", "a", "a", "c"])
-    assert names == ["b", "a", "c"] and row_C.tolist() == [0, 1, 0, 1, 1, 2]
+    row_C = rules.numbered(["b", "a", "b", "a", "a", "c"])
+    assert row_C.tolist() == [0, 1, 0, 1, 1, 2]
     got = rmb.all_of_a_row([1, 1, 0.5, 1, 1, 0], row_C)
     assert got.tolist() == [0.5, 1.0, 0.0]
 

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from grm_jax.data.training_sets.math_answers import final_answer, same_answer
+from grm_jax.text.parts import split_parts
 from grm_jax.text.prompts import guard
 from grm_jax.text.scores import last_box_start, parse_lenient, parse_strict
-from grm_jax.text.sections import split_sections
 
 MEGABYTE = 1_000_000
 TEXTS = {
@@ -17,7 +17,7 @@ TEXTS = {
     "open delimiters": "[The ", "escapes": "\\", "digits": "1", "equations": "x=",
 }  # fmt: skip
 READERS = {
-    "split_sections": split_sections,
+    "split_parts": split_parts,
     "parse_strict": lambda text: parse_strict(text, 2),
     "parse_lenient": lambda text: parse_lenient(text, 2),
     "parse_lenient of a box": lambda text: parse_lenient(f"\\boxed{{{text}}}", 1),

@@ -133,7 +133,7 @@ def test_two_runs_are_compared_item_by_item(tmp_path, suites, capsys):
         measured(tmp_path / name, "ppe_preference", rows, 0.5 if seed == 1 else 0.9, seed)
     a, b = (tables.Workdir(n, results.read_results(tmp_path / n)) for n in ("one", "two"))
     (table,) = tables.compared(a, b).values()
-    clusters = rules.of_rows([c.messages for c in rows])[1]
+    clusters = rules.numbered([c.messages for c in rows])
     for row in table.rows:
         x, y = (
             line.credits_C for w in (a, b)

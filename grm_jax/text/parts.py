@@ -12,15 +12,15 @@ from typing import NamedTuple
 _HEADING = re.compile(r"^[#* \t]*(Specific Criteria|Analysis|Scores)\b[*\s]*:", re.M | re.I)
 
 
-class Sections(NamedTuple):
-    """Three pieces that make up the text, one after the other; what is not there is empty."""
+class Parts(NamedTuple):
+    """Three pieces that make up the text, one after the other; a missing one is empty."""
 
     principles: str
     critique: str
     scores: str
 
 
-def split_sections(text: str) -> Sections:
+def split_parts(text: str) -> Parts:
     """The parts of a generated text: the critique begins at its first heading, scores at the last.
 
     Without a heading of the critique, as where a text was cut, all is principles if it begins with
@@ -34,4 +34,4 @@ def split_sections(text: str) -> Sections:
     scores = [at for name, at in headings if name == "scores"]
     end = scores[-1] if scores else len(text)
     critique = min(critique, end)
-    return Sections(text[:critique], text[critique:end], text[end:])
+    return Parts(text[:critique], text[critique:end], text[end:])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grm_jax.text.sections import split_sections
+from grm_jax.text.parts import split_parts
 
 PRINCIPLES, CRITIQUE = "Specific Criteria: polite 5\n", "Analysis:\nResponse 1: polite\n"
 SCORES = "Scores: \\boxed{9, 1}"
@@ -25,9 +25,9 @@ SCORES = "Scores: \\boxed{9, 1}"
     ],
 )
 def test_parts(text, parts):
-    assert split_sections(text) == parts
+    assert split_parts(text) == parts
 
 
 @given(st.lists(st.sampled_from([PRINCIPLES, CRITIQUE, SCORES, "\n", "x: y", "\u2028"])))
 def test_nothing_is_lost(pieces):
-    assert "".join(split_sections("".join(pieces))) == "".join(pieces)
+    assert "".join(split_parts("".join(pieces))) == "".join(pieces)

@@ -27,13 +27,13 @@ def run_program(main: Callable[[], int | None]) -> None:
 
 
 def user_path(text: str) -> pathlib.Path:
-    """For command lines: a path, in which ~ is the home folder as in a shell."""
+    """Path from a command line, in which ~ is the home folder as in a shell."""
     return pathlib.Path(text).expanduser()
 
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """For command lines: what a user can mend ends the program in one line, without a traceback."""
+    """Ends the program in one line, without a traceback, for errors that its user can mend."""
     sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show is "?"
     try:
         yield

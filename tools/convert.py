@@ -39,12 +39,9 @@ DONE = "DONE"  # as a finished stage has it
 
 
 def write_orbax(folder, checkpoint: hub.Checkpoint, source=None) -> None:
-    """Writes an orbax folder, whole or not at all.
+    """Writes a new orbax folder, whole or not at all.
 
-    Args:
-      folder: new, or empty.
-      checkpoint: shape, parameters and head, if any.
-      source: Hugging Face folder whose small files and config.json belong to the model.
+    `source` is the Hugging Face folder whose small files and config.json belong to the model.
     """
     config, params, head = checkpoint
     with hub.new_folder(folder) as partial:

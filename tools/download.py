@@ -8,8 +8,8 @@ the Hugging Face hub needs `pip install 'grm_jax[data]'`; its terms are accepted
 for gated ones is in HF_TOKEN. Read the licence of a set before you train on it: some benchmarks
 have none.
 
-Where a revision is known it is pinned, that of a benchmark in its file of grm_jax/benchmarks, that
-of a training set here. Otherwise the newest one is taken. Either way it is written, with the
+Known revisions are pinned: of a benchmark in its file of grm_jax/benchmarks, of a training set
+here. Otherwise the newest one is taken. Either way it is written, with the
 SHA-256 of each file, to manifest.json next to the files; a later run with another revision or
 another file is refused. Files that are there already are checked, not fetched again, and each file
 is checked against the checksum of its host.
@@ -141,13 +141,9 @@ class GitHub:
 
 
 def download(name: str, source: Source, out: pathlib.Path, host: Host) -> dict:
-    """Fetches what is not there yet, and checks what is.
+    """Fetches missing files of a set from its host, and checks those that are there.
 
-    Args:
-      name: of the set; the folder below `out` unless the source names another.
-      source: where it is.
-      out: folder of all sets.
-      host: what it is fetched from.
+    The folder is `out`/`name`, unless the source names another.
 
     Returns:
       The manifest: "repository", "revision", and "files", {path: {"bytes", "sha256"}}.

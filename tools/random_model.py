@@ -25,13 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def from_flags(parser: argparse.ArgumentParser, args: argparse.Namespace, **fields) -> ModelConfig:
-    """The config that the flags describe; an impossible one ends the program by name.
-
-    Args:
-      parser: with `add_flags`.
-      args: parsed.
-      fields: further changes.
-    """
+    """The config of the flags and of further fields; an impossible one ends the program."""
     chosen = {"num_layers": args.layers, "dtype": args.dtype, "param_dtype": args.param_dtype}
     fields |= {name: value for name, value in chosen.items() if value is not None}
     try:
@@ -44,11 +38,7 @@ def random_params(config: ModelConfig, mesh: jax.sharding.Mesh | None = None) ->
     """Parameters of the shapes and sizes that `init` gives them, without compiling anything.
 
     Values repeat after a million, which no time depends on; so there is no wait for billions of
-    random numbers, and the host holds one array at a time.
-
-    Args:
-      config: shape of the model.
-      mesh: where; None is the default device.
+    random numbers, and the host holds one array at a time. No mesh is the default device.
     """
     pool = np.random.default_rng(0).standard_normal(_POOL, np.float32) * config.embed_dim**-0.5
     neutral = 0.0 if config.unit_offset_norms else 1.0  # of the scale of a norm

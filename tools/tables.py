@@ -12,7 +12,7 @@ command that makes one is printed. Rows of the 27B model are compared with model
 the heading names; rows of other sizes only with a model of that size.
 
 The export is the file of accuracies by subset that RewardBench keeps for each model, in the form of
-published ones; nobody has sent one of ours in.
+published ones; none of our runs was submitted.
 """
 
 import json
@@ -56,7 +56,7 @@ class Workdir(NamedTuple):
 
     @property
     def title(self) -> str:
-        """For headings."""
+        """Name and size, for headings."""
         size = self.billions
         return self.name if size is None else f"{self.name} ({size:.3g}B)"
 
@@ -297,7 +297,7 @@ def leaderboard(workdir: Workdir, label: str) -> dict:
 
 
 def make(name: str, workdirs: Sequence[Workdir]) -> tuple[dict[str, Table], int]:
-    """The tables of a name by the names of their files, and how many values of ours they have."""
+    """The tables of a name, by the names of their files, and the number of our values in them."""
     if name == COMPARED:
         if len(workdirs) != 2:
             raise ValueError(f"--workdirs: a comparison takes two, got {len(workdirs)}")

@@ -73,7 +73,7 @@ def compare(check: str, here: int | str | list, there: int | str | list | None) 
 def read_record(path: pathlib.Path, facts: dict, vocab_size: int) -> dict:
     """The record that --record wrote for a model of this kind; ValueError for anything else."""
     try:
-        # Records of before have no rules.
+        # Older records have no rules.
         record = {"tokenizer_rules": facts["tokenizer_rules"], **read_json(path)}
         ids = record["prompt_ids"] + record["tokens"]
         good = (

@@ -59,7 +59,7 @@ def load_suite(
 ) -> list[Comparison]:
     """Reads a suite; with a limit, all comparisons of so many evenly spread rows (see `evenly`).
 
-    A partial copy is read as it is: `Suite.coverage` and `Suite.is_complete` tell.
+    A partial copy is accepted; `Suite.coverage` and `Suite.is_complete` report it.
 
     Raises:
       ValueError: an unknown suite, a limit below 1, missing or bad files, or more rows in a

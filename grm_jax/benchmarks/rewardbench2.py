@@ -64,7 +64,7 @@ def read(data_dir: Path) -> Placed:
 
 
 class Margins(NamedTuple):
-    """Of the scores of one prompt with right and wrong responses; NaN where it had no scores.
+    """Margins of scores of one prompt with right and wrong responses; NaN without scores.
 
     Attributes:
         apart: the lowest right score minus the highest wrong one.

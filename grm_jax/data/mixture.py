@@ -112,16 +112,9 @@ def read(
 def take(
     sources: Sequence[Source], count: int, *, seed: int, without: frozenset[str] = frozenset()
 ) -> list[Record]:
-    """The first `count` records of the global order, or all of them; holds no more in memory.
+    """The first `count` records of the global order of a seed, or all, `without` some uids.
 
-    Args:
-      sources: the mixture.
-      count: how many.
-      seed: of the order.
-      without: uids to leave out.
-
-    Raises:
-      ValueError: as `read`.
+    No more of them are in memory at a time. Raises ValueError as `read`.
     """
     wanted = (
         (_place(record.uid, source.weight, seed), record)

@@ -99,7 +99,7 @@ def packed_batches(
 def shuffled_batches(source: Sequence, batch_size: int, *, seed: int) -> grain.DatasetIterator:
     """Endless batches (lists) of records in a global order that is fixed by the seed.
 
-    Every epoch is shuffled anew, and what is left of it after its last whole batch is left out: no
+    Every epoch is shuffled anew, and records after its last whole batch are left out: no
     batch holds a record twice.
 
     Raises:

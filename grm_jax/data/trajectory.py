@@ -176,7 +176,7 @@ class Trajectory:
         """The trajectory of the fields that `record` returned. Raises FieldError on others."""
         if not isinstance(record, dict):
             raise ValueError(f"expected a JSON object, got {type(record).__name__}")
-        # Logs of before there was one have no `given`.
+        # Older logs have no `given`.
         for name in sorted((record.keys() ^ _TRAJECTORY_FIELDS) - {"given"}):
             problem = "unknown field" if name in record else "is missing"
             raise FieldError("trajectory", name, problem)

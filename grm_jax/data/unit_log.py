@@ -1,4 +1,4 @@
-"""Append-only logs of whole work units, and what survives a kill.
+"""Append-only logs of whole work units, which survive a kill.
 
 A log is JSONL. A unit is a header line ``{"unit": index, <group fields>, "n": count}``, n record
 lines and a closing line ``{"end": index}``, appended with one write and one fsync. So what a kill

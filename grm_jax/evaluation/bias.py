@@ -40,7 +40,7 @@ NOTES = (
 
 
 class PositionBias(NamedTuple):
-    """Of comparisons of one n; NaN where nothing can be said.
+    """Position bias over comparisons of one n; NaN where it is not defined.
 
     Attributes:
         score_by_position_N: the mean score of what was shown at each position.
@@ -88,7 +88,7 @@ def position_bias(ballots: Ballots, n: int) -> PositionBias:
 
 
 class LengthBias(NamedTuple):
-    """Of comparisons with right and wrong responses; NaN where nothing can be said.
+    """Length bias over comparisons with right and wrong responses; NaN where it is not defined.
 
     Attributes:
         longer_right, shorter_right: mean credit where the longest response is right, and where

@@ -1,7 +1,7 @@
 """Cost of a verdict: tokens and FLOPs next to accuracy.
 
-Work is counted by arithmetic on the shape of the model (`grm_jax.models.cost`), from what was
-drawn: each distinct order among the k samples is a prompt that is prefilled once, each sample
+Work is counted by arithmetic on the shape of the model (`grm_jax.models.cost`), from the drawn
+samples: each distinct order among the k samples is a prompt that is prefilled once, each sample
 decodes its own tokens, and guided voting reads every sample once more.
 """
 

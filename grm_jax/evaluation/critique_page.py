@@ -252,13 +252,7 @@ def legend(counting: CountingRules) -> str:
 
 
 def critique_page(items: Sequence[Item], *, title: str, notes: Sequence[str] = ()) -> str:
-    """The page; equal inputs give equal text.
-
-    Args:
-      items: in the order of the list.
-      title: of the page.
-      notes: lines below it: what is measured, and what is left out.
-    """
+    """The page of the items in their order, notes below its title; equal inputs, equal text."""
     folder = importlib.resources.files("grm_jax.evaluation") / "page"
     style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
     skeleton = (folder / "page.html").read_text("utf-8")

@@ -26,7 +26,7 @@ class Pair(NamedTuple):
     """A difference of interest, a minus b.
 
     Attributes:
-      section: "steps" of the run, or what an arm or another rule loses, "full − kl 0".
+      section: "steps" of the run, or the loss of an arm or another rule, "full − kl 0".
       label: in its section.
       a, b: the methods.
     """
@@ -40,8 +40,8 @@ class Pair(NamedTuple):
 def pairs(ks: Sequence[int], methods: Collection[Method]) -> list[Pair]:
     """The differences of interest of which both methods were measured.
 
-    What votes gain over greedy and over one sample, and over the baselines; what each stage gains
-    over the one below it; what guiding gains; and what each arm and each other rule loses.
+    Gains of votes over greedy, over one sample and over the baselines; of each stage over the one
+    below it; of guiding; and losses of each arm and of each other rule.
     """
     listed = []
     ks, last = [k for k in ks if k > 1], voter(methods)

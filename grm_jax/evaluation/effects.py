@@ -130,11 +130,7 @@ def ablation_table(
 ) -> tuple[Table, list]:
     """Paired differences next to those of the paper, and the effects that the figure shows.
 
-    Args:
-      suite: for the title.
-      results: of each seed.
-      notes: what stands below the table first.
-      listed: see `AblateConfig`.
+    The `notes` come first below the table; `listed` is that of `AblateConfig`.
     """
     lines = over_seeds(results)
     rows = {
@@ -203,12 +199,9 @@ def write_report(
 
     Args:
       workdir: the folder of the ablation.
-      every: its seeds.
-      config: `arms.comparable` of the run; what was measured with another one is left out.
+      every: its seeds; those in the report are returned.
+      config: `arms.comparable` of the run; results of another one are left out.
       listed: see `AblateConfig`.
-
-    Returns:
-      The seeds that are in the report.
     """
     with open(workdir / ".report.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,8 +1,8 @@
 """How good a meta RM must be for guided voting to pay.
 
-What matters is whether it ranks the samples of one comparison: its AUC inside comparisons. So a
-meta RM of any such AUC is simulated on the samples of a run, as the truth of each sample plus
-normal noise, and guided voting is compared with plain voting over the same samples.
+The criterion is its ranking of the samples of one comparison: its AUC inside comparisons. A meta
+RM of any such AUC is simulated on the samples of a run, as the truth of each sample plus normal
+noise, and guided voting is compared with plain voting over the same samples.
 """
 
 import math
@@ -23,7 +23,7 @@ TRAINED = "of this run"
 
 
 class Guide(NamedTuple):
-    """A meta RM and what it is worth.
+    """A meta RM and its gain over plain voting.
 
     Attributes:
       label: simulated or trained.

@@ -31,13 +31,13 @@ class CountingRules:
 
     Attributes:
       ks: values of k, 1 among them.
-      k_metas: k_meta of each.
+      k_metas: k_meta of each k.
       num_subsets: random k-subsets.
       aggregation, tie_policy, parse_policy: see `voting`.
       parse: "strict" or "lenient", the parser whose scores count.
       stratified: subsets spread evenly over presentation orders.
       num_samples: S to pad all ballots to, so that all are counted by one program.
-      seed: of the subsets.
+      seed: seed of the subsets.
       single_middle: middle of the range in which single responses are scored, which an unparsed
         judgement counts in their AUC.
     """
@@ -68,8 +68,8 @@ class Drawn(NamedTuple):
       model: shape of the policy; None where it is not known.
       meta_model: shape of the meta RM, or None.
       arm: see `Method`.
-      stratified: of an arm, whether its subsets are spread evenly over orders; None for what the
-        rules say.
+      stratified: whether the subsets of an arm are spread evenly over orders; None follows the
+        rules.
     """
 
     stage: str
@@ -93,15 +93,14 @@ class Line(NamedTuple):
     """One row of a table on one suite; a property that does not apply is None.
 
     Attributes:
-      method: what it is a row of.
+      method: the key of the row.
       named: see `Method.label`.
       credits_C: float64, the credit of each comparison with a choice.
       singles_MC: float64, the score of each single response in each subset; the middle of the range
         if unparsed.
       unparsed: share of samples without strict scores.
       cut: share of samples that met the length limit.
-      values: what the items of the suite's metric are worth, by part; see
-        `benchmarks.suite.Metric`.
+      values: values of the items of the suite's metric, by part; see `benchmarks.suite.Metric`.
       measured: by column, the mean and its resamples; "accuracy" is that of `credits_C`. Lines of
         one suite share their resamples.
     """
@@ -227,7 +226,7 @@ def group(
 
 
 def count(suite: Suite, counting: CountingRules) -> list[Line]:
-    """All lines of a suite: blind baselines, then whatever was drawn, then the trained baselines.
+    """All lines of a suite: blind baselines, then drawn samples, then trained baselines.
 
     Lines of a section stay together.
     """
@@ -363,9 +362,9 @@ def tally(
     """Lines of ballots, nothing measured in them yet.
 
     Args:
-      suite: what was judged; all of its comparisons.
+      suite: all of its comparisons were judged.
       ballots: whole or real scores, padded to `counting.num_samples` samples.
-      counting: how to count.
+      counting: the rules.
       method: of one sample. There are guided lines too if the ballots have meta scores.
       most: largest k.
       facts: fields of the line of one sample, see `sample_facts`.

@@ -39,7 +39,7 @@ STYLE = {
 class Curve(NamedTuple):
     """A line of a figure: `intervals[i]` are fractions at `ks[i]`, or at another cost.
 
-    `published` ones are of others, without intervals: dashed and grey.
+    `published` curves are those of the paper, without intervals: dashed and grey.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""One set of samples counted in every way: how much of a number is the counting."""
+"""One set of samples counted by every rule: the part of a number that is due to counting."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -43,7 +43,7 @@ HEALTH = (
 
 
 class Place(NamedTuple):
-    """Where a report goes, and what it is of besides suites.
+    """The destination of a report, and its facts besides suites.
 
     Attributes:
       path: parts -> a path below the folder of the run.
@@ -74,14 +74,11 @@ def write_report(
     """Writes and prints the report of everything that was drawn.
 
     Args:
-      place: where to.
-      suites: with what was drawn on them.
-      counting: how to count.
+      place: of the report.
+      suites: without lines; they are returned with them.
+      counting: the rules.
       training: records of metrics.jsonl of the stages of this run.
       count_all: also counts by other rules, and simulates meta RMs.
-
-    Returns:
-      The suites with their lines.
     """
     suites = counted(suites, counting)
     below = notes(suites, counting, place.draw)
@@ -116,7 +113,7 @@ def write_report(
 
 
 def _rule(place: Place, counting: CountingRules) -> dict:
-    """How votes are counted, and balanced orders drawn: results of before had other ones."""
+    """Rules of counting, and the kind of balanced orders: in old results they were not cyclic."""
     policies = "; ".join((f"order_policy={place.draw.order_policy}", *place.arms.values()))
     orders = {"orders": "cyclic"} if "order_policy=balanced" in policies else {}
     return dataclasses.asdict(counting) | orders
@@ -129,7 +126,7 @@ def write_lines(
     more: Mapping[str, Sequence[Line]] | None = None,
     tables: Mapping[str, Table] | None = None,
 ) -> None:
-    """The part of the report that is about lines, whatever they are of.
+    """Writes results, tables and notes of lines, of a benchmark or of a baseline.
 
     `more` lines are in the results only, and `tables` are shown before those of the lines.
     """

@@ -3,7 +3,8 @@
 results/<suite>.json has what every line of a benchmark earned on every comparison. From it two runs
 are compared item by item, and the tables of the paper are filled (`tools.tables`).
 baselines/<kind>/<suite>.json has the lines of a trained baseline, counted once, which a benchmark
-puts next to its own. Equal runs write equal bytes.
+puts next to its own. Equal runs write equal bytes, each file atomically. `path` maps parts to a
+path below the folder of the run.
 """
 
 import dataclasses
@@ -74,14 +75,7 @@ def write_results(
     path: Callable[..., pathlib.Path], suites: Sequence[Suite], rule: dict, *,
     config: str, arms: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Writes results/<suite>.json for every suite; atomically.
-
-    Args:
-      path: parts -> a path below the folder of the run.
-      suites: with their lines.
-      rule: how votes were counted, as JSON.
-      config, arms: see `Result`.
-    """
+    """Writes results/<suite>.json for each suite with its lines; the rest is as in `Result`."""
     for suite in suites:
         record = {
             "version": VERSION,
@@ -132,7 +126,7 @@ def read_results(workdir: pathlib.Path) -> dict[str, Result]:
     """The results of a workdir by suite.
 
     Raises:
-      ValueError: naming the folder without any, or the file that is none of ours.
+      ValueError: naming the folder without results, or the file that holds none.
     """
     paths = visible_files(workdir / "results", "*.json")
     if not paths:
@@ -196,16 +190,7 @@ def write_baseline(
     path: Callable[..., pathlib.Path], kind: str, suite: Suite, counting: CountingRules,
     draw: Mapping, lines: Sequence[Line],
 ) -> None:  # fmt: skip
-    """Writes the lines of one kind on one suite; atomically.
-
-    Args:
-      path: parts -> a path below the folder of the run.
-      kind: of baseline.
-      suite: whose comparisons were judged.
-      counting: how they were counted.
-      draw: how samples were drawn, as JSON.
-      lines: what was counted.
-    """
+    """Writes the lines of one kind of baseline on one suite; `draw` is the sampling, as JSON."""
     record = {
         "uids": [c.uid for c in suite.comparisons],
         "rules": _rules(counting),
@@ -235,10 +220,10 @@ def read_baselines(
     A kind that was measured on other comparisons, or counted otherwise, is left out, and said so.
 
     Args:
-      path: parts -> a path below the folder of the run.
+      path: as in the head of this file.
       comparisons: of each suite.
-      counting: how votes are counted now.
-      drawn_alike: whether samples are drawn now as in a stored `draw`.
+      counting: the present rules.
+      drawn_alike: whether a stored `draw` is the present way to draw.
       say: prints a line.
     """
     lines_of: dict[str, tuple[Line, ...]] = {name: () for name in comparisons}

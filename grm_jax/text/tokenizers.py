@@ -299,31 +299,16 @@ def train_sentencepiece(
     writer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(parts),
-            model_writer=writer,
-            vocab_size=vocab_size,
-            model_type="bpe",
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            byte_fallback=True,
-            split_digits=True,
-            character_coverage=1.0,
-            hard_vocab_limit=False,
+            sentence_iterator=iter(parts), model_writer=writer, vocab_size=vocab_size,
+            model_type="bpe", normalization_rule_name="identity", add_dummy_prefix=False,
+            remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, byte_fallback=True,
+            split_digits=True, character_coverage=1.0, hard_vocab_limit=False,
             # longer texts would be left out without a word; the library wants at least 10
             max_sentence_length=10 + max(len(part.encode()) for part in parts),
-            num_threads=1,
-            minloglevel=2,
-            pad_id=0,
-            eos_id=1,
-            bos_id=2,
-            unk_id=3,
-            pad_piece=GEMMA_CHAT.pad,
-            eos_piece=GEMMA_CHAT.eos,
-            bos_piece=GEMMA_CHAT.bos,
+            num_threads=1, minloglevel=2, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+            pad_piece=GEMMA_CHAT.pad, eos_piece=GEMMA_CHAT.eos, bos_piece=GEMMA_CHAT.bos,
             user_defined_symbols=[GEMMA_CHAT.user.opening, GEMMA_CHAT.user.closing, "\n"],
-        )
+        )  # fmt: skip
     except RuntimeError as error:
         raise ValueError(f"vocab_size: training with {vocab_size} failed: {error}") from error
     tokenizer = SentencePieceTokenizer(writer.getvalue())

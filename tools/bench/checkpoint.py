@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 class Figures(NamedTuple):
-    """Bytes, but for the seconds."""
+    """Memory in bytes, and time."""
 
     params: int
     largest: int

@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Peaks(NamedTuple):
-    """Of all devices of a run together. None is unknown.
+    """Peak rates of all devices of a run together. None is unknown.
 
     Attributes:
       flops: per second, of products in the type of the activations.
@@ -32,7 +32,7 @@ class Peaks(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Of one chip or card, per second: FLOPs in dense bfloat16, and bytes of its main memory."""
+    """Peak rates of one chip, per second: FLOPs in dense bfloat16, bytes of its main memory."""
 
     flops: float
     bandwidth: float
@@ -99,7 +99,7 @@ def cores() -> int:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for devices that are not in the table, or better known."""
+    """Flags of peak rates, for devices that are not in the table."""
     parser.add_argument("--peak-tflops", type=float, help="TFLOP/s of one device")
     parser.add_argument("--peak-gbps", type=float, help="memory bandwidth of one device, GB/s")
 
@@ -116,8 +116,7 @@ def of_devices(
     Args:
       devices: at least one.
       dtype: of activations. No table has the rate of float32.
-      tflops: of one device, in TFLOP/s, in place of what is known.
-      gbps: of one device, in GB/s, in place of what is known.
+      tflops, gbps: rates of one device, in TFLOP/s and GB/s, in place of those of the table.
     """
     kind = devices[0].device_kind
     known = RATES[KINDS[kind]] if kind in KINDS else None

@@ -54,14 +54,10 @@ def plugin() -> str | None:
 
 
 def devices(kind: str, cards: int) -> list[jax.Device]:
-    """Devices that programs can be compiled for and not run on.
-
-    Args:
-      kind: key of `MEMORY`.
-      cards: of one host up to 8, of hosts of 8 above that.
+    """Devices of a kind of `MEMORY` that programs can be compiled for and not run on.
 
     Raises:
-      ValueError: if they fill no number of hosts.
+      ValueError: more than 8 cards that are not whole hosts of 8.
     """
     if cards > HOST and cards % HOST:
         raise ValueError(f"{kind}:{cards}: more than {HOST} cards are whole hosts of {HOST}")

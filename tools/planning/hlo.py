@@ -59,7 +59,7 @@ class Facts(NamedTuple):
 
 @dataclasses.dataclass
 class _Sum:
-    """Of one run of a computation; `copies` as in `Facts`, `copied` inside and outside loops."""
+    """Sums over one run of a computation; `copies` as in `Facts`, `copied` in all lines."""
 
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     sizes: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -115,7 +115,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _sum(name: str, lines_of: dict[str, list[str]]) -> _Sum:
-    """Of a computation and all that it calls."""
+    """Sums of a computation and of all that it calls."""
     result = _Sum()
     for line in lines_of[name]:
         collective, cycles, caller = (
@@ -150,7 +150,7 @@ def _called(line: str) -> list[str]:
 
 
 def _turns(line: str, lines_of: dict[str, list[str]]) -> int:
-    """Of the loop of a line; 1 where only data decide."""
+    """Turns of the loop of a line; 1 where only data decide."""
     known = _TRIPS.search(line)
     if known:
         return int(known[1])
@@ -161,7 +161,7 @@ def _turns(line: str, lines_of: dict[str, list[str]]) -> int:
 
 
 def _result_bytes(line: str, collective: re.Match) -> int:
-    """Of a collective's results, one or several."""
+    """Bytes of the results of a collective, one or several."""
     head = line[: collective.start()].split(" = ", 1)[1]
     # What starts an asynchronous one gives (operands, results, ..), but for an all-reduce.
     if collective[2] and collective[1] != "all-reduce":

@@ -12,11 +12,7 @@ import numpy as np
 from experiments.sections import RFT, Config, Supervised
 from grm_jax.learning import grpo, meta_rm, sft
 from grm_jax.learning.rollouts import RolloutBatch
-from grm_jax.learning.state import (
-    create_state,
-    make_optimizer,
-    state_shardings,
-)
+from grm_jax.learning.state import create_state, make_optimizer, state_shardings
 from grm_jax.models import cost, lora, transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel import sharding
@@ -51,10 +47,7 @@ def programs(
 ) -> Iterator[Program]:
     """Every program of the stages that a config trains, and of its rollouts.
 
-    Args:
-      config: a whole config.
-      model: shape of its decoder, with the rules of its mesh.
-      mesh: where.
+    `model` is the shape of the config's decoder, with the rules of its mesh.
     """
     build = _Builder(config, model, mesh)
     for name, stage in config.trained().items():
@@ -110,6 +103,16 @@ class _Builder:
         places = state_shardings(jax.tree.map(lambda x: x.sharding, trained), optimizer, shapes)
         return self.placed(shapes, places), optimizer, config.steps
 
+    def batch(self, record, integers, **shapes):
+        """A batch whose fields have shapes by the letters that end their names."""
+        return record(*(
+            self.array(
+                shapes[field.rpartition("_")[2]],
+                jnp.int32 if field.startswith(integers) else jnp.float32,
+            )
+            for field in record._fields
+        ))  # fmt: skip
+
     def trained_model(self, section):
         return dataclasses.replace(self.model, lora=self.config.adapters(section))
 
@@ -121,13 +124,9 @@ class _Builder:
         base, trained = self.params(model)
         state, optimizer, steps = self.state(trained, stage.optimizer)
         shape = (packing.batch_size, packing.row_length)
-        batch = {
-            field: self.array(shape, dtype)
-            for field, dtype in (
-                ("tokens", jnp.int32), ("targets", jnp.int32), ("weights", jnp.float32),
-                ("positions", jnp.int32), ("segment_ids", jnp.int32),
-            )
-        }  # fmt: skip
+        batch = dict.fromkeys(
+            ("tokens", "targets", "positions", "segment_ids"), self.array(shape, jnp.int32)
+        ) | {"weights": self.array(shape, jnp.float32)}
         step = sft.make_train_step(model, optimizer, micro_batches=pieces)
         lengths, frozen = [shape[1]] * shape[0], model.lora is not None
         return Program(
@@ -145,15 +144,8 @@ class _Builder:
         base, trained = self.params(model)
         reference = base or self.frozen(model)
         state, optimizer, steps = self.state(trained, stage.optimizer)
-        by_letters = {"BT": (rows, T), "BU": (rows, U), "B": (rows,)}
         integers = ("tokens", "positions", "segment", "prompt", "completion_BU")
-        batch = RolloutBatch(*(
-            self.array(
-                by_letters[field.rpartition("_")[2]],
-                jnp.int32 if field.startswith(integers) else jnp.float32,
-            )
-            for field in RolloutBatch._fields
-        ))  # fmt: skip
+        batch = self.batch(RolloutBatch, integers, BT=(rows, T), BU=(rows, U), B=(rows,))
         step = grpo.make_update_step(model, config, optimizer)
         lengths, outputs, frozen = [T] * rows, rows * U, model.lora is not None
         pieces = config.micro_batches
@@ -176,11 +168,8 @@ class _Builder:
         }
         state, optimizer, steps = self.state(trained, stage.optimizer)
         rows, T = loop.batch_size, loop.row_length
-        batch = meta_rm.MetaBatch(*(
-            self.array((rows, T) if field.endswith("BT") else (rows,),
-                       jnp.float32 if field in ("labels_B", "weights_B") else jnp.int32)
-            for field in meta_rm.MetaBatch._fields
-        ))  # fmt: skip
+        integers = ("tokens", "positions", "segment", "last")
+        batch = self.batch(meta_rm.MetaBatch, integers, BT=(rows, T), B=(rows,))
         step = meta_rm.make_train_step(model, config, optimizer)
         lengths, frozen, pieces = [T] * rows, model.lora is not None, config.micro_batches
         return Program(
@@ -254,5 +243,5 @@ class _Builder:
 
 
 def _read(model: ModelConfig) -> ModelConfig:
-    """The model as it is read where it is not trained."""
+    """The model with parameters in the type of its activations, as inference reads them."""
     return model.replace(param_dtype=model.compute.dtype)

@@ -83,7 +83,7 @@ class Topology(NamedTuple):
 
     @property
     def chips(self) -> int:
-        """Of all slices."""
+        """Chips of all slices."""
         return math.prod(self.shape) * self.slices
 
     @property
@@ -93,7 +93,7 @@ class Topology(NamedTuple):
 
     @property
     def title(self) -> str:
-        """For the head of a table."""
+        """Title of a table."""
         sold = f", sold as {self.kind}-{2 * math.prod(self.shape)}"
         each = f"{self.slices} slices of " if self.slices > 1 else ""
         called = "cards" if self.kind in gpus.MEMORY else "chips"

@@ -1,20 +1,20 @@
-"""How trajectories become verdicts: voting and guided voting over k samples.
+"""Voting and guided voting over k samples: from trajectories to verdicts.
 
 Shape letters: C comparisons, S drawn samples of one comparison, N responses (padded to the
 longest list), K values of k, M random subsets.
 
 Terms of the paper that are kept: responses are put back into their original order before the
 scores are added (section 3), the sum of Eq. 14 with its argmax, and guided voting, which adds
-only the k_meta samples with the highest meta score (section 2.5). Beside the sum stand the mean
-of Eq. 12, the majority of Eq. 13, and two that the paper does not have (`AGGREGATIONS`).
-What the paper leaves open, decided here and named in every signature:
+only the k_meta samples with the highest meta score (section 2.5). The other aggregations are the
+mean of Eq. 12, the majority of Eq. 13, and two that the paper does not have (`AGGREGATIONS`).
+Left open by the paper, decided here and named in every signature:
   - a sample without parsed scores is dropped and casts no vote;
   - for n = 1 the *mean* over parsed samples is reported, so that dropping one cannot lower it;
   - k_meta is `max(1, k // 2)` by default, equal meta scores go to the lower sample index, and
     the k_meta samples are taken among the *parsed* ones (a sample without scores would only
     waste a place);
-  - what a tie at the top earns (`TIE_POLICIES`) and what no verdict at all earns
-    (`PARSE_POLICIES`) have no default: the caller says so, and the table prints it.
+  - the credit of a tie at the top (`TIE_POLICIES`) and of a comparison without a verdict
+    (`PARSE_POLICIES`) have no default: the caller chooses them, and the table prints them.
 
 Sample once with the largest k: every smaller k is the mean over many random k-subsets of the
 stored samples, all values of k in one jitted call. Subsets only remove the noise of *which*
@@ -46,14 +46,14 @@ class Ballots(NamedTuple):
 
     Attributes:
         scores_CSN: int32, or float32 for scores that are real numbers, in *presented* order;
-            anything where not parsed or padded.
+            arbitrary where not parsed or padded.
         orders_CSN: int32, `orders_CSN[c, s, j]` is the original index of the response shown at
             position j; a permutation of range(N), the identity at padded positions.
         parsed_CS: bool, the sample has scores.
         drawn_CS: bool, the sample exists; False is padding, which is never parsed.
         num_responses_C: int32, the number n of responses.
         order_ids_CS: int32, samples of one comparison with the same order share a number.
-        ids_C: uint32, a number that belongs to the comparison wherever it stands in a batch.
+        ids_C: uint32, an identifier of the comparison that does not depend on the batch.
         meta_CS: float32 logits of the meta RM, or None.
     """
 
@@ -68,11 +68,13 @@ class Ballots(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """Attributes:
-    totals_CN: float32, by original response, as the aggregation adds them up; -inf at padding,
-        zero where nobody voted.
-    voters_C: int32, the number of samples in the total; 0 means that there is no verdict.
-    tops_CN: bool, the responses at the top; all False where there is no verdict.
+    """The outcome of a vote on each comparison: the aggregated scores and the winners.
+
+    Attributes:
+        totals_CN: float32 aggregated scores by original response; -inf at padding, zero without a
+            vote.
+        voters_C: int32, the number of samples that voted; 0 means that there is no verdict.
+        tops_CN: bool, the responses with the highest total; all False without a verdict.
     """
 
     totals_CN: jax.Array
@@ -81,9 +83,9 @@ class Verdicts(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """One value of each (k, comparison), float32 [K, C] (`score_curve`: [K, M, C, N]).
+    """A value for each k and comparison, float32 [K, C] (`score_curve`: [K, M, C, N]).
 
-    `guided` is None when no k_meta was given.
+    `guided` is None without a k_meta.
     """
 
     voting: jax.Array
@@ -138,10 +140,9 @@ def totals(ballots: Ballots, keep_CS: Array, aggregation: str = "sum") -> Verdic
 
 @jax.jit
 def weigh(ballots: Ballots) -> Ballots:
-    """Scores of each sample times the sigmoid of its meta score, and no meta scores any more.
+    """Ballots whose scores are multiplied by the sigmoid of the meta score, without meta scores.
 
-    The vote of all samples by the sum of these is guided voting that drops none; it is not in the
-    paper.
+    Their sum over all samples is guided voting that drops no sample; it is not in the paper.
 
     Raises:
         ValueError: there are no meta scores.
@@ -155,7 +156,7 @@ def weigh(ballots: Ballots) -> Ballots:
 
 @functools.partial(jax.jit, static_argnames="k_meta")
 def select_guided(ballots: Ballots, keep_CS: Array, k_meta: int) -> jax.Array:
-    """bool [C, S]: of the kept and parsed samples, the k_meta with the highest meta score.
+    """The k_meta kept and parsed samples with the highest meta score, bool [C, S].
 
     Where fewer than k_meta are kept and parsed, all of those are selected.
     """
@@ -178,10 +179,10 @@ def credits(
     ballots: Ballots, verdicts: Verdicts, gold_CN: Array, key: Array, *, tie_policy: str,
     parse_policy: str,
 ) -> jax.Array:  # fmt: skip
-    """float32 [C]: what the verdicts of `totals` earn; arguments as `accuracy_curve`.
+    """Credit of the verdicts of `totals`, float32 [C]; arguments as `accuracy_curve`.
 
-    Equal to what `accuracy_curve` gives for the k that takes all drawn samples. No NaN here: where
-    none or all of the responses are right, the number means nothing.
+    Equal to `accuracy_curve` at the k that takes all drawn samples, but never NaN: where none or
+    all of the responses are right, the number means nothing.
     """
 
     def row(tops_N, gold_N, n, ident):
@@ -215,7 +216,7 @@ def accuracy_curve(
     Args:
         gold_CN: bool, by original response: the right ones, usually one.
         ks: the values of k; static, like every argument but `ballots`, `gold_CN` and `key`.
-        aggregation: what is added up over the samples that vote. 'sum' (Eq. 14) and 'mean'
+        aggregation: the quantity added up over the voting samples. 'sum' (Eq. 14) and 'mean'
             (Eq. 12, the same verdicts): scores; 'median': the middle score, between two the mean;
             'majority' (Eq. 13): one vote a sample, split among its highest scores; 'borda': the
             number of responses that the sample scores lower, ties one half.
@@ -233,22 +234,10 @@ def accuracy_curve(
     Raises:
         ValueError: naming the argument: an unknown policy, a bad k or k_meta, no meta scores.
     """
-    _check_name("aggregation", aggregation, AGGREGATIONS)
     _check_name("tie_policy", tie_policy, TIE_POLICIES)
     _check_name("parse_policy", parse_policy, PARSE_POLICIES)
-    ks, k_metas = _check_ks(ballots, ks, num_subsets, k_meta)
-    return _accuracy_curve(
-        ballots,
-        gold_CN,
-        key,
-        ks=ks,
-        k_metas=k_metas,
-        num_subsets=num_subsets,
-        aggregation=aggregation,
-        tie_policy=tie_policy,
-        parse_policy=parse_policy,
-        stratified=stratified,
-    )
+    vote = _checked_vote(ballots, ks, k_meta, num_subsets, aggregation, stratified)
+    return _accuracy_curve(ballots, gold_CN, key, vote, tie_policy, parse_policy)
 
 
 def score_curve(
@@ -263,7 +252,7 @@ def score_curve(
 ) -> Curves:
     """The totals in each of the M random k-subsets, float32 [K, M, C, N] by original response.
 
-    For everything that is no argmax accuracy: an AUC of single responses (n = 1: the mean score,
+    For measures other than argmax accuracy: an AUC of single responses (n = 1: the mean score,
     whatever the aggregation), verdicts with ties as a class, margins. Subsets are kept apart on
     purpose: an AUC of scores averaged over subsets would give every k the quality of the largest
     one. Take the measure inside each subset, then the mean. The subsets are those of
@@ -274,20 +263,42 @@ def score_curve(
     Raises:
         ValueError: as `accuracy_curve`.
     """
+    vote = _checked_vote(ballots, ks, k_meta, num_subsets, aggregation, stratified)
+    return _score_curve(ballots, key, vote)
+
+
+class _Vote(NamedTuple):
+    """The static arguments of a curve, see `accuracy_curve`; one of `k_metas` for each of `ks`."""
+
+    ks: tuple[int, ...]
+    k_metas: tuple[int, ...] | None
+    num_subsets: int
+    aggregation: str
+    stratified: bool
+
+
+def _checked_vote(
+    ballots: Ballots, ks: Sequence[int], k_meta: KMeta, num_subsets: int, aggregation: str,
+    stratified: bool,
+) -> _Vote:  # fmt: skip
     _check_name("aggregation", aggregation, AGGREGATIONS)
-    ks, k_metas = _check_ks(ballots, ks, num_subsets, k_meta)
-    return _score_curve(
-        ballots,
-        key,
-        ks=ks,
-        k_metas=k_metas,
-        num_subsets=num_subsets,
-        aggregation=aggregation,
-        stratified=stratified,
-    )
+    ks = tuple(int(k) for k in ks)
+    S = ballots.drawn_CS.shape[1]
+    if not ks or len(set(ks)) < len(ks) or min(ks) < 1 or max(ks) > S:
+        raise ValueError(f"ks: {ks} must be different numbers between 1 and the {S} samples")
+    if num_subsets < 1:
+        raise ValueError(f"num_subsets: {num_subsets} must be at least 1")
+    if k_meta is not None and ballots.meta_CS is None:
+        raise ValueError("k_meta: guided voting needs the meta scores of the samples")
+    return _Vote(ks, resolve_k_meta(ks, k_meta), num_subsets, aggregation, stratified)
 
 
-# What follows is written for one comparison and vmapped over C.
+def _check_name(argument: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{argument}: {name!r} is not one of {known}")
+
+
+# The functions below are written for one comparison and vmapped over C.
 
 
 def subset_positions(bits_S, drawn_S, order_ids_S, *, stratified: bool):
@@ -333,7 +344,7 @@ def _first(keep_S, count):
 
 
 def _votes(scores_SN, n, aggregation):
-    """float32 [S, N]: what each sample has to say about each response."""
+    """The vote of each sample for each response, float32 [S, N]."""
     scores_SN = scores_SN.astype(jnp.float32)
     if aggregation in ("sum", "mean", "median"):
         return scores_SN
@@ -385,51 +396,43 @@ def _credit(tops_N, gold_N, lots_N, n, tie_policy, parse_policy):
     return jnp.where(tied == 0, silent, credit)
 
 
-def _for_subsets(
-    ballot: Ballots, key, ks, k_metas, num_subsets, aggregation, stratified, evaluate
-) -> Curves:
+def _for_subsets(ballot: Ballots, key, vote: _Vote, evaluate) -> Curves:
     """Stacks `evaluate(verdict, lots_N)` over random subsets: [M, K] for both kinds of voting."""
     S, N = ballot.scores_CSN.shape
     n = ballot.num_responses_C
     parsed_S = ballot.parsed_CS & ballot.drawn_CS
-    votes_SN = _votes(undo_order(ballot.scores_CSN, ballot.orders_CSN), n, aggregation)
+    votes_SN = _votes(undo_order(ballot.scores_CSN, ballot.orders_CSN), n, vote.aggregation)
+    guides = vote.k_metas is not None
     # In this order "the best k_meta of a subset" is "the first k_meta that are in it".
-    by_meta_S = None if k_metas is None else _by_meta(ballot.meta_CS)
+    by_meta_S = _by_meta(ballot.meta_CS) if guides else None
 
-    def one(subset):
+    def in_subset(subset):
         bits_S, lots_N = _draws(key, ballot.ids_C, subset, S, N)
         position_S = subset_positions(
-            bits_S, ballot.drawn_CS, ballot.order_ids_CS, stratified=stratified
+            bits_S, ballot.drawn_CS, ballot.order_ids_CS, stratified=vote.stratified
         )
 
         def voting(k):
             keep_S = (position_S < k) & parsed_S
-            return evaluate(_tally(votes_SN, keep_S, n, aggregation), lots_N)
+            return evaluate(_tally(votes_SN, keep_S, n, vote.aggregation), lots_N)
 
         def guided(k, k_meta):
             keep_S = _first(((position_S < k) & parsed_S)[by_meta_S], k_meta)
-            return evaluate(_tally(votes_SN[by_meta_S], keep_S, n, aggregation), lots_N)
+            return evaluate(_tally(votes_SN[by_meta_S], keep_S, n, vote.aggregation), lots_N)
 
+        ks_K = jnp.array(vote.ks)
         return Curves(
-            jax.vmap(voting)(jnp.array(ks)),
-            None if k_metas is None else jax.vmap(guided)(jnp.array(ks), jnp.array(k_metas)),
+            jax.vmap(voting)(ks_K),
+            jax.vmap(guided)(ks_K, jnp.array(vote.k_metas)) if guides else None,
         )
 
-    return jax.lax.map(one, jnp.arange(num_subsets))
+    return jax.lax.map(in_subset, jnp.arange(vote.num_subsets))
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "ks", "k_metas", "num_subsets", "aggregation", "tie_policy", "parse_policy", "stratified"
-    ),
-)  # fmt: skip
-def _accuracy_curve(
-    ballots, gold_CN, key, *, ks, k_metas, num_subsets, aggregation, tie_policy, parse_policy,
-    stratified,
-):  # fmt: skip
+@functools.partial(jax.jit, static_argnames=("vote", "tie_policy", "parse_policy"))
+def _accuracy_curve(ballots, gold_CN, key, vote: _Vote, tie_policy, parse_policy):
     def comparison(ballot, gold_N):
-        n, drawn, ks_K = ballot.num_responses_C, jnp.sum(ballot.drawn_CS), jnp.array(ks)
+        n, drawn, ks_K = ballot.num_responses_C, jnp.sum(ballot.drawn_CS), jnp.array(vote.ks)
         gold_N &= jnp.arange(gold_N.shape[0]) < n
         right = jnp.sum(gold_N)
         valid_K = (right > 0) & (right < n) & (ks_K <= drawn)
@@ -442,20 +445,15 @@ def _accuracy_curve(
             mean_K = jnp.where(ks_K == drawn, credit_MK[0], jnp.mean(credit_MK, axis=0))
             return jnp.where(valid_K, mean_K, jnp.nan)
 
-        credits = _for_subsets(
-            ballot, key, ks, k_metas, num_subsets, aggregation, stratified, credit
-        )
-        return jax.tree.map(over_subsets, credits)
+        return jax.tree.map(over_subsets, _for_subsets(ballot, key, vote, credit))
 
     return jax.vmap(comparison, out_axes=1)(ballots, gold_CN)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("ks", "k_metas", "num_subsets", "aggregation", "stratified")
-)
-def _score_curve(ballots, key, *, ks, k_metas, num_subsets, aggregation, stratified):
+@functools.partial(jax.jit, static_argnames="vote")
+def _score_curve(ballots, key, vote: _Vote):
     def comparison(ballot):
-        enough_1K1 = (jnp.array(ks) <= jnp.sum(ballot.drawn_CS))[None, :, None]
+        enough_1K1 = (jnp.array(vote.ks) <= jnp.sum(ballot.drawn_CS))[None, :, None]
         real_N = jnp.arange(ballot.scores_CSN.shape[1]) < ballot.num_responses_C
 
         def given(verdict, _):
@@ -464,26 +462,6 @@ def _score_curve(ballots, key, *, ks, k_metas, num_subsets, aggregation, stratif
         def by_k(totals_MKN):
             return jnp.swapaxes(jnp.where(enough_1K1, totals_MKN, jnp.nan), 0, 1)
 
-        return jax.tree.map(
-            by_k,
-            _for_subsets(ballot, key, ks, k_metas, num_subsets, aggregation, stratified, given),
-        )
+        return jax.tree.map(by_k, _for_subsets(ballot, key, vote, given))
 
     return jax.vmap(comparison, out_axes=2)(ballots)
-
-
-def _check_name(argument: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise ValueError(f"{argument}: {name!r} is not one of {known}")
-
-
-def _check_ks(ballots: Ballots, ks: Sequence[int], num_subsets: int, k_meta: KMeta):
-    ks = tuple(int(k) for k in ks)
-    S = ballots.drawn_CS.shape[1]
-    if not ks or len(set(ks)) < len(ks) or min(ks) < 1 or max(ks) > S:
-        raise ValueError(f"ks: {ks} must be different numbers between 1 and the {S} samples")
-    if num_subsets < 1:
-        raise ValueError(f"num_subsets: {num_subsets} must be at least 1")
-    if k_meta is not None and ballots.meta_CS is None:
-        raise ValueError("k_meta: guided voting needs the meta scores of the samples")
-    return ks, resolve_k_meta(ks, k_meta)

@@ -56,46 +56,36 @@ def released_benchmark(model: str, *, meta_rm: str) -> ConfigDict:
             # Only what scoring needs: the meta RM is not trained here.
             "meta_rm": {"loop": {"comparisons": 0, "batch_size": 4, "row_length": 4096}},
             "benchmark": {
-                "suites": "judgebench,llmbar,rmb_bon",
-                "data_dir": "data",
-                "limit": 100_000,
-                "greedy_stages": "released",
-                "sampled_stages": "released",
+                "suites": "judgebench,llmbar,rmb_bon", "data_dir": "data", "limit": 100_000,
+                "greedy_stages": "released", "sampled_stages": "released",
                 "ks": "1,2,4,8,16,32",
                 "draw": {
-                    "k": 32,
-                    "order_policy": "random",
-                    "temperature": 0.5,
-                    "max_new_tokens": 2048,
+                    "k": 32, "order_policy": "random", "temperature": 0.5, "max_new_tokens": 2048,
                     # 16 of the 3,786 lists of RMB exceed 8,192 tokens; 33 with DeepSeek's ids.
-                    "max_truncated": 0.05,
-                    "binary_singles": False,
+                    "max_truncated": 0.05, "binary_singles": False,
                 },
-                "buckets": {
-                    "prompt_lengths": "1024,2048,4096,8192",
-                    "output_lengths": "2048",
-                    "samples": "1,2,4,8",
-                    "samples_per_unit": 32,
-                },
+                "buckets": {"prompt_lengths": "1024,2048,4096,8192", "output_lengths": "2048",
+                            "samples": "1,2,4,8", "samples_per_unit": 32},
             },
         }
-    )
+    )  # fmt: skip
 
 
 def run_locally(c: ConfigDict, model: str, *, meta_rm: str) -> None:
     """Tiny checkpoints, few rows, few tokens: the same code in minutes on a CPU."""
-    c.released.model, c.released.meta_rm = model, meta_rm
-    c.model.dtype = c.model.param_dtype = "float32"
-    c.sampling.chunk = 8
-    c.meta_rm.loop.row_length = 1024
-    c.benchmark.limit = 6
-    c.benchmark.ks = "1,2,4"
-    c.benchmark.num_subsets = 8
-    c.benchmark.draw.k = 4
-    c.benchmark.draw.max_new_tokens = 16
-    c.benchmark.draw.max_truncated = 1.0  # a small vocabulary makes long prompts
-    c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # random weights write no scores
-    c.benchmark.buckets.prompt_lengths = "1024,2048"
-    c.benchmark.buckets.output_lengths = "16"
-    c.benchmark.buckets.samples = "1,4"
-    c.benchmark.buckets.samples_per_unit = 8
+    c.update(
+        {
+            "released": {"model": model, "meta_rm": meta_rm},
+            "model": {"dtype": "float32", "param_dtype": "float32"},
+            "sampling": {"chunk": 8},
+            "meta_rm": {"loop": {"row_length": 1024}},
+            "benchmark": {
+                "limit": 6, "ks": "1,2,4", "num_subsets": 8,
+                "max_unparsed": 1.0, "max_cut": 1.0,  # random weights write no scores
+                # A small vocabulary makes long prompts.
+                "draw": {"k": 4, "max_new_tokens": 16, "max_truncated": 1.0},
+                "buckets": {"prompt_lengths": "1024,2048", "output_lengths": "16",
+                            "samples": "1,4", "samples_per_unit": 8},
+            },
+        }
+    )  # fmt: skip

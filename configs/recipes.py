@@ -107,9 +107,7 @@ def adapters(c: ConfigDict, *, devices: int) -> None:
     c.model.param_dtype = "bfloat16"
     c.mesh.fsdp, c.mesh.tensor = devices, 1
     # Frozen weights do not fit into one device, so a rollout splits heads and widths among all.
-    c.mesh.rollout_rules = (
-        "embed=,heads=fsdp,kv_heads=fsdp,mlp=fsdp,vocab=fsdp,batch=data+expert"
-    )
+    c.mesh.rollout_rules = "embed=,heads=fsdp,kv_heads=fsdp,mlp=fsdp,vocab=fsdp,batch=data+expert"
     for name in c.lora.stages.split(","):
         c[name].optimizer.learning_rate *= 20
     c.rft.packing.batch_size, c.rft.data.micro_batches = 64, 64 // devices
@@ -126,52 +124,53 @@ def adapters(c: ConfigDict, *, devices: int) -> None:
 
 def run_locally(c: ConfigDict, kind: str) -> None:
     """Every stage on a tiny random checkpoint and a few made-up rows, in minutes on two cores."""
-    c.released.model, c.released.variant = f"runs/tiny/{kind}", ""
-    c.mesh.fsdp = c.mesh.tensor = c.mesh.expert = 1
-    c.mesh.rollout_rules = ""
-    c.model.dtype = "float32"
-    c.model.attention_kernel = "reference"  # compiles in less time
+    sets = ("ultrafeedback", "offsetbias", "skywork", "helpsteer2", "helpsteer3", "math")
+    sampled = {
+        "draw": {"max_new_tokens": 16, "max_truncated": 1.0},
+        "buckets": {"prompt_lengths": "512", "output_lengths": "16", "samples_per_unit": 8},
+    }
+    scalar = {"comparisons": 8, "batch_size": 4, "row_length": 544}
+    stages = {
+        "rft": {  # of random weights nothing is kept
+            "data": {"comparisons": 8, "general": 16, "micro_batches": 2, "min_kept": 0},
+            "packing": {"row_length": 544, "batch_size": 4}, **sampled,
+        },
+        "grpo": {
+            "micro_batches": 2, **sampled,
+            "loop": {"comparisons": 8, "prompts_per_step": 2, "checkpoint_every": 1},
+        },
+        "meta_rm": {"micro_batches": 2, "only_mixed": False, "loop": scalar, **sampled},
+        "baseline": {"k": 2, "micro_batches": 2, "loop": scalar},
+    }  # fmt: skip
+    c.update(
+        {
+            "released": {"model": f"runs/tiny/{kind}", "variant": ""},
+            "mesh": {"fsdp": 1, "tensor": 1, "expert": 1, "rollout_rules": ""},
+            # The reference kernel compiles in less time.
+            "model": {"dtype": "float32", "attention_kernel": "reference"},
+            "template": {"form": "compact"},
+            "sampling": {"chunk": 8},
+            "data": {
+                "train": ",".join(f"{name}:runs/tiny/data/{name}" for name in sets),
+                "test": "helpsteer2:runs/tiny/data/helpsteer2",
+                "general": "messages:runs/tiny/data/general", "overlap": "allow",
+            },
+            **{name: stage for name, stage in stages.items() if name in c},
+            "benchmark": {
+                "suites": "data", "split": "test", "limit": 4, "ks": "1,2", "num_subsets": 4,
+                "max_unparsed": 1.0, "max_cut": 1.0,  # nothing is learned in so few steps
+                "arm_k": 2, **sampled,
+            },
+        }
+    )  # fmt: skip
     if not c.lora.stages:
         c.model.param_dtype = "float32"
-    c.template.form = "compact"
-    c.sampling.chunk = 8
-    sets = ("ultrafeedback", "offsetbias", "skywork", "helpsteer2", "helpsteer3", "math")
-    c.data.train = ",".join(f"{name}:runs/tiny/data/{name}" for name in sets)
-    c.data.general, c.data.overlap = "messages:runs/tiny/data/general", "allow"
-    for name in ("rft", "grpo", "meta_rm"):
-        if name not in c:
-            continue
-        c[name].draw.max_new_tokens = 16
-        c[name].draw.max_truncated = 1.0
-        c[name].buckets.prompt_lengths, c[name].buckets.output_lengths = "512", "16"
     for name in TRAINED:
         if name in c:
-            c[name].optimizer.steps, c[name].optimizer.warmup_steps = 2, 1
-    c.rft.data.comparisons, c.rft.data.general, c.rft.data.micro_batches = 8, 16, 2
-    c.rft.data.min_kept = 0  # of random weights nothing is kept
-    c.rft.buckets.samples_per_unit = 8
-    c.rft.packing.row_length, c.rft.packing.batch_size = 544, 4
+            c[name].optimizer.update({"steps": 2, "warmup_steps": 1})
+    c.benchmark.draw.k, c.benchmark.buckets.samples = 2, "1,2"
     if "grpo" in c:
-        c.grpo.loop.comparisons, c.grpo.loop.prompts_per_step = 8, 2
-        c.grpo.loop.checkpoint_every, c.grpo.micro_batches = 1, 2
-        c.grpo.buckets.samples_per_unit = 8
-        c.meta_rm.loop.comparisons, c.meta_rm.loop.batch_size = 8, 4
-        c.meta_rm.loop.row_length, c.meta_rm.micro_batches = 544, 2
-        c.meta_rm.only_mixed, c.meta_rm.draw.k = False, 2
-        c.meta_rm.buckets.samples, c.meta_rm.buckets.samples_per_unit = "2", 8
-        c.baseline.loop.comparisons, c.baseline.loop.batch_size = 8, 4
-        c.baseline.loop.row_length, c.baseline.micro_batches = 544, 2
+        c.meta_rm.draw.k, c.meta_rm.buckets.samples = 2, "2"
     if "ablate" in c:  # of random weights nothing is kept, so something must be left to learn from
         c.ablate.arms.without_general_data = "rft.data.general=4"
         group_arms(c)
-    c.data.test = "helpsteer2:runs/tiny/data/helpsteer2"
-    c.benchmark.suites, c.benchmark.split, c.benchmark.limit = "data", "test", 4
-    c.benchmark.ks, c.benchmark.num_subsets = "1,2", 4
-    c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
-    if "baseline" in c:
-        c.baseline.k = 2
-    c.benchmark.draw.k, c.benchmark.draw.max_new_tokens = 2, 16
-    c.benchmark.arm_k = 2
-    c.benchmark.draw.max_truncated = 1.0
-    c.benchmark.buckets.prompt_lengths, c.benchmark.buckets.output_lengths = "512", "16"
-    c.benchmark.buckets.samples, c.benchmark.buckets.samples_per_unit = "1,2", 8

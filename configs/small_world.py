@@ -153,75 +153,72 @@ def _full() -> ConfigDict:
 
 
 def _demo(c: ConfigDict) -> None:
-    c.base.data.general = 8000
-    c.base.optimizer.steps = 1000
-    c.cold_start.data.demonstrations = 8000
-    c.cold_start.data.general = 2000
-    c.cold_start.optimizer.steps = 1200
-    c.rft.data.comparisons = 400
-    c.rft.data.general = 100
-    c.rft.optimizer.steps = 150
-    c.rft.optimizer.learning_rate = 5e-4
-    c.grpo.loop.comparisons = 2000
-    c.grpo.loop.prompts_per_step = 24
-    c.grpo.buckets.samples_per_unit = 96
-    c.grpo.micro_batches = 24
-    c.grpo.optimizer.steps = 25
-    c.grpo.optimizer.learning_rate = 3e-4  # 24 prompts a step are noisier than 48
+    c.update(
+        {
+            "base": {"data": {"general": 8000}, "optimizer": {"steps": 1000}},
+            "cold_start": {
+                "data": {"demonstrations": 8000, "general": 2000}, "optimizer": {"steps": 1200},
+            },
+            "rft": {
+                "data": {"comparisons": 400, "general": 100},
+                "optimizer": {"learning_rate": 5e-4, "steps": 150},
+            },
+            "grpo": {
+                "micro_batches": 24,
+                "loop": {"comparisons": 2000, "prompts_per_step": 24},
+                "buckets": {"samples_per_unit": 96},
+                # 24 prompts a step are noisier than 48.
+                "optimizer": {"learning_rate": 3e-4, "steps": 25},
+            },
+            "meta_rm": {"loop": {"comparisons": 240}, "optimizer": {"steps": 120}},
+            "baseline": {"loop": {"comparisons": 2000}, "optimizer": {"steps": 400}},
+            "benchmark": {"split": "development", "limit": 180},
+        }
+    )  # fmt: skip
     group_arms(c)
-    c.meta_rm.loop.comparisons = 240
-    c.meta_rm.optimizer.steps = 120
-    c.baseline.loop.comparisons = 2000
-    c.baseline.optimizer.steps = 400
-    c.benchmark.limit = 180
-    c.benchmark.sampled_stages = "rft,grpo"
-    c.benchmark.split = "development"
 
 
 def _ci(c: ConfigDict) -> None:
     _demo(c)
-    c.model.embed_dim = c.model.ffn_dim = 16
-    c.model.head_dim, c.model.query_scale = 8, 8**-0.5
-    c.model.attention_kernel = "reference"  # compiles in less time
-    c.base.data.general = 200
-    c.base.optimizer.steps = 4
-    c.base.optimizer.warmup_steps = 2
-    c.cold_start.data.demonstrations = 200
-    c.cold_start.data.general = 50
-    c.cold_start.optimizer.steps = 8
-    c.cold_start.optimizer.warmup_steps = 2
-    c.rft.data.comparisons = 16
-    c.rft.data.general = 16
-    c.rft.data.min_kept = 0  # nothing is learned in so few steps
-    c.rft.optimizer.steps = 2
-    c.rft.optimizer.warmup_steps = 1
-    c.grpo.loop.comparisons = 32
-    c.grpo.loop.prompts_per_step = 4
-    c.grpo.loop.checkpoint_every = 1
-    c.grpo.micro_batches = 1
-    c.grpo.optimizer.steps = 3
+    # One shape for all stages.
+    sampled = {"draw": {"max_new_tokens": 12}, "buckets": {"samples": "4", "samples_per_unit": 16}}
+    c.update(
+        {
+            "model": {
+                "embed_dim": 16, "ffn_dim": 16, "head_dim": 8, "query_scale": 8**-0.5,
+                "attention_kernel": "reference",  # compiles in less time
+            },
+            "base": {"data": {"general": 200}, "optimizer": {"steps": 4, "warmup_steps": 2}},
+            "cold_start": {
+                "data": {"demonstrations": 200, "general": 50},
+                "optimizer": {"steps": 8, "warmup_steps": 2},
+            },
+            # Nothing is learned in so few steps, so nothing may be kept.
+            "rft": {
+                "data": {"comparisons": 16, "general": 16, "min_kept": 0}, **sampled,
+                "optimizer": {"steps": 2, "warmup_steps": 1},
+            },
+            "grpo": {
+                "micro_batches": 1,
+                "loop": {"comparisons": 32, "prompts_per_step": 4, "checkpoint_every": 1},
+                **sampled, "optimizer": {"steps": 3},
+            },
+            "meta_rm": {
+                "only_mixed": False, "loop": {"comparisons": 8, "batch_size": 8}, **sampled,
+                "optimizer": {"steps": 3, "warmup_steps": 1},
+            },
+            "baseline": {
+                "k": 4, "loop": {"comparisons": 16, "batch_size": 8},
+                "optimizer": {"steps": 3, "warmup_steps": 1},
+            },
+            "benchmark": {
+                "limit": 8, "ks": "1,2,4,8", "arm_k": 4, "num_subsets": 8, "max_unparsed": 1.0,
+                "max_cut": 1.0, **sampled,
+            },
+        }
+    )  # fmt: skip
+    c.meta_rm.draw.k, c.benchmark.draw.k, c.benchmark.buckets.prompt_lengths = 2, 8, "240"
     group_arms(c)
-    c.meta_rm.loop.comparisons = 8
-    c.meta_rm.loop.batch_size = 8
-    c.meta_rm.only_mixed = False
-    c.meta_rm.optimizer.steps = 3
-    c.meta_rm.optimizer.warmup_steps = 1
-    c.meta_rm.draw.k = 2
-    c.baseline.k = 4
-    c.baseline.loop.comparisons = 16
-    c.baseline.loop.batch_size = 8
-    c.baseline.optimizer.steps = 3
-    c.baseline.optimizer.warmup_steps = 1
-    c.benchmark.limit = 8
-    c.benchmark.ks = "1,2,4,8"
-    c.benchmark.draw.k = 8
-    c.benchmark.buckets.prompt_lengths = "240"
-    c.benchmark.arm_k = 4
-    c.benchmark.num_subsets = 8
-    c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0  # nothing is learned in so few steps
-    for section in (c.rft, c.grpo, c.meta_rm, c.benchmark):
-        section.draw.max_new_tokens = 12
-        section.buckets.samples, section.buckets.samples_per_unit = "4", 16  # one shape for all
 
 
 def _gemma_tokens(c: ConfigDict) -> ConfigDict:
@@ -229,29 +226,23 @@ def _gemma_tokens(c: ConfigDict) -> ConfigDict:
     for name in ("lora", "small_world", "base", "cold_start", "rft", "grpo", "meta_rm",
                  "baseline", "ablate"):  # fmt: skip
         del c[name]
-    c.mesh.data = 1
-    c.template.form = "full"
-    c.tokenizer.path = "data/tokenizers/gemma2/tokenizer.model"
-    c.model.sliding_window = 512
-    c.sampling.chunk = 16
-    c.benchmark.suites = "judgebench,llmbar,rmb_bon"
-    c.benchmark.data_dir = "data"
-    c.benchmark.limit = 50
-    c.benchmark.greedy_stages = "random_weights"
-    c.benchmark.sampled_stages = "random_weights"
-    c.benchmark.ks = "1,2,4"
-    c.benchmark.arms = ""
-    c.benchmark.meta_rm = False
-    c.benchmark.draw.k = 4
-    c.benchmark.draw.max_orders = 2  # 2 prompts and one shape a comparison, whatever its n
-    c.benchmark.draw.temperature = 0.5
-    # Random weights write no scores at any length; each token costs a pass over 256,000 logits.
-    c.benchmark.draw.max_new_tokens = 16
-    c.benchmark.draw.binary_singles = False
-    c.benchmark.draw.max_truncated = 0.2
-    c.benchmark.max_unparsed = c.benchmark.max_cut = 1.0
-    c.benchmark.buckets.prompt_lengths = "1024,2048,4096"
-    c.benchmark.buckets.output_lengths = "16"
-    c.benchmark.buckets.samples = "1,2"
-    c.benchmark.buckets.samples_per_unit = 8
+    c.update(
+        {
+            "template": {"form": "full"},
+            "tokenizer": {"path": "data/tokenizers/gemma2/tokenizer.model"},
+            "model": {"sliding_window": 512},
+            "sampling": {"chunk": 16},
+            "benchmark": {
+                "suites": "judgebench,llmbar,rmb_bon", "data_dir": "data", "limit": 50,
+                "greedy_stages": "random_weights", "sampled_stages": "random_weights",
+                "ks": "1,2,4", "arms": "", "meta_rm": False, "max_unparsed": 1.0, "max_cut": 1.0,
+                # Two orders a comparison make two prompts and one shape, whatever its n. Random
+                # weights write no scores at any length; each token costs 256,000 logits.
+                "draw": {"k": 4, "max_orders": 2, "temperature": 0.5, "max_new_tokens": 16,
+                         "binary_singles": False, "max_truncated": 0.2},
+                "buckets": {"prompt_lengths": "1024,2048,4096", "output_lengths": "16",
+                            "samples": "1,2", "samples_per_unit": 8},
+            },
+        }
+    )  # fmt: skip
     return c

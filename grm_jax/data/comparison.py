@@ -7,11 +7,12 @@ and the rest of the code. Bad input raises `FieldError`, a ValueError that says 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,17 +48,17 @@ class Comparison:
       rewards: [N] finite gold values. N >= 2: the maximum is unique (the winner of paper Eq. 10),
         unless `several_best`. N == 1: 0.0 or 1.0.
       subset: the category that tables report apart.
-      meta: string keys; whatever later scoring needs, never shown to a model.
+      meta: data for later scoring by string keys, never shown to a model.
       hint_note: a further line of the hint of hinted sampling, such as how strong the preference
         is. It must not name a position: the order of the responses is drawn later.
-      principles: to judge by, where a benchmark gives principles instead of having them written.
+      principles: given principles, where a benchmark brings its own.
       reference: a correct answer to the query, where a benchmark shows one.
       several_best: responses may share the highest reward: a tie that people stated, or several
         right answers. Only benchmarks have such comparisons; nothing can be trained on them.
 
     Raises:
       FieldError: a field breaks one of these rules; the message names the uid and the field. A
-        ContentError where only its contents do.
+        ContentError if the format is right and the contents are not.
     """
 
     uid: str
@@ -73,20 +74,26 @@ class Comparison:
 
     def __post_init__(self) -> None:
         where = f"comparison {self.uid!r}"
-        _check_text(where, "uid", self.uid)
+        put = functools.partial(object.__setattr__, self)
+        for name in ("uid", "subset", "hint_note", "principles", "reference"):
+            _check_text(where, name, getattr(self, name))
         if not self.uid.strip():
             raise FieldError(where, "uid", "is empty")
-        put = object.__setattr__
-        put(self, "messages", _checked_messages(where, self.messages))
-        put(self, "responses", _checked_responses(where, self.responses))
-        put(self, "rewards", _checked_rewards(where, self.rewards, len(self.responses)))
+        for name in ("messages", "responses", "rewards"):
+            values = getattr(self, name)
+            _check_type(where, name, values, (list, tuple), "a list")
+            if not values:
+                raise FieldError(where, name, "is empty")
+            put(name, tuple(values))
+        put("messages", _checked_messages(where, self.messages))
+        for i, response in enumerate(self.responses):
+            _check_text(where, f"responses[{i}]", response)
+        put("rewards", _checked_rewards(where, self.rewards, self.n))
         if self.n > 1 and not self.several_best and len(self.winners) > 1:
             raise ContentError(where, "rewards", "no single best response")
-        for name in ("subset", "hint_note", "principles", "reference"):
-            _check_text(where, name, getattr(self, name))
         if not isinstance(self.meta, Mapping) or not all(isinstance(k, str) for k in self.meta):
             raise FieldError(where, "meta", "expected a mapping with string keys")
-        put(self, "meta", dict(self.meta))
+        put("meta", dict(self.meta))
 
     @property
     def n(self) -> int:
@@ -116,7 +123,7 @@ class Comparison:
         return int(self.rewards[0])
 
     def in_order(self, order: Sequence[int]) -> Comparison:
-        """The same with the responses and their rewards in another order, a permutation."""
+        """The comparison with its responses and rewards permuted."""
         return replace(
             self,
             responses=tuple(self.responses[i] for i in order),
@@ -138,9 +145,13 @@ def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def _check_type(where: str, name: str, value: Any, kind: Any, expected: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise FieldError(where, name, f"expected {expected}, got {type(value).__name__}")
+
+
 def _check_text(where: str, name: str, text: Any) -> None:
-    if not isinstance(text, str):
-        raise FieldError(where, name, f"expected a string, got {type(text).__name__}")
+    _check_type(where, name, text, str, "a string")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -148,10 +159,7 @@ def _check_text(where: str, name: str, text: Any) -> None:
         raise ContentError(where, name, "text that is not valid Unicode") from None
 
 
-def _checked_messages(where: str, messages: Any) -> tuple[Message, ...]:
-    if isinstance(messages, str) or not isinstance(messages, Iterable):
-        raise FieldError(where, "messages", f"expected messages, got {type(messages).__name__}")
-    checked = []
+def _checked_messages(where: str, messages: tuple[Any, ...]) -> tuple[Message, ...]:
     for i, message in enumerate(messages):
         if not isinstance(message, tuple) or len(message) != 2:
             raise FieldError(where, f"messages[{i}]", "expected a Message(role, content)")
@@ -159,31 +167,14 @@ def _checked_messages(where: str, messages: Any) -> tuple[Message, ...]:
         if role not in ROLES:
             raise FieldError(where, f"messages[{i}].role", f"{role!r} is not one of {ROLES}")
         _check_text(where, f"messages[{i}].content", content)
-        checked.append(Message(role, content))
-    if not checked:
-        raise FieldError(where, "messages", "is empty")
-    if checked[-1].role != "user":
+    if messages[-1][0] != "user":
         raise ContentError(where, "messages", "no user turn at the end")
-    return tuple(checked)
+    return tuple(Message(*message) for message in messages)
 
 
-def _checked_responses(where: str, responses: Any) -> tuple[str, ...]:
-    if not isinstance(responses, (list, tuple)):
-        raise FieldError(where, "responses", f"expected a list, got {type(responses).__name__}")
-    if not responses:
-        raise FieldError(where, "responses", "is empty; at least one response is needed")
-    for i, response in enumerate(responses):
-        _check_text(where, f"responses[{i}]", response)
-    return tuple(responses)
-
-
-def _checked_rewards(where: str, rewards: Any, n: int) -> tuple[float, ...]:
-    if not isinstance(rewards, (list, tuple)):
-        raise FieldError(where, "rewards", f"expected a list, got {type(rewards).__name__}")
+def _checked_rewards(where: str, rewards: tuple[Any, ...], n: int) -> tuple[float, ...]:
     for i, reward in enumerate(rewards):
-        if isinstance(reward, bool) or not isinstance(reward, (int, float)):
-            problem = f"expected a number, got {type(reward).__name__}"
-            raise FieldError(where, f"rewards[{i}]", problem)
+        _check_type(where, f"rewards[{i}]", reward, (int, float), "a number")
     if len(rewards) != n:
         raise FieldError(where, "rewards", f"{len(rewards)} rewards for {n} responses")
     try:

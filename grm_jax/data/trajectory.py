@@ -18,7 +18,7 @@ FINISHES = ("stop", "length")
 
 
 class TrajectoryKey(NamedTuple):
-    """Name of a trajectory, for ever."""
+    """Permanent name of a trajectory."""
 
     fingerprint: str
     stage: str
@@ -56,19 +56,19 @@ class Trajectory:
       seed: the two uint32 words of the random key of this sample.
       order: [N] permutation; order[j] is the index in `Comparison.responses` of the response
         shown at position j.
-      token_ids: [T] generated ids; the text need not tokenise to the same ones. None (T = 0) if a
-        remote engine drew it, which speaks text: then the text is all there is, and log-probs are
-        empty too. A trajectory that was drawn here has at least its end token.
+      token_ids: [T] generated ids; the text need not tokenise to the same ones. A trajectory of
+        the jitted engine has at least its end token; one of a remote engine, which returns text,
+        has no ids and no log-probs (T = 0).
       logprobs: [T] log pi of the ids, untempered.
       sampling_logprobs: [T] log-probs under the distribution that was sampled from.
-      text: what was given, and the decoded ids.
+      text: the given beginning and the decoded ids.
       scores: strict parse, in the PRESENTED order; None if it failed, see `parse_reason`.
       parse_reason: 'ok' exactly if scores is not None.
       lenient_scores: lenient parse, in the presented order, or None.
       finish: 'stop' (an end token) or 'length'.
-      correct: the correctness rule (paper Eq. 10); None where it is not told.
-      hinted: the prompt told which response is best.
-      truncated: the prompt was cut to fit.
+      correct: the correctness rule (paper Eq. 10); None without a single best response.
+      hinted: the prompt names the best response.
+      truncated: the prompt was shortened to fit.
       given: the beginning of the text that was not generated: given principles.
 
     Raises:
@@ -96,43 +96,30 @@ class Trajectory:
     given: str = ""
 
     def __post_init__(self) -> None:
-        def put(name: str, make: Callable[[Any], Any]) -> Any:
+        for name, convert in _CONVERSIONS.items():
             try:
-                value = make(getattr(self, name))
+                value = convert(getattr(self, name))
             except (TypeError, ValueError, OverflowError) as error:
                 raise FieldError(self._where(), name, str(error)) from None
             object.__setattr__(self, name, value)
-            return value
-
-        for name in ("fingerprint", "stage", "uid", "text", "parse_reason", "finish", "given"):
-            put(name, _text)
         self._demand(self.text.startswith(self.given), "given", "is not how the text begins")
         for name in ("step", "sample"):
-            self._demand(put(name, operator.index) >= 0, name, "is negative")
-        for name in ("hinted", "truncated"):
-            put(name, _bool)
-        put("correct", _optional(_bool))
-        seed, order = put("seed", _ints), put("order", _ints)
-        self._demand(
-            len(seed) == 2 and all(0 <= word < 2**32 for word in seed), "seed", "is not two uint32"
-        )
-        n = len(order)
-        self._demand(
-            n > 0 and sorted(order) == list(range(n)), "order", f"{order} is no permutation"
-        )
-        tokens = len(put("token_ids", _ints))
+            self._demand(getattr(self, name) >= 0, name, "is negative")
+        words = len(self.seed) == 2 and all(0 <= word < 2**32 for word in self.seed)
+        self._demand(words, "seed", "is not two uint32")
+        n, tokens = len(self.order), len(self.token_ids)
+        permutes = n > 0 and sorted(self.order) == list(range(n))
+        self._demand(permutes, "order", f"{self.order} is no permutation")
         for name in ("logprobs", "sampling_logprobs"):
-            values = put(name, to_float32)
+            values = getattr(self, name)
             self._demand(len(values) == tokens, name, f"{len(values)} values, {tokens} tokens")
             self._demand(bool(np.isfinite(values).all()), name, "must be finite")
         for name in ("scores", "lenient_scores"):
-            scores = put(name, _optional(_ints))
+            scores = getattr(self, name)
             self._demand(scores is None or len(scores) == n, name, f"{scores}: not {n} scores")
-        self._demand(
-            (self.scores is None) == (self.parse_reason != "ok"),
-            "parse_reason",
-            f"{self.parse_reason!r} contradicts scores {self.scores}",
-        )
+        agrees = (self.scores is None) == (self.parse_reason != "ok")
+        problem = f"{self.parse_reason!r} contradicts scores {self.scores}"
+        self._demand(agrees, "parse_reason", problem)
         self._demand(self.finish in FINISHES, "finish", f"{self.finish!r} not in {FINISHES}")
 
     def _where(self) -> str:
@@ -156,7 +143,7 @@ class Trajectory:
         return tuple(by_response[i] for i in range(len(self.order)))
 
     def to_json(self) -> str:
-        """One line, without its end; floats are written with the fewest exact digits."""
+        """JSON on one line, without a line feed; floats have the fewest exact digits."""
         return dump(self.record())
 
     def record(self) -> dict[str, Any]:
@@ -205,3 +192,16 @@ def _ints(values: Any) -> tuple[int, ...]:
 
 def _optional(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else make(value)
+
+
+# Each field as it is kept, from the values that JSON or numpy give.
+_CONVERSIONS = {
+    **dict.fromkeys(
+        ("fingerprint", "stage", "uid", "text", "parse_reason", "finish", "given"), _text
+    ),
+    **dict.fromkeys(("step", "sample"), operator.index),
+    **dict.fromkeys(("hinted", "truncated"), _bool), "correct": _optional(_bool),
+    **dict.fromkeys(("seed", "order", "token_ids"), _ints),
+    **dict.fromkeys(("logprobs", "sampling_logprobs"), to_float32),
+    **dict.fromkeys(("scores", "lenient_scores"), _optional(_ints)),
+}  # fmt: skip

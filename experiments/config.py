@@ -7,13 +7,11 @@ is what fingerprints and comparisons of configs see: a default that is spelled o
 config, and a new field breaks no workdir.
 """
 
-import collections.abc
 import dataclasses
 import difflib
 import functools
 import inspect
 import re
-import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -24,20 +22,21 @@ from experiments.sections import TRAINED_STAGES, Config
 from grm_jax.models.config import Compute, ModelConfig
 from grm_jax.models.variants import VARIANTS
 from grm_jax.ranges import ranges, split
-from grm_jax.sampling.remote import Server
 
 
 class Field(NamedTuple):
     """A field or section of a dataclass of the tree.
 
     Attributes:
-      name: as in the dataclass.
+      name: as in the dataclass, or as in the section where a flat record adds a prefix.
       kind: "value", "section", "flat" (its fields stand in the section of the parent), "model".
       hint: its type, without None.
       optional: whether it may be None.
       default: `dataclasses.MISSING` without one; of a section always.
       choices: the names that it may have or be made of, where they are listed.
-      fixed: of a section, what decides fields of it that no config holds.
+      fixed: of a section or flat record, values of the fields that no config holds.
+      prefix: of a flat record, the beginning of the names of its fields in the section.
+      doc: its line in the docstring of the dataclass.
     """
 
     name: str
@@ -47,9 +46,8 @@ class Field(NamedTuple):
     default: Any
     choices: tuple[str, ...]
     fixed: Mapping[str, Any]
-
-
-_NONE: Mapping[str, Any] = types.MappingProxyType({})
+    prefix: str
+    doc: str
 
 
 @functools.cache
@@ -58,67 +56,96 @@ def fields(cls: type) -> tuple[Field, ...]:
     found = []
     hints, allowed = typing.get_type_hints(cls), ranges(cls)
     for field in dataclasses.fields(cls):
-        hint = hints[field.name]
+        name, hint, data = field.name, hints[field.name], field.metadata
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         optional = type(None) in typing.get_args(hint)
         if optional:
             (hint,) = options
-        kind = next((name for name in ("flat", "model") if name in field.metadata), "value")
+        kind = next((kind for kind in ("flat", "model") if kind in data), "value")
         if kind == "value" and dataclasses.is_dataclass(hint):
             kind = "section"
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        choices = allowed[field.name].choices if field.name in allowed else ()
-        fixed = field.metadata.get("fixed", {})
-        found.append(Field(field.name, kind, hint, optional, default, choices, fixed))
+        choices = allowed[name].choices if name in allowed else ()
+        fixed, prefix, doc = data.get("fixed", {}), data.get("flat", ""), docs(cls).get(name, "")
+        found.append(Field(name, kind, hint, optional, default, choices, fixed, prefix, doc))
     return tuple(found)
 
 
-def _values(cls: type, fixed: Mapping[str, Any] = _NONE) -> list[Field]:
-    """The fields that stand in the section of `cls` itself."""
-    inner = [one for field in fields(cls) if field.kind == "flat" for one in _values(field.hint)]
-    own = [one for one in fields(cls) if one.kind == "value" and one.name not in fixed]
-    return inner + own
+class Layout(NamedTuple):
+    """The fields of a section as config files hold them, and the sections inside it by name."""
+
+    values: tuple[Field, ...]
+    sections: Mapping[str, "Layout"]
 
 
-def _sections(cls: type) -> list[Field]:
-    return [field for field in fields(cls) if field.kind == "section"]
+@functools.cache
+def _layout(cls: type, fixed: frozenset[str] = frozenset()) -> Layout:
+    values, sections = [], {}
+    for field in fields(cls):
+        if field.kind == "value" and field.name not in fixed:
+            values.append(field)
+        elif field.kind == "flat":
+            inner = _layout(field.hint, frozenset(field.fixed)).values
+            values += [value._replace(name=field.prefix + value.name) for value in inner]
+        elif field.kind == "section":
+            sections[field.name] = _layout(field.hint, frozenset(field.fixed))
+        elif field.kind == "model":
+            sections[field.name] = Layout((), {})  # `layout` knows its fields
+    return Layout(tuple(values), sections)
+
+
+def layout(config: Mapping, *, open_model: bool = False) -> Layout:
+    """The fields and sections that a config may have.
+
+    Args:
+      config: of which `released` decides the fields of `model`.
+      open_model: fields of `model` have no defaults of their own: those of a shape hold.
+    """
+    whole = _layout(Config)
+    model = _model_fields(config)
+    if open_model:
+        model = tuple(field._replace(default=None) for field in model)
+    return whole._replace(sections={**whole.sections, "model": Layout(model, {})})
 
 
 # The tokenizer and the mesh decide these fields of a model; the family decides its records.
 _NOT_IN_MODEL = ("vocab_size", "rules")
+_VARIANT = Field("variant", "value", str, False, "", tuple(VARIANTS), {}, "",
+                 "a published size; the others override it.")  # fmt: skip
 
 
-def _model_fields(config: Mapping) -> list[Field]:
-    """The fields of section `model`; of released weights those that say how to compute only."""
-    variant = Field("variant", "value", str, False, "", tuple(VARIANTS), {})
-    shape = [] if config.get("released") is not None else [variant, *fields(ModelConfig)]
-    return [
+def _model_fields(config: Mapping) -> tuple[Field, ...]:
+    """The fields of section `model`; with released weights those of `Compute` only."""
+    shape = () if config.get("released") is not None else (_VARIANT, *fields(ModelConfig))
+    return tuple(
         field for field in (*shape, *fields(Compute))
         if field.kind == "value" and field.name not in _NOT_IN_MODEL
-    ]
+    )  # fmt: skip
 
 
 def has_shape(config: Mapping) -> bool:
     """Whether weights or a published size give the fields that section `model` leaves out."""
-    return config.get("released") is not None or bool(config["model"].get("variant"))
+    model = config.get("model") or {}
+    return config.get("released") is not None or bool(model.get("variant"))
+
+
+def _plain(config: Mapping) -> Mapping:
+    return config.to_dict() if isinstance(config, ConfigDict) else config
 
 
 def complete(config: Mapping) -> ConfigDict:
     """The config with every field that its sections have, those it lacks at their defaults.
 
     A field without a default, or with None, is a placeholder of its type, so that a flag can set
-    it. Fields that are not known stay; `build` refuses them.
+    it. So are fields of `model`, whose defaults are those of the variant, which a flag may name.
+    Fields that are not known stay; `build` refuses them.
     """
-    plain = config.to_dict() if isinstance(config, ConfigDict) else config
-    whole = ConfigDict(filled(plain))
-    _hold_places(whole, Config)
-    if isinstance(whole.get("model"), ConfigDict):
-        # Their defaults are those of the variant, which a flag may name.
-        open_fields = {field.name: plain["model"].get(field.name) for field in _model_fields(plain)}
-        whole.model = ConfigDict({**whole.model.to_dict(), **open_fields})
-        _hold_place(whole.model, _model_fields(plain))
+    plain = _plain(config)
+    open_model = layout(plain, open_model=True)
+    whole = ConfigDict(_fill(plain, open_model))
+    _hold_places(whole, open_model)
     return whole
 
 
@@ -128,7 +155,7 @@ def in_use(config: Mapping) -> ConfigDict:
     Raises:
       ValueError: it names a stage that has no section.
     """
-    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    plain = dict(_plain(config))
     on = split(plain.pop("stages", None) or "")
     there = [name for name in TRAINED_STAGES if plain.get(name) is not None]
     if absent := set(on) - set(there):
@@ -138,48 +165,35 @@ def in_use(config: Mapping) -> ConfigDict:
 
 def filled(config: Mapping) -> dict[str, Any]:
     """The same as plain dicts, with None in place of placeholders."""
-    plain = config.to_dict() if isinstance(config, ConfigDict) else config
-    whole = _fill(plain, Config)
-    if isinstance(plain.get("model"), Mapping):
-        of_shape = has_shape(plain)
-        whole["model"] = dict(plain["model"])
-        for field in _model_fields(plain):
-            _lay(whole["model"], field._replace(default=None) if of_shape else field)
-    return whole
+    plain = _plain(config)
+    return _fill(plain, layout(plain, open_model=has_shape(plain)))
 
 
-def _fill(section: Mapping, cls: type, fixed: Mapping[str, Any] = _NONE) -> dict[str, Any]:
+def _fill(section: Mapping, known: Layout) -> dict[str, Any]:
     whole = dict(section)
-    for field in _values(cls, fixed):
-        _lay(whole, field)
-    for field in _sections(cls):
-        if isinstance(section.get(field.name), Mapping):
-            whole[field.name] = _fill(section[field.name], field.hint, field.fixed)
+    for field in known.values:
+        value = section.get(field.name)
+        if value is None and field.default is not dataclasses.MISSING:
+            value = _text(field.default)
+        if typing.get_origin(field.hint) is tuple and isinstance(value, str):
+            value = ",".join(split(value))
+        to_float = field.hint is float and type(value) is int
+        whole[field.name] = float(value) if to_float else value
+    for name, inner in known.sections.items():
+        if isinstance(section.get(name), Mapping):
+            whole[name] = _fill(section[name], inner)
     return whole
 
 
-def _lay(section: dict[str, Any], field: Field) -> None:
-    value = section.get(field.name)
-    if value is None and field.default is not dataclasses.MISSING:
-        value = _text(field.default)
-    if typing.get_origin(field.hint) is tuple and isinstance(value, str):
-        value = ",".join(split(value))
-    section[field.name] = float(value) if field.hint is float and type(value) is int else value
-
-
-def _hold_places(section: ConfigDict, cls: type, fixed: Mapping[str, Any] = _NONE) -> None:
-    _hold_place(section, _values(cls, fixed))
-    for field in _sections(cls):
-        if isinstance(section.get(field.name), ConfigDict):
-            _hold_places(section[field.name], field.hint, field.fixed)
-
-
-def _hold_place(section: ConfigDict, values: Iterable[Field]) -> None:
+def _hold_places(section: ConfigDict, known: Layout) -> None:
     with section.ignore_type():
-        for field in values:
+        for field in known.values:
             if section[field.name] is None:
                 kind = field.hint if field.hint in (int, float, bool) else str
                 section[field.name] = config_dict.placeholder(kind)
+    for name, inner in known.sections.items():
+        if isinstance(section.get(name), ConfigDict):
+            _hold_places(section[name], inner)
 
 
 def _text(value: Any) -> Any:
@@ -194,42 +208,50 @@ def build(config: Mapping) -> Config:
       ValueError: naming the dotted field that is unknown, missing, of a wrong type or out of its
         range.
     """
-    return _build(Config, filled(config), "config", {})
+    return _build(Config, filled(config), "config.", {}, {})
 
 
 def _build(
-    cls: type, section: Mapping, where: str, fixed: Mapping[str, Any], above: Mapping = _NONE
+    cls: type, section: Mapping, prefix: str, fixed: Mapping[str, Any], above: Mapping[str, Any]
 ) -> Any:
-    known = [field.name for field in (*_values(cls, fixed), *_sections(cls))]
-    known += [field.name for field in fields(cls) if field.kind == "model"]
+    """The dataclass of a section.
+
+    Args:
+      cls: the dataclass.
+      section: its fields and sections.
+      prefix: the beginning of their dotted names.
+      fixed: the fields that no config holds.
+      above: the fields of the parents that were built before.
+    """
+    known = _layout(cls, frozenset(fixed))
+    names = [*(field.name for field in known.values), *known.sections]
     for key in section:
-        if key not in known:
+        if key not in names:
             kind = "section" if cls is Config else "field"
-            raise ValueError(f"{where}.{key}: unknown {kind}{nearest(key, known)}")
+            raise ValueError(f"{prefix}{key}: unknown {kind}{nearest(key, names)}")
     built = dict(fixed)
     for field in fields(cls):
-        name, dotted = field.name, f"{where}.{field.name}"
+        name, dotted, value = field.name, f"{prefix}{field.name}", section.get(field.name)
         if name in built:
             continue
         if field.kind == "flat":
-            own = {one.name: section.get(one.name) for one in _values(field.hint)}
-            built[name] = _build(field.hint, own, where, {})
+            inner = _layout(field.hint, frozenset(field.fixed)).values
+            record = {value.name: section[field.prefix + value.name] for value in inner}
+            built[name] = _build(field.hint, record, prefix + field.prefix, field.fixed, {})
         elif field.kind == "model":
             built[name] = _model(section, dotted)
-        elif section.get(name) is None and field.optional:
-            built[name] = None
-        elif field.kind == "section":
-            if not isinstance(section.get(name), Mapping):
+        elif field.kind == "section" and not (value is None and field.optional):
+            if not isinstance(value, Mapping):
                 raise ValueError(f"{dotted}: section is missing")
             scope = {**above, **built}
             decided = {k: v(scope) if callable(v) else v for k, v in field.fixed.items()}
-            built[name] = _build(field.hint, section[name], dotted, decided, scope)
+            built[name] = _build(field.hint, value, f"{dotted}.", decided, scope)
         else:
-            built[name] = _value(section.get(name), field, dotted)
+            built[name] = _value(value, field, dotted)
     try:
         return cls(**built)
     except ValueError as error:
-        raise ValueError(f"{where}.{error}") from error
+        raise ValueError(f"{prefix}{error}") from error
 
 
 def _model(section: Mapping, where: str) -> dict[str, Any]:
@@ -246,16 +268,16 @@ def _model(section: Mapping, where: str) -> dict[str, Any]:
                     f"model may hold {[*known]}"
                 )
             raise ValueError(f"{where}.{key}: unknown field{nearest(key, known)}")
-        if value is not None or not (has_shape(section) or known[key].optional):
+        if value is not None or not has_shape(section):
             values[key] = _value(value, known[key], f"{where}.{key}")
-        elif not has_shape(section):
-            values[key] = None
     return values
 
 
 def _value(value: Any, field: Field, where: str) -> Any:
     """A value of a config as the type of its field."""
     if value is None:
+        if field.optional:
+            return None
         raise ValueError(f"{where}: field is missing")
     hint = field.hint
     if typing.get_origin(hint) is tuple:
@@ -263,7 +285,7 @@ def _value(value: Any, field: Field, where: str) -> Any:
         if not all(re.fullmatch("-?[0-9]+", part) for part in parts):
             raise ValueError(f"{where}: expected comma-separated integers, got {value!r}")
         return tuple(map(int, parts))
-    if typing.get_origin(hint) is Mapping or typing.get_origin(hint) is collections.abc.Mapping:
+    if typing.get_origin(hint) is Mapping:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected a section, got {value!r}")
         return dict(value)
@@ -275,56 +297,47 @@ def _value(value: Any, field: Field, where: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the one that was meant, or all there are."""
+    """The end of a message about an unknown name: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {sorted(known)}"
 
 
 def claimed(config: Mapping) -> dict[str, Any]:
-    """What a config claims: its sections, with the fields that are not at their defaults.
+    """The sections of a config with the fields that are not at their defaults.
 
     Args:
       config: a config, or the sections of one, as JSON too.
     """
-    whole = filled(config)
-    found = _claimed(whole, Config)
-    if isinstance(whole.get("model"), Mapping):
-        defaults = {field.name: field.default for field in _model_fields(whole)}
-        if has_shape(whole):
-            defaults = dict.fromkeys(defaults)
-        found["model"] = {
-            key: value for key, value in whole["model"].items()
-            if value != defaults.get(key, dataclasses.MISSING) and value is not None
-        }
-    return found
+    plain = _plain(config)
+    known = layout(plain, open_model=has_shape(plain))
+    return _claimed(_fill(plain, known), known)
 
 
-def _claimed(section: Mapping, cls: type, fixed: Mapping[str, Any] = _NONE) -> dict[str, Any]:
-    defaults = {field.name: _text(field.default) for field in _values(cls, fixed)}
-    inner = {field.name: field for field in _sections(cls)}
-    found = {}
+def _claimed(section: Mapping, known: Layout) -> dict[str, Any]:
+    defaults = {field.name: _text(field.default) for field in known.values}
+    differing = {}
     for key, value in section.items():
-        if key in inner and isinstance(value, Mapping):
-            found[key] = _claimed(value, inner[key].hint, inner[key].fixed)
+        if key in known.sections and isinstance(value, Mapping):
+            differing[key] = _claimed(value, known.sections[key])
         elif value != defaults.get(key, dataclasses.MISSING) and value is not None:
-            found[key] = value
-    return found
+            differing[key] = value
+    return differing
 
 
 def differing_fields(a: dict, b: dict, prefix: str = "config") -> list[str]:
     """Dotted names, with both values, of the fields in which two nested dicts differ."""
-    found = []
+    differing = []
     for key in sorted({*a, *b}):
         name, left, right = f"{prefix}.{key}", a.get(key), b.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
-            found += differing_fields(left, right, name)
+            differing += differing_fields(left, right, name)
         elif left != right:
-            found.append(f"{name}: {left!r} there, {right!r} now")
-    return found
+            differing.append(f"{name}: {left!r} there, {right!r} now")
+    return differing
 
 
 class Shown(NamedTuple):
-    """A line of `--show_config`: a field, its value, where that is from, and what it means."""
+    """A line of `--show_config`: a field, its value, the origin of the value, and its meaning."""
 
     name: str
     value: Any
@@ -352,25 +365,16 @@ def shown(config: Mapping, file: Mapping, plain: Mapping, flags: Collection[str]
             return "default"
         return "file" if sources[1] == value else "variant"
 
-    def visit(section: Mapping, values: Iterable[tuple[Field, str]], prefix: str) -> None:
-        for field, doc in values:
-            value = section.get(field.name)
+    def descend(section: Mapping, known: Layout, prefix: str) -> None:
+        for field in known.values:
+            value, dotted = section.get(field.name), f"{prefix}{field.name}"
             choices = f" Known: {', '.join(filter(None, field.choices))}." if field.choices else ""
-            dotted = f"{prefix}{field.name}"
-            lines.append(Shown(dotted, value, origin(dotted, value), doc + choices, field))
+            lines.append(Shown(dotted, value, origin(dotted, value), field.doc + choices, field))
+        for name, inner in known.sections.items():
+            if isinstance(section.get(name), Mapping):
+                descend(section[name], inner, f"{prefix}{name}.")
 
-    def descend(section: Mapping, cls: type, fixed: Mapping[str, Any], prefix: str) -> None:
-        visit(section, _documented(cls, fixed), prefix)
-        for field in fields(cls):
-            own = section.get(field.name)
-            if field.kind == "model":
-                doc = docs(ModelConfig) | docs(Compute)
-                doc |= {"variant": "a published size; the others override it."}
-                visit(own, [(one, doc[one.name]) for one in _model_fields(section)], "model.")
-            elif field.kind == "section" and isinstance(own, Mapping):
-                descend(own, field.hint, field.fixed, f"{prefix}{field.name}.")
-
-    descend(filled(config), Config, {}, "")
+    descend(filled(config), layout(config), "")
     return lines
 
 
@@ -380,23 +384,12 @@ def _at(config: Mapping, dotted: str) -> Any:
     return config
 
 
-def _documented(cls: type, fixed: Mapping[str, Any]) -> list[tuple[Field, str]]:
-    found = []
-    for field in fields(cls):
-        if field.kind == "flat":
-            found += _documented(field.hint, {})
-        elif field.kind == "value" and field.name not in fixed:
-            doc = docs(cls).get(field.name) or docs(Server)[field.name.removeprefix("engine_")]
-            found.append((field, doc))
-    return found
-
-
 @functools.cache
 def docs(cls: type) -> dict[str, str]:
-    """What the docstring of a dataclass says of each of its fields, on one line."""
+    """Fields of a dataclass with their descriptions in its docstring, on one line each."""
     text = inspect.getdoc(cls).partition("Attributes:\n")[2].partition("\n\n")[0]
-    found = {}
-    for names, doc in re.findall(r"^  (\w[\w, ]*): (.+(?:\n   .*)*)", text, re.MULTILINE):
-        for name in names.split(", "):
-            found[name] = " ".join(doc.split())
-    return found
+    return {
+        name: " ".join(doc.split())
+        for names, doc in re.findall(r"^  (\w[\w, ]*): (.+(?:\n   .*)*)", text, re.MULTILINE)
+        for name in names.split(", ")
+    }

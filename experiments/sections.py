@@ -25,7 +25,6 @@ from grm_jax.ranges import (
     Checked,
     Count,
     Natural,
-    NonNegative,
     Positive,
     Range,
     Seed,
@@ -36,7 +35,7 @@ from grm_jax.ranges import (
 )
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.given import SOURCES
-from grm_jax.sampling.remote import Server, check_url
+from grm_jax.sampling.remote import Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
@@ -66,7 +65,7 @@ _Numbers = Annotated[
 ]
 
 # Fields of a dataclass that stand in the section of their parent, such as `grpo.kl_coef`.
-_FLAT = {"flat": True}
+_FLAT = {"flat": ""}  # with this prefix
 # Fields of every section `draw` that the template of the run decides, or only an experiment sets.
 _TEMPLATE = {"form": lambda built: built["template"].form,
              "principles": lambda built: built["template"].principles,
@@ -196,43 +195,30 @@ class DataConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig(Checked):
-    """What draws the trajectories of a section: fields of `rft` and of `benchmark` themselves.
+    """The engine that draws the trajectories of a section: fields of `rft` and of `benchmark`.
 
     Attributes:
       engine: "jitted", on the devices of the mesh, or "openai", an OpenAI-compatible server.
-
-    The other fields are those of `sampling.remote.Server`, with a prefix. The key of the server is
-    in the environment (OPENAI_API_KEY).
+      openai: the server, whose fields have the prefix "engine_" in configs. Its key is in the
+        environment (OPENAI_API_KEY).
     """
 
     engine: Annotated[str, one_of(("jitted", "openai"))] = "jitted"
-    engine_url: str = ""
-    engine_model: str = ""
-    engine_parallel: Count = Server.parallel
-    engine_rate: NonNegative = Server.rate
-    engine_timeout: Positive = Server.timeout
-    engine_total_timeout: Positive = Server.total_timeout
-    engine_tries: Count = Server.tries
-    engine_max_tokens_field: str = Server.max_tokens_field
-    engine_extra: str = Server.extra
-    engine_stop_reasons: str = Server.stop_reasons
-    engine_length_reasons: str = Server.length_reasons
+    openai: Server = dataclasses.field(
+        default=Server(), metadata={"flat": "engine_", "fixed": {"pause": Server.pause}}
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        try:
-            if self.engine_url:
-                check_url(self.engine_url)  # also of an engine that is not used: it is written down
-            self.server()
-        except ValueError as error:
-            raise ValueError(f"engine_{error}") from None
+        if self.server() is not None:
+            try:
+                self.openai.require()
+            except ValueError as error:
+                raise ValueError(f"engine_{error}") from None
 
     def server(self) -> Server | None:
         """The server, or None for the jitted engine."""
-        if self.engine == "jitted":
-            return None
-        own = {name: value for name, value in vars(self).items() if name.startswith("engine_")}
-        return Server(**{name.removeprefix("engine_"): value for name, value in own.items()})
+        return self.openai if self.engine == "openai" else None
 
 
 @dataclasses.dataclass(frozen=True)

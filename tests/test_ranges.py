@@ -33,11 +33,8 @@ CONFIGS = {
 FREE_TEXT = {
     "TokenizerConfig.path", "Released.model", "Released.meta_rm", "DataConfig.train",
     "DataConfig.development", "DataConfig.test", "DataConfig.general", "DataConfig.benchmark_dir",
-    "EngineConfig.engine_url", "EngineConfig.engine_model", "GRPOLoop.easy_for", "Server.url",
-    "Server.model", "Server.max_tokens_field", "Server.stop_reasons", "Server.length_reasons",
-    *(f"EngineConfig.engine_{name}" for name in (
-        "max_tokens_field", "extra", "stop_reasons", "length_reasons"
-    )),
+    "GRPOLoop.easy_for", "Server.url", "Server.model", "Server.max_tokens_field",
+    "Server.stop_reasons", "Server.length_reasons",
     "Benchmark.data_dir", "Benchmark.arms", "AblateConfig.listed", "AblateConfig.only",
     "MeshConfig.rules", "MeshConfig.rollout_rules",
 }  # fmt: skip

@@ -158,7 +158,8 @@ class Server(Checked):
     """Where to ask, how hard, and in which dialect.
 
     Attributes:
-      url: up to and without /chat/completions, such as http://localhost:8000/v1.
+      url: up to and without /chat/completions, such as http://localhost:8000/v1; "" for a server
+        that is not used.
       model: its name there.
       parallel: requests at the same time.
       rate: most requests a second; 0 for no limit.
@@ -175,8 +176,8 @@ class Server(Checked):
       pause: seconds before the second call; it doubles each time, up to a minute.
     """
 
-    url: str
-    model: str
+    url: str = ""
+    model: str = ""
     parallel: Count = 16
     rate: NonNegative = 0.0
     timeout: Positive = 600.0
@@ -190,6 +191,11 @@ class Server(Checked):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.url:  # also of a server that is not used: configs are written to disk
+            check_url(self.url)
+
+    def require(self) -> None:
+        """Raises ValueError, naming the field, unless there is an address, a model and a key."""
         check_url(self.url)
         api_key()
         self.demand("model", bool(self.model), "named")
@@ -212,6 +218,7 @@ class RemoteEngine:
           partial: the file for the answers of a unit that is not whole; no other engine may use it
             at the same time.
         """
+        server.require()
         self.buckets = buckets
         self._partial = pathlib.Path(partial)
         self._server, self._key = server, api_key()

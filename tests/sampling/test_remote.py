@@ -19,7 +19,8 @@ import jax
 import pytest
 from chat_server import chat_server, completion, raw, reply, reset
 
-from experiments import sections
+from configs import small_world
+from experiments.config import build, layout
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.stores import TrajectoryStore
 from grm_jax.learning.rejection import RejectionRules, reject
@@ -506,7 +507,7 @@ def test_the_key_is_in_no_message_and_no_file(ask, served, tmp_path, monkeypatch
     for key in ("open\nsesame", "open sesame", "ö"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
         with pytest.raises(ValueError, match="OPENAI_API_KEY") as raised:
-            Server("http://x", "m")
+            Server("http://x", "m").require()
         assert "sesame" not in str(raised.value)
 
 
@@ -580,7 +581,7 @@ def test_requests_keep_to_a_rate(tokenizer, tmp_path):
 )  # fmt: skip
 def test_bad_settings(fields):
     with pytest.raises(ValueError, match=f"^{next(iter(fields))}: must"):
-        Server(**{"url": "http://x", "model": "m"} | fields)
+        Server(**{"url": "http://x", "model": "m"} | fields).require()
 
 
 @pytest.mark.parametrize(
@@ -589,8 +590,9 @@ def test_bad_settings(fields):
 )  # fmt: skip
 @pytest.mark.parametrize("engine", ["jitted", "openai"])
 def test_an_address_with_a_secret_is_refused_and_not_printed(url, engine):
-    with pytest.raises(ValueError, match="^engine_url: must start with") as raised:
-        sections.EngineConfig(engine=engine, engine_url=url, engine_model="m")
+    fields = {"engine": engine, "engine_url": url, "engine_model": "m"}
+    with pytest.raises(ValueError, match=r"^config\.rft\.engine_url: must start with") as raised:
+        _engine(fields)
     assert "same" not in "".join(traceback.format_exception(raised.value))
 
 
@@ -605,12 +607,20 @@ def test_addresses(url):
 def test_every_field_of_the_server_has_one_in_the_config():
     names = {field.name for field in dataclasses.fields(Server)} - {"pause"}
     given = {"parallel": 2, "extra": '{"top_k": 1}', "max_tokens_field": "max_completion_tokens"}
-    config = sections.EngineConfig(
-        "openai", "http://x", "m", **{f"engine_{name}": value for name, value in given.items()}
-    )
-    assert config.server() == Server("http://x", "m", **given)
-    fields = {field.name for field in dataclasses.fields(config)}
-    assert fields == {"engine", *(f"engine_{name}" for name in names)}
+    asked = {"url": "http://x", "model": "m", **given}
+    engine = _engine({"engine": "openai", **{f"engine_{name}": asked[name] for name in asked}})
+    assert engine.server() == Server("http://x", "m", **given)
+    assert _engine({}).server() is None
+    fields = {field.name for field in layout({}).sections["rft"].values}
+    assert {name for name in fields if name.startswith("engine_")} == {
+        f"engine_{name}" for name in names
+    }
+
+
+def _engine(fields):
+    config = small_world.get_config("ci")
+    config.rft.update(fields)
+    return build(config).rft.engine
 
 
 def test_more_fields_of_the_request_make_another_model(tmp_path):

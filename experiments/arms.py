@@ -199,9 +199,7 @@ def stage_name(
         if decisive(claimed(before)) == json.loads(own):
             return name
     if names[0] in begun:
-        different = differing_fields(
-            filled(decisive(begun[names[0]])), filled(json.loads(own))
-        )
+        different = differing_fields(filled(decisive(begun[names[0]])), filled(json.loads(own)))
         raise ValueError(
             f"{folder.parent}: stage {names[0]!r} was made with another config; give the arm "
             f"another name, or the run another --workdir: {'; '.join(different)}"

@@ -18,7 +18,7 @@ from grm_jax.evaluation import report, results
 from grm_jax.evaluation.lines import counted
 from grm_jax.files import read_json, write_json
 
-# Each has train(run, config) and measure(run, config, suites, rules) -> lines by suite.
+# Each has train(run, config) and measure(run, config, suites, counting) -> lines by suite.
 KINDS = {"bradley_terry": pairs, "pairrm": pairs, "cloud": cloud,
          "llm_judge": judge, "token_prob": judge}  # fmt: skip
 
@@ -33,9 +33,7 @@ def read_config(run: Run) -> sections.Baseline:
     config = run.config.baseline
     most = run.config.benchmark.draw.k
     if config.k > most:
-        raise ValueError(
-            f"config.baseline.k: {config.k} exceeds config.benchmark.draw.k = {most}"
-        )
+        raise ValueError(f"config.baseline.k: {config.k} exceeds config.benchmark.draw.k = {most}")
     if run.config.benchmark.engine.server() is not None:
         raise ValueError("config.benchmark.engine: baselines are measured by the jitted engine")
     for field in ("principles", "reference"):
@@ -69,27 +67,26 @@ def claim(run: Run, kind: str) -> None:
 def main(run: Run) -> None:
     """Trains one kind, measures it on all suites, and reports."""
     config = read_config(run)
-    kind, how = config.kind, KINDS[config.kind]
+    kind, module = config.kind, KINDS[config.kind]
     claim(run, kind)
-    order.up_to("base" if how is pairs else "cold_start")(run)
-    how.train(run, config)
+    order.up_to("base" if module is pairs else "cold_start")(run)
+    module.train(run, config)
 
     of_benchmark = measurement.read_config(run)
-    rules = benchmark.counting_rules(run, of_benchmark)
+    counting = benchmark.counting_rules(run, of_benchmark)
     loaded = measurement.load_comparisons(run, of_benchmark)
     suites = benchmark.to_suites(loaded, [])
-    lines = how.measure(run, config, suites, rules)
+    lines = module.measure(run, config, suites, counting)
     for suite in suites:
-        results.write_baseline(
-            run.workdir.path, kind, suite, rules, benchmark.draw_of(run.fields), lines[suite.name]
-        )
+        draw = benchmark.draw_of(run.fields)
+        results.write_baseline(run.workdir.path, kind, suite, counting, draw, lines[suite.name])
 
     if benchmark.finished(run, of_benchmark):
         benchmark.run_stage(run)
         return
-    others = benchmark.stored_baselines(run, loaded.comparisons, rules)
+    others = benchmark.stored_baselines(run, loaded.comparisons, counting)
     suites = benchmark.to_suites(loaded, [], others)
-    report.write_lines(benchmark.place(run), counted(suites, rules), rules)
+    report.write_lines(benchmark.place(run), counted(suites, counting), counting)
 
 
 if __name__ == "__main__":

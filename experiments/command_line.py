@@ -1,9 +1,9 @@
 """The flags of a program that takes a config: `--config`, its fields, and `--show_config`.
 
-    --config=configs/small_world.py:demo --config.grpo.advantage=dr_grpo
-    --config.grpo.clip_high=None   of a field that may be None
-    --show_config            every field with its value, origin and meaning, and nothing else
-    --show_config=grpo       those of one section
+--config=configs/small_world.py:demo --config.grpo.advantage=dr_grpo
+--config.grpo.clip_high=None   of a field that may be None
+--show_config            every field with its value, origin and meaning, and nothing else
+--show_config=grpo       those of one section
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""What a benchmark draws: its comparisons, the trajectories of each stage, and their meta scores.
+"""The data of a benchmark: its comparisons, the trajectories of each stage, and their meta scores.
 
 Each stage is sampled once, with the largest k, into trajectories/benchmark_*.jsonl; a unit that is
-there is not drawn again.
+already there is not drawn again.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def read_config(run: Run) -> Benchmark:
 
 
 class Loaded(NamedTuple):
-    """By suite, the comparisons that are judged, and which part of the official rows was read."""
+    """The comparisons of each suite, and the part of its official rows that was read."""
 
     comparisons: dict[str, list[Comparison]]
     coverage: dict[str, str]
@@ -49,91 +49,91 @@ def load_comparisons(run: Run, config: Benchmark) -> Loaded:
     Raises:
       ValueError: for a suite that the config has no data for, or bad files.
     """
-    found, coverage = {}, {}
+    comparisons, coverage = {}, {}
     for name in split(config.suites):
         if name in SUITES:
-            rows = load_suite(name, config.data_dir, config.limit)
-            found[name], coverage[name] = SUITES[name].judged(rows), SUITES[name].coverage(rows)
+            suite, rows = SUITES[name], load_suite(name, config.data_dir, config.limit)
+            comparisons[name], coverage[name] = suite.judged(rows), suite.coverage(rows)
             continue
         if (name == "small_world") != (run.world is not None):
             raise ValueError(f"config.benchmark.suites: the config has no section for {name!r}")
-        found[name] = run.comparisons(config.split, config.limit, seed=run.config.seed + 10)
+        comparisons[name] = run.comparisons(config.split, config.limit, seed=run.config.seed + 10)
         coverage[name] = ""
-    return Loaded(found, coverage)
+    return Loaded(comparisons, coverage)
 
 
 def _draw_config(run: Run) -> DrawConfig:
     config = run.config.benchmark.draw
-    # Where rows may be shortened, those that cannot be are dropped, and have no verdict.
+    # Where prompts may be shortened, those that stay too long are dropped and have no verdict.
     return config if config.max_truncated else dataclasses.replace(config, max_dropped=0.0)
 
 
 def _greedy(config: DrawConfig) -> DrawConfig:
-    """One greedy sample; under "both" one in each order, as JudgeBench and auto-j want them."""
+    """One greedy sample; with the policy "both" one in each order, as in JudgeBench and auto-j."""
     both = config.order_policy == "both"
     orders = {"k": 2} if both else {"k": 1, "order_policy": "random"}
     return dataclasses.replace(config, temperature=0.0, **orders)
 
 
 class Measurement:
-    """Draws on all suites; the parameters that were last needed stay loaded.
+    """Draws trajectories of stages on all suites; the parameters of the last stage stay loaded.
 
     Attributes:
       run: the main run.
       comparisons: by suite.
-      draw_config: how the main run is drawn: section `benchmark.draw`, with `changes`.
-      engine: what draws.
+      draw_config: section `benchmark.draw` of the main run, with `changes`.
+      engine: draws the work units.
     """
 
     def __init__(self, run: Run, comparisons: dict[str, list[Comparison]], **changes):
         self.run, self.comparisons = run, comparisons
         self.draw_config = dataclasses.replace(_draw_config(run), **changes)
-        own = run.config.benchmark
-        self.engine = run.engine("benchmark", own.buckets, server=own.engine.server())
+        section = run.config.benchmark
+        self.engine = run.engine("benchmark", section.buckets, server=section.engine.server())
         self._params: tuple[str, dict | None] | None = None  # stage, parameters
 
     def draw(self, run: Run, stage: str, *, k: int | None) -> dict[str, Drawn]:
-        """k samples, or for None the greedy one (an order), of one stage on every suite.
+        """Draws k samples of a stage on every suite, or the greedy sample (one in each order).
 
         Args:
           run: the arm.
           stage: its stage, such as "grpo", or one of `UNTRAINED_STAGES`.
-          k: samples of each comparison.
+          k: samples of each comparison; None for greedy.
         """
-        own = read_config(run)
+        section = read_config(run)
         config = _draw_config(run) if run.arm_name else self.draw_config
-        config = dataclasses.replace(config, reference=own.reference)
+        config = dataclasses.replace(config, reference=section.reference)
         config = _greedy(config) if k is None else dataclasses.replace(config, k=k)
         untrained = stage in UNTRAINED_STAGES
         name = stage if untrained else run.stage(stage)
         if self._params is None or self._params[0] != name:
-            self._params = None  # before the next ones are read: there may be room for one only
+            self._params = None  # freed first: there may be room for one stage only
             self._params = (name, self._load(run, name, untrained))
-        found = {}
+        drawn = {}
         for suite, comparisons in self.comparisons.items():
-            if own.reference and not any(c.reference for c in comparisons):
+            if section.reference and not any(c.reference for c in comparisons):
                 raise ValueError(f"config.benchmark.reference: {suite} has no references")
-            if own.principles:
-                comparisons = self._given(run, suite, name, own.principles)
+            if section.principles:
+                comparisons = self._given(run, suite, name, section.principles)
                 config = dataclasses.replace(config, principles="given")
             trajectories = self._draw_suite(suite, name, config, comparisons)
             groups = group(comparisons, trajectories)
             limit = self.engine.buckets.prompt_lengths[-1]
             lengths = [
-                min(limit, len(make_prompt(c, drawn[0].order, config, run.tokenizer).ids))
-                for c, drawn in zip(comparisons, groups, strict=True)
+                min(limit, len(make_prompt(c, samples[0].order, config, run.tokenizer).ids))
+                for c, samples in zip(comparisons, groups, strict=True)
             ]
-            # What a server runs is not known here.
+            # The shape of a model behind a server is unknown.
             model = None if isinstance(self.engine, RemoteEngine) else run.model
-            found[suite] = Drawn(
+            drawn[suite] = Drawn(
                 stage, run.config.template.principles, k is None, groups, prompt_tokens=lengths,
                 model=model, arm=run.arm_name,
                 stratified=config.order_policy in SPREAD if run.arm_name and k else None,
             )  # fmt: skip
-        return found
+        return drawn
 
     def _given(self, run: Run, suite: str, stage: str, source: str) -> list[Comparison]:
-        """The comparisons of a suite with principles; those of its own greedy samples are drawn."""
+        """The comparisons of a suite with given principles, which the stage may have to draw."""
 
         def draw(comparisons: Sequence[Comparison], mode: str) -> list[Trajectory]:
             config = dataclasses.replace(
@@ -164,43 +164,41 @@ class Measurement:
                       "config.benchmark.draw.max_truncated")  # fmt: skip
             advice = f" ({fields})" if isinstance(error, TooLong) else ""
             raise ValueError(f"suite {suite}: {error}{advice}") from error
-        found = {trajectory.uid for trajectory in drawn}
-        for comparison in comparisons:  # no prompt of it fits: it has no verdict
-            if comparison.uid not in found:
+        answered = {trajectory.uid for trajectory in drawn}
+        for comparison in comparisons:  # without a verdict where no prompt fits
+            if comparison.uid not in answered:
                 drawn += unanswered(comparison, drawn[0], config, self.run.tokenizer)
         return drawn
 
     def score(self, drawn: dict[str, Drawn]) -> dict[str, Drawn]:
-        """The same with the scores of the meta RM."""
+        """The samples with the scores of the meta RM."""
         self._params = None
-        judge = meta_rm.load(self.run)
-        digest = params_digest(judge.params)
-        return {
-            suite: one._replace(
-                meta=meta_scores(self.run, judge, digest, self.comparisons[suite], one.groups),
-                meta_model=judge.model,
-            )
-            for suite, one in drawn.items()
-        }
+        meta = meta_rm.load(self.run)
+        digest = params_digest(meta.params)
+        scored = {}
+        for suite, samples in drawn.items():
+            logits = meta_scores(self.run, meta, digest, self.comparisons[suite], samples.groups)
+            scored[suite] = samples._replace(meta=logits, meta_model=meta.model)
+        return scored
 
 
 def meta_scores(
     run: Run,
-    judge: meta_rm.Judge,
+    meta: meta_rm.MetaRM,
     digest: str,
     comparisons: Sequence[Comparison],
     groups: Sequence[Sequence[Trajectory]],
 ) -> list[list[float]]:
-    """The logit of each trajectory; units that meta_scores/ holds already are not run again."""
+    """The meta RM's logit of each trajectory; units in meta_scores/ are not scored again."""
     loop = run.config.meta_rm.loop
-    pairs = [(c, t) for c, own in zip(comparisons, groups, strict=True) for t in own]
-    rows = [judge.input_ids(run.config.template.form, *pair) for pair in pairs]
+    pairs = [(c, t) for c, group in zip(comparisons, groups, strict=True) for t in group]
+    rows = [meta.input_ids(run.config.template.form, *pair) for pair in pairs]
     length = heads.scoring_length(run, "meta_rm", loop.row_length, rows)
-    scorer = heads.Scorer(run, judge.model, judge.tokenizer.pad_id, length, loop.batch_size)
+    scorer = heads.Scorer(run, meta.model, meta.tokenizer.pad_id, length, loop.batch_size)
     size = scorer.batch_size * META_BATCHES_PER_UNIT
     _, first = pairs[0]
     parts = [
-        digest, judge.tokenizer.fingerprint(),
+        digest, meta.tokenizer.fingerprint(),
         prompts.template_fingerprint(), str(length), str(size),
     ]  # fmt: skip
     fingerprint = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
@@ -212,10 +210,10 @@ def meta_scores(
             piece = rows[start : start + size]
             if unit not in complete:
                 keys = [trajectory.key for _, trajectory in pairs[start : start + size]]
-                logits = dict(zip(keys, scorer(judge.params, piece), strict=True))
+                logits = dict(zip(keys, scorer(meta.params, piece), strict=True))
                 store.append_unit(fingerprint, UnitHeader(*where, unit), logits)
                 if run.stopping:
                     run.stop(f"unit {unit} of the scores of {first.stage}")
             advance(len(piece))
         by_key = store.scores(fingerprint, *where)
-    return [[by_key[trajectory.key] for trajectory in own] for own in groups]
+    return [[by_key[trajectory.key] for trajectory in group] for group in groups]

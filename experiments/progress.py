@@ -17,9 +17,7 @@ _SECONDS_BETWEEN_LINES = 15
 
 
 @contextlib.contextmanager
-def bar(
-    console: rich.console.Console, title: str, total: int, done: int = 0
-) -> Iterator[Callable]:
+def bar(console: rich.console.Console, title: str, total: int, done: int = 0) -> Iterator[Callable]:
     """A bar with rate and time left; yields advance(step=1, note='').
 
     `done` of the `total` were there before and count for no rate.
@@ -81,9 +79,7 @@ class Metrics:
         such as the meta RM and the arm without principles.
         """
         lines = self._lines()
-        kept = [
-            line for line, record in lines if record["stage"] != stage or record["step"] < step
-        ]
+        kept = [line for line, record in lines if record["stage"] != stage or record["step"] < step]
         if len(kept) < len(lines):
             write_atomically(self._path, b"".join(kept))
 

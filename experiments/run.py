@@ -308,9 +308,7 @@ class Run:
         `abstract`: shapes and shardings of other parameters than those of a decoder.
         """
         if abstract is None:
-            abstract = with_shardings(
-                transformer.abstract_params(self.model), self.param_shardings
-            )
+            abstract = with_shardings(transformer.abstract_params(self.model), self.param_shardings)
         return self.workdir.load_params(stage, abstract, written_by=self._written_by)
 
     def load_base(self) -> dict:

@@ -103,7 +103,8 @@ def _check_lora(config: Config) -> None:
 
 def _check_types(config: Config, model: ModelConfig) -> None:
     trained = [
-        name for name, stage in config.trained().items()
+        name
+        for name, stage in config.trained().items()
         if stage.optimizer is not None and name not in config.adapted()
     ]
     if trained and model.compute.param_dtype != "float32":

@@ -38,9 +38,7 @@ def singles(comparison: Comparison) -> list[Comparison]:
     ]  # fmt: skip
 
 
-def _row(
-    run: Run, comparison: Comparison, shown: int, critique: Trajectory
-) -> tuple[int, ...]:
+def _row(run: Run, comparison: Comparison, shown: int, critique: Trajectory) -> tuple[int, ...]:
     ids = pairs.row(run, comparison, (shown,))
     return (*ids, *answer_ids(critique, run.tokenizer))
 
@@ -80,7 +78,7 @@ def training_pairs(
 
 
 def measure(
-    run: Run, config: Baseline, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: Baseline, suites: Sequence[Suite], counting: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of greedy critiques, and of the mean over k sampled ones, on every suite."""
     alone = {s.name: [one for c in s.comparisons for one in singles(c)] for s in suites}
@@ -98,7 +96,7 @@ def measure(
             critiques = [[next(groups) for _ in range(c.n)] for c in suite.comparisons]
             scores = _scores(run, suite.comparisons, critiques)
             found[suite.name] += pairs.real_lines(
-                suite, rules, scores, Method(KIND, kind=kind), most=k or 1
+                suite, counting, scores, Method(KIND, kind=kind), most=k or 1
             )
     return found
 

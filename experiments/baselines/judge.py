@@ -41,18 +41,18 @@ def train(run: Run, _: Baseline) -> None:
     """Rejective fine-tuning on the prompt of the judge, unless it is finished."""
     if (stage := run.begin(STAGE)) is None:
         return
-    own = run.config.rft
-    data, rules = own.data, own.rules
+    section = run.config.rft
+    data, rules = section.data, section.rules
     comparisons = run.comparisons("train", data.comparisons, seed=run.config.seed + 1)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
     params = run.load_cold_start()
     if run.world is not None:
         examples = right_demonstrations(run, comparisons, rules.num_samples)
     else:
-        config = dataclasses.replace(own.draw, answer="best")
+        config = dataclasses.replace(section.draw, answer="best")
         trajectories = drawing.draw_stage(
             run, stage, params, comparisons, config,
-            run.engine("rft", own.buckets, server=own.engine.server()),
+            run.engine("rft", section.buckets, server=section.engine.server()),
         )  # fmt: skip
         rejection = reject(trajectories, rules)
         by_uid = {comparison.uid: comparison for comparison in comparisons}
@@ -60,12 +60,10 @@ def train(run: Run, _: Baseline) -> None:
     run.say(f"{stage}: {len(examples)} right answers kept")
     drawing.require_kept(stage, len(examples), data)
     examples += sft.general_examples(run, data.general, seed=run.config.seed + 1)
-    sft.train(run, stage, "rft", own, params, examples)
+    sft.train(run, stage, "rft", section, params, examples)
 
 
-def right_demonstrations(
-    run: Run, comparisons: Sequence[Comparison], each: int
-) -> list[Example]:
+def right_demonstrations(run: Run, comparisons: Sequence[Comparison], each: int) -> list[Example]:
     """Of `each` demonstrations a comparison those that end at the best response."""
     examples = []
     for index, comparison in enumerate(comparisons):
@@ -74,21 +72,17 @@ def right_demonstrations(
             shown = comparison.in_order(rng.permutation(comparison.n))
             answer, best = run.world.choice(shown, rng)
             if best == shown.best:
-                text = judge_prompt(
-                    shown.messages, shown.responses, form=run.config.template.form
-                )
+                text = judge_prompt(shown.messages, shown.responses, form=run.config.template.form)
                 examples.append(sft.example(run, [Message("user", text)], answer))
     return examples
 
 
 def measure(
-    run: Run, config: Baseline, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: Baseline, suites: Sequence[Suite], counting: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of a kind on every suite, of the comparisons with something to choose from."""
     kind = config.kind
-    pairs_and_lists = {
-        suite.name: [c for c in suite.comparisons if c.n > 1] for suite in suites
-    }
+    pairs_and_lists = {suite.name: [c for c in suite.comparisons if c.n > 1] for suite in suites}
     some = {name: own for name, own in pairs_and_lists.items() if own}
     measurement = Measurement(run, some, answer="best", k=config.k)
     sampled = measurement.draw(run, STAGE, k=config.k)
@@ -101,7 +95,7 @@ def measure(
         own = pairs_and_lists[suite.name]
         found[suite.name] = [
             line for method, one in drawn.items()
-            for line in _lines(run, measurement, method, suite, own, one, rules)
+            for line in _lines(run, measurement, method, suite, own, one, counting)
         ]  # fmt: skip
     return found
 
@@ -113,14 +107,14 @@ def _lines(
     suite: Suite,
     own: Sequence[Comparison],
     drawn: Mapping[str, Drawn],
-    rules: CountingRules,
+    counting: CountingRules,
 ) -> list[Line]:
     most = 1 if method.kind == "greedy" else measurement.draw_config.k
     if not own:  # the same lines in every suite
-        return [Line(dataclasses.replace(method, k=k)) for k in rules.ks if k <= most]
+        return [Line(dataclasses.replace(method, k=k)) for k in counting.ks if k <= most]
     part = dataclasses.replace(suite, comparisons=own)
     one = drawn[suite.name]
-    ballots = ballots_of(part, one, rules)
+    ballots = ballots_of(part, one, counting)
     facts = sample_facts(one.groups)
     if method.stage == "token_prob":
         scores_CSN, told_CS = index_scores(run, measurement, own, one)
@@ -132,7 +126,7 @@ def _lines(
         ballots.scores_CSN[:, :samples] = scores_CSN
         ballots.parsed_CS[:, :samples] = told_CS
         facts["unparsed"] = float(1 - told_CS.mean())
-    return tally(part, ballots, rules, method, most=most, facts=facts)
+    return tally(part, ballots, counting, method, most=most, facts=facts)
 
 
 def index_scores(

@@ -120,13 +120,13 @@ def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
 
 
 def measure(
-    run: Run, config: Baseline, suites: Sequence[Suite], rules: CountingRules
+    run: Run, config: Baseline, suites: Sequence[Suite], counting: CountingRules
 ) -> dict[str, list[Line]]:
     """The line of a trained head on every suite."""
-    return {suite.name: _measure(run, config.kind, suite, rules) for suite in suites}
+    return {suite.name: _measure(run, config.kind, suite, counting) for suite in suites}
 
 
-def _measure(run: Run, kind: str, suite: Suite, rules: CountingRules) -> list[Line]:
+def _measure(run: Run, kind: str, suite: Suite, counting: CountingRules) -> list[Line]:
     lists = [
         [(i,) for i in range(c.n)] if kind == "bradley_terry"
         else [(a, b) for a in range(c.n) for b in range(c.n) if a != b]
@@ -146,7 +146,7 @@ def _measure(run: Run, kind: str, suite: Suite, rules: CountingRules) -> list[Li
             for shown in own:
                 logits_NN[shown] = next(logits)
             scores.append([pairs.antisymmetric_scores(logits_NN).tolist() if c.n > 1 else None])
-    lines = real_lines(suite, rules, scores, Method(kind, kind="scalar"), most=1)
+    lines = real_lines(suite, counting, scores, Method(kind, kind="scalar"), most=1)
     if kind == "pairrm":  # it has nothing to say about single responses
         lines = [line._replace(singles_MC=None) for line in lines]
     return lines
@@ -164,7 +164,7 @@ def score(run: Run, kind: str, rows: Sequence[Sequence[int]]) -> list[float]:
 
 def real_lines(
     suite: Suite,
-    rules: CountingRules,
+    counting: CountingRules,
     scores: Sequence[Sequence[Sequence[float] | None]],
     method: Method,
     *,
@@ -173,6 +173,6 @@ def real_lines(
     """Lines of real scores by comparison, sample and response, see `ballots.from_scores`."""
     ballots = from_scores(
         [c.uid for c in suite.comparisons], [c.n for c in suite.comparisons], scores,
-        num_samples=rules.num_samples,
+        num_samples=counting.num_samples,
     )  # fmt: skip
-    return tally(suite, ballots, rules, method, most=most, facts={}, ordered=False)
+    return tally(suite, ballots, counting, method, most=most, facts={}, ordered=False)

@@ -75,7 +75,7 @@ def require_finished(run: Run, config: Benchmark) -> None:
 def run_stage(run: Run) -> None:
     """Draws, counts, writes and prints."""
     config = read_config(run)
-    rules = counting_rules(run, config)
+    counting = counting_rules(run, config)
     require_finished(run, config)
     greedy = split(config.greedy_stages)
     sampled = split(config.sampled_stages)
@@ -98,8 +98,8 @@ def run_stage(run: Run) -> None:
         except given.NoPrinciples as error:
             run.say(f"arm {arm.arm_name}: left out: {error}")
 
-    suites = to_suites(loaded, drawn, stored_baselines(run, loaded.comparisons, rules))
-    suites = write_report(run, suites, rules, count_all=config.count_all)
+    suites = to_suites(loaded, drawn, stored_baselines(run, loaded.comparisons, counting))
+    suites = write_report(run, suites, counting, count_all=config.count_all)
     require_readable(suites, config)
 
 
@@ -124,12 +124,12 @@ def draw_of(fields: Mapping) -> dict:
 
 
 def stored_baselines(
-    run: Run, comparisons: Mapping[str, Sequence[Comparison]], rules: CountingRules
+    run: Run, comparisons: Mapping[str, Sequence[Comparison]], counting: CountingRules
 ) -> dict[str, tuple[Line, ...]]:
     """By suite, the lines of the trained baselines of the workdir that were measured alike."""
     now = draw_of(run.fields)
     return results.read_baselines(
-        run.workdir.path, comparisons, rules,
+        run.workdir.path, comparisons, counting,
         lambda draw: draw_of({"benchmark": {"draw": draw}}) == now, run.say,
     )  # fmt: skip
 
@@ -160,9 +160,9 @@ def place(run: Run) -> report.Place:
 
 
 def write_report(
-    run: Run, suites: Sequence[Suite], rules: CountingRules, *, count_all: bool = False
+    run: Run, suites: Sequence[Suite], counting: CountingRules, *, count_all: bool = False
 ) -> list[Suite]:
     """Tables, figures, pages, and what the terminal shows; returns the suites with their lines."""
     own = set(map(run.stage, arms.STAGES))
     training = [record for record in run.metrics.read() if record["stage"] in own]
-    return report.write_report(place(run), suites, rules, training, count_all=count_all)
+    return report.write_report(place(run), suites, counting, training, count_all=count_all)

@@ -5,10 +5,8 @@ text. A checkpoint holds the train state, the position in the data, and the size
 killed run that is started again ends bitwise where an unbroken one does.
 """
 
-import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
 
 import jax
 
@@ -24,7 +22,7 @@ from grm_jax.learning.rewards import REWARDS
 from grm_jax.learning.state import TrainState, make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.parallel.sharding import put, reshard
-from grm_jax.sampling.draw import Drawer, Origin, TooLong, WorkList
+from grm_jax.sampling.draw import Origin, WorkList
 
 _SUMMARY = (
     "reward {reward_mean:+.2f}, no signal {zero_signal_share:.0%}, kl {kl:.3f}, "
@@ -32,12 +30,10 @@ _SUMMARY = (
     "log-prob gap {logprob_gap_max:.0e}, cut {truncation_share:.0%}, "
     "unparsed {parse_failure_share:.0%}, {tokens_per_second:.0f} tokens/s"
 )
-_JUDGED_BY = 2000  # comparisons that say how many prompts of the stage are too long
+_PLANNED_FIRST = 2000  # comparisons from which the share of prompts that are too long is judged
 
 
-def without_easy(
-    run: Run, comparisons: list[Comparison], loop: GRPOLoop
-) -> list[Comparison]:
+def without_easy(run: Run, comparisons: list[Comparison], loop: GRPOLoop) -> list[Comparison]:
     """The comparisons that the trajectories of `loop.easy_for` do not get right every time.
 
     Raises:
@@ -50,8 +46,8 @@ def without_easy(
     uids = {comparison.uid for comparison in comparisons}
     try:
         with TrajectoryStore(path, read_only=True) as store:
-            own = (t for t in store.iterate() if t.uid in uids)
-            easy, judged = rejection.easy_comparisons(own, loop.easy_samples)
+            trajectories = (t for t in store.iterate() if t.uid in uids)
+            easy, judged = rejection.easy_comparisons(trajectories, loop.easy_samples)
         if not judged:
             raise ValueError(
                 f"{path}: no {loop.easy_samples} trajectories of any of {len(uids)} comparisons"
@@ -66,30 +62,14 @@ def without_easy(
     return kept
 
 
-def next_work(drawer: Drawer, batches: Iterator[list[Comparison]], step: int) -> WorkList:
-    """The plan of the next batch that has a prompt which is not too long.
-
-    Its `dropped` begins with the comparisons of the batches before, which have none.
-    """
-    dropped: tuple[str, ...] = ()
-    while True:
-        batch = next(batches)
-        try:
-            work = drawer.plan(batch, step=step)
-        except TooLong:
-            dropped += tuple(comparison.uid for comparison in batch)
-            continue
-        return dataclasses.replace(work, dropped=dropped + work.dropped)
-
-
 def run_stage(run: Run) -> None:
     """GRPO, unless it is finished."""
     if (stage := run.begin("grpo")) is None:
         return
-    own, seed = run.config.grpo, run.config.seed
-    config, loop = own.objective, own.loop
+    section, seed = run.config.grpo, run.config.seed
+    config, loop = section.objective, section.loop
     model = run.trained_model("grpo")
-    engine = run.engine("grpo", own.buckets, adapters=model.lora)
+    engine = run.engine("grpo", section.buckets, adapters=model.lora)
     comparisons = run.comparisons("train", loop.comparisons, seed=seed + 2)
     if loop.easy_for:
         comparisons = without_easy(run, comparisons, loop)
@@ -98,9 +78,9 @@ def run_stage(run: Run) -> None:
     # Reference, state, log.
     from_rft = loop.start == "rft"
     reference = run.load_params(run.stage("rft")) if from_rft else run.load_cold_start()
-    fingerprint = drawing.fingerprint(run, params_digest(reference), own.draw)
-    optimizer = make_optimizer(own.optimizer)
-    update = grpo.make_update_step(model, config, optimizer, own.draw.temperature)
+    fingerprint = drawing.fingerprint(run, params_digest(reference), section.draw)
+    optimizer = make_optimizer(section.optimizer)
+    update = grpo.make_update_step(model, config, optimizer, section.draw.temperature)
     # With adapters, the reference is also the base of the policy.
     base, trained = lora.start(model, reference, run.adapter_key(stage), run.mesh)
     state = start_state(trained, optimizer, run.base_key)
@@ -108,11 +88,11 @@ def run_stage(run: Run) -> None:
         del trained  # the same arrays
         reference = reshard(reference, run.param_shardings, transformer.frozen_dtypes(model))
     store = TrajectoryStore(run.workdir.path("trajectories", f"{stage}.jsonl"))
-    drawer = run.drawer(engine, own.draw).judged_once(comparisons[:_JUDGED_BY])
+    drawer = run.drawer(engine, section.draw).judged_once(comparisons[:_PLANNED_FIRST])
 
     def rollout(number: int, params: dict) -> tuple[WorkList, list[rollouts.Rollout]]:
         """Draws a group of each prompt and rewards it; the work and its rollouts."""
-        work = next_work(drawer, batches, number)
+        work = drawer.plan_next(batches, step=number)
         params = run.for_rollout(params, model.lora)
         groups: dict[str, list[tuple]] = {}  # by uid: the ids of the prompt, and the trajectory
         for unit, completions, trajectories in drawer.units(
@@ -144,7 +124,7 @@ def run_stage(run: Run) -> None:
         batch = put(batch, run.split_over_devices)
         for _ in range(config.inner_epochs):
             state, metrics = update(state, reference, batch)
-        jax.block_until_ready(metrics)  # the next rollout needs it, and times are told apart
+        jax.block_until_ready(metrics)  # the next rollout needs them, and the times are separate
         counts = {"dropped": work.dropped, "truncated": work.truncated, "alike": work.alike}
         return training.Stepped(
             state, {**metrics, **{name: len(uids) for name, uids in counts.items()}}, tokens,
@@ -152,7 +132,7 @@ def run_stage(run: Run) -> None:
              "tokens_per_second": tokens / (drawn - began)},
         )  # fmt: skip
 
-    steps = own.optimizer.steps // config.inner_epochs
+    steps = section.optimizer.steps // config.inner_epochs
     state = training.train(run, stage, state, batches, training.Loop(
         step, steps, loop.checkpoint_every,
         f"{steps} iterations of {loop.prompts_per_step} prompts x {config.group_size} trajectories",

@@ -53,9 +53,7 @@ def fitting(
 class Scorer:
     """Logits of token sequences, in batches of one static shape [batch_size, length]."""
 
-    def __init__(
-        self, run: Run, model: ModelConfig, pad_id: int, length: int, batch_size: int
-    ):
+    def __init__(self, run: Run, model: ModelConfig, pad_id: int, length: int, batch_size: int):
         self._run, self._length, self.batch_size = run, length, batch_size
         self._pad_id = pad_id
         self._score = meta_rm.make_score_fn(model)
@@ -74,9 +72,7 @@ class Scorer:
         return logits
 
 
-def scoring_length(
-    run: Run, section: str, length: int, rows: Sequence[Sequence[int]]
-) -> int:
+def scoring_length(run: Run, section: str, length: int, rows: Sequence[Sequence[int]]) -> int:
     """Tokens of a row that is only scored: those of the config, or more where a row needs more."""
     longest = max(map(len, rows))
     if longest <= length:

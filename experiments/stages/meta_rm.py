@@ -1,10 +1,9 @@
-"""Meta RM: which trajectories are correct? Trained from the base model, used by guided voting.
+"""Meta RM: predicts which trajectories are correct. Trained from the base model, it guides votes.
 
 It learns from the non-hinted trajectories that rejective fine-tuning drew and from trajectories
 of the trained GRM, wrong ones included. Comparisons whose uid hashes to one tenth are held out:
-the AUC inside them, over trajectories of the trained GRM, which are what is voted on, is the metric
-that says whether guided voting can gain anything, and the checkpoint with the best one is what the
-stage becomes.
+the AUC inside them, over trajectories of the trained GRM, which are the ones that vote, shows
+whether guided voting can gain anything, and the checkpoint with the highest one becomes the stage.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +27,7 @@ from grm_jax.text.tokenizers import Tokenizer
 
 
 class Row(NamedTuple):
-    """What the meta RM reads, with its label and weight."""
+    """Input tokens of the meta RM with the label and weight of their trajectory."""
 
     token_ids: tuple[int, ...]
     label: float
@@ -36,14 +35,15 @@ class Row(NamedTuple):
     uid: str
 
 
-class Judge(NamedTuple):
-    """A meta RM and how it reads.
+class MetaRM(NamedTuple):
+    """A meta RM with its tokenizer.
 
     Attributes:
       model: shape of its decoder.
-      tokenizer: its own.
+      tokenizer: of the decoder.
       params: as made by `grm_jax.learning.meta_rm.init`.
-      released: it was not trained here, and reads the text of a trajectory, not its token ids.
+      released: whether it was trained elsewhere, and so reads the text of a trajectory instead of
+        its token ids.
     """
 
     model: ModelConfig
@@ -69,7 +69,7 @@ def is_released(run: Run) -> bool:
     return run.config.released is not None and bool(run.config.released.meta_rm)
 
 
-def load(run: Run) -> Judge:
+def load(run: Run) -> MetaRM:
     """The released meta RM, or that of the finished stage.
 
     Raises:
@@ -81,13 +81,13 @@ def load(run: Run) -> Judge:
         tokenizer = load_tokenizer(folder)
         model = checkpoint.config.replace(dtype=run.model.compute.dtype)
         params = {"decoder": checkpoint.params, "head": checkpoint.head}
-        return Judge(model, tokenizer, params, released=True)
-    return own_judge(run, heads.load(run, run.stage("meta_rm")))
+        return MetaRM(model, tokenizer, params, released=True)
+    return trained_here(run, heads.load(run, run.stage("meta_rm")))
 
 
-def own_judge(run: Run, params: dict | None = None) -> Judge:
-    """The meta RM that is trained here, perhaps without parameters yet."""
-    return Judge(run.model, run.tokenizer, params or {}, released=False)
+def trained_here(run: Run, params: dict | None = None) -> MetaRM:
+    """The meta RM that this run trains, perhaps without parameters yet."""
+    return MetaRM(run.model, run.tokenizer, params or {}, released=False)
 
 
 def within_auc(rows: Sequence[Row], logits: Sequence[float]) -> WithinAUC:
@@ -110,9 +110,9 @@ def _rows(
     row_length: int,
 ) -> list[Row]:
     """Rows of trajectories that fit."""
-    judge = own_judge(run)
+    scorer = trained_here(run)
     rows = [
-        Row(judge.input_ids(run.config.template.form, by_uid[t.uid], t), label, weight, t.uid)
+        Row(scorer.input_ids(run.config.template.form, by_uid[t.uid], t), label, weight, t.uid)
         for t, label, weight in examples
     ]
     return heads.fitting(run, "meta_rm", rows, lambda row: len(row.token_ids), row_length)
@@ -120,12 +120,12 @@ def _rows(
 
 def _data(run: Run) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out."""
-    stage, seed, own = run.stage("meta_rm"), run.config.seed, run.config.meta_rm
-    loop, choices = own.loop, own.choices
+    stage, seed, section = run.stage("meta_rm"), run.config.seed, run.config.meta_rm
+    loop, choices = section.loop, section.choices
     comparisons = run.comparisons("train", loop.comparisons, seed=seed + 3)
     params = run.load_params(run.stage("grpo"))
     trajectories = drawing.draw_stage(
-        run, stage, params, comparisons, own.draw, run.engine("meta_rm", own.buckets)
+        run, stage, params, comparisons, section.draw, run.engine("meta_rm", section.buckets)
     )
     of_rft = run.stage("rft")
     data = run.config.rft.data
@@ -156,8 +156,8 @@ def run_stage(run: Run) -> None:
     """Trains the meta RM, unless it is finished."""
     if (stage := run.begin("meta_rm")) is None:
         return
-    own = run.config.meta_rm
-    loop = own.loop
+    section = run.config.meta_rm
+    loop = section.loop
     rows, development = _data(run)
     scorer = heads.Scorer(
         run, run.trained_model("meta_rm"), run.tokenizer.pad_id, loop.row_length, loop.batch_size
@@ -177,8 +177,8 @@ def run_stage(run: Run) -> None:
         )  # fmt: skip
 
     def make_step(model: ModelConfig, optimizer: optax.GradientTransformation):
-        return meta_rm.make_train_step(model, own.choices, optimizer)
+        return meta_rm.make_train_step(model, section.choices, optimizer)
 
     run.say(f"{stage}: {len(development)} rows held out")
     task = heads.Task(rows, make_step, to_batch, evaluate)
-    heads.train(run, stage, "meta_rm", own, task)
+    heads.train(run, stage, "meta_rm", section, task)

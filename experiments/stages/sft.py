@@ -43,9 +43,7 @@ def general_examples(run: Run, count: int, *, seed: int) -> list[pipeline.Exampl
     return examples
 
 
-def demonstrations(
-    run: Run, count: int, *, seed: int, verdicts: str
-) -> list[pipeline.Example]:
+def demonstrations(run: Run, count: int, *, seed: int, verdicts: str) -> list[pipeline.Example]:
     """Trajectories of the imperfect demonstrator, some of them with the hint in the prompt."""
     examples, template = [], run.config.template
     for index, comparison in enumerate(run.comparisons("train", count, seed=seed)):
@@ -126,7 +124,5 @@ def cold_start(run: Run) -> None:
         return
     own, seed = run.config.cold_start, run.config.seed
     examples = general_examples(run, own.data.general, seed=seed)
-    examples += demonstrations(
-        run, own.data.demonstrations, seed=seed, verdicts=own.data.verdicts
-    )
+    examples += demonstrations(run, own.data.demonstrations, seed=seed, verdicts=own.data.verdicts)
     train(run, stage, "cold_start", own, run.load_base(), examples)

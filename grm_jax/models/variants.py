@@ -59,7 +59,11 @@ VARIANTS: dict[str, ModelConfig] = {
     "gemma2_27b": _gemma2((46, 4608, 32, 16, 128, 36_864), 144, **_RELEASED),
     # A few thousand parameters of the other architecture, for tests.
     "tiny_deepseek": deepseek(
-        vocab_size=64, num_layers=3, embed_dim=32, num_heads=4, ffn_dim=64,
+        vocab_size=64,
+        num_layers=3,
+        embed_dim=32,
+        num_heads=4,
+        ffn_dim=64,
         mla=MLAConfig(kv_rank=12, nope_dim=8, rope_dim=4, value_dim=6),
         moe=MoEConfig(
             num_experts=8, experts_per_token=3, expert_dim=16, shared_dim=32, first_dense=1
@@ -67,7 +71,11 @@ VARIANTS: dict[str, ModelConfig] = {
         yarn=YarnConfig(4.0, 16, mscale=0.707, mscale_all_dim=0.707),
     ),  # fmt: skip
     "deepseek_v2_lite_16b": deepseek(
-        vocab_size=102_400, num_layers=27, embed_dim=2048, num_heads=16, ffn_dim=10_944,
+        vocab_size=102_400,
+        num_layers=27,
+        embed_dim=2048,
+        num_heads=16,
+        ffn_dim=10_944,
         mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128),
         moe=MoEConfig(
             num_experts=64, experts_per_token=6, expert_dim=1408, shared_dim=2816, first_dense=1
@@ -76,22 +84,45 @@ VARIANTS: dict[str, ModelConfig] = {
         **_RELEASED,
     ),  # fmt: skip
     "deepseek_v2_236b": deepseek(
-        vocab_size=102_400, num_layers=60, embed_dim=5120, num_heads=128, ffn_dim=12_288,
+        vocab_size=102_400,
+        num_layers=60,
+        embed_dim=5120,
+        num_heads=128,
+        ffn_dim=12_288,
         mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536),
         moe=MoEConfig(
-            num_experts=160, experts_per_token=6, expert_dim=1536, shared_dim=3072, first_dense=1,
-            num_groups=8, top_groups=3, routed_scale=16.0,
+            num_experts=160,
+            experts_per_token=6,
+            expert_dim=1536,
+            shared_dim=3072,
+            first_dense=1,
+            num_groups=8,
+            top_groups=3,
+            routed_scale=16.0,
         ),
         yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
         **_RELEASED,
     ),  # fmt: skip
     "deepseek_v3_671b": deepseek(
-        vocab_size=129_280, num_layers=61, embed_dim=7168, num_heads=128, ffn_dim=18_432,
+        vocab_size=129_280,
+        num_layers=61,
+        embed_dim=7168,
+        num_heads=128,
+        ffn_dim=18_432,
         mla=MLAConfig(kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, query_rank=1536),
         moe=MoEConfig(
-            num_experts=256, experts_per_token=8, expert_dim=2048, shared_dim=2048, first_dense=3,
-            scoring="sigmoid", selection_bias=True, num_groups=8, top_groups=4, group_top=2,
-            normalize=True, routed_scale=2.5,
+            num_experts=256,
+            experts_per_token=8,
+            expert_dim=2048,
+            shared_dim=2048,
+            first_dense=3,
+            scoring="sigmoid",
+            selection_bias=True,
+            num_groups=8,
+            top_groups=4,
+            group_top=2,
+            normalize=True,
+            routed_scale=2.5,
         ),
         yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
         **_RELEASED,

@@ -147,6 +147,21 @@ class Drawer:
             uid=comparison.uid, seed=self.seed, max_orders=config.max_orders,
         )  # fmt: skip
 
+    def plan_next(self, batches: Iterator[Sequence[Comparison]], *, step: int) -> WorkList:
+        """The work list of the next batch that has a prompt which is not too long.
+
+        Its `dropped` begins with the comparisons of the batches that were passed over.
+        """
+        dropped: tuple[str, ...] = ()
+        while True:
+            batch = next(batches)
+            try:
+                work = self.plan(batch, step=step)
+            except TooLong:
+                dropped += tuple(comparison.uid for comparison in batch)
+                continue
+            return dataclasses.replace(work, dropped=dropped + work.dropped)
+
     def judged_once(self, comparisons: Sequence[Comparison]) -> "Drawer":
         """A drawer of many work lists that are each too short to judge a share of their prompts.
 

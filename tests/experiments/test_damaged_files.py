@@ -1,6 +1,5 @@
 """A damaged file of a workdir ends what reads it in an error that names the file."""
 
-
 import builders
 import pytest
 

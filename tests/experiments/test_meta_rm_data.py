@@ -28,9 +28,7 @@ def test_the_checkpoint_is_chosen_on_what_is_voted_on(monkeypatch):
     store = types.SimpleNamespace(
         iterate=lambda stage: iter([t for t in of_rft if t.stage == stage])
     )
-    monkeypatch.setattr(
-        meta_rm, "TrajectoryStore", lambda *_, **__: contextlib.nullcontext(store)
-    )
+    monkeypatch.setattr(meta_rm, "TrajectoryStore", lambda *_, **__: contextlib.nullcontext(store))
     monkeypatch.setattr(meta_rm.drawing, "draw_stage", lambda *_, **__: list(of_grpo))
     monkeypatch.setattr(meta_rm, "_rows", lambda run, examples, by_uid, row_length: [*examples])
     fields = small_world.get_config("ci")

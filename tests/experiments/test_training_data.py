@@ -18,7 +18,7 @@ from experiments.training_data import TrainingData
 from grm_jax.benchmarks import judgebench
 from grm_jax.data.stores import TrajectoryStore
 from grm_jax.files import write_json
-from grm_jax.sampling.draw import TooLong, WorkList
+from grm_jax.sampling.draw import Drawer, TooLong, WorkList
 from grm_jax.text.prompts import Message, grm_prompt
 from grm_jax.text.tokenizers import train_sentencepiece
 
@@ -187,7 +187,7 @@ def test_a_step_whose_prompts_are_all_too_long_takes_the_next_batch():
         return WorkList([], {}, (batch[1].uid,), (batch[0].uid,), ())
 
     batches = iter([long, long, mixed, after])
-    work = grpo.next_work(types.SimpleNamespace(plan=plan), batches, 7)
+    work = Drawer.plan_next(types.SimpleNamespace(plan=plan), batches, step=7)
     assert work.dropped == ("a/0", "a/1", "a/0", "a/1", "b/1") and work.truncated == ("b/0",)
     assert next(batches) is after
 
@@ -220,9 +220,10 @@ def test_rows_of_a_benchmark_are_refused_or_dropped(files, tmp_path, where, prom
     found = checked(files, tmp_path, said, overlap="drop")
     assert said[-1] == "data: compared with judgebench (2 rows): 1 with judgebench"
     uids = {one.uid for one in found.take(where, 100)}
-    assert dropped not in uids and len(uids) == len(
-        checked(files, tmp_path, overlap="allow").take(where, 100)
-    ) - 1
+    assert (
+        dropped not in uids
+        and len(uids) == len(checked(files, tmp_path, overlap="allow").take(where, 100)) - 1
+    )
     allowed = checked(files, tmp_path, said, overlap="allow", benchmark_dir="")
     assert dropped in {one.uid for one in allowed.take(where, 100)}
     assert "not compared" in said[-1]

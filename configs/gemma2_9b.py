@@ -16,7 +16,7 @@ Folders of training data, filled by tools.download, are named by --config.data.t
 --config.data.general. The paper's own sets are not public, so rows may differ from the claim.
 
 Variants:
-    (none)         adapters beside frozen bfloat16 weights
+    (none)         adapters of frozen bfloat16 weights
     full           every parameter trained, on eight devices
     runlocal       every stage in minutes on a laptop, over a tiny random checkpoint:
                    python -m tools.make_checkpoint --kind=gemma2 --out=runs/tiny/gemma2
@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.mesh.fsdp, c.mesh.tensor = 8, 1
     if variant != "full":
         recipes.adapters(c, devices=1)
-        # By tools.plan, for rollouts beside the weights in 80 GB: a prompt of 4,096 tokens takes
+        # By tools.plan, for rollouts with the weights in 80 GB: a prompt of 4,096 tokens takes
         # 1.3 GiB and each of its samples 0.3. The fewer samples a prompt has, the more prompts.
         for name, samples in (("rft", 16), ("grpo", 64), ("meta_rm", 64), ("benchmark", 16)):
             c[name].buckets.samples_per_unit = samples

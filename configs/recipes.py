@@ -102,7 +102,7 @@ def sampled(max_new_tokens: int, *, samples: str, samples_per_unit: int, **draw)
 
 
 def adapters(c: ConfigDict, *, devices: int) -> None:
-    """Adapters beside frozen bfloat16 weights, on one host. Not in the paper; rates are choices."""
+    """Adapters of frozen bfloat16 weights, on one host. Not in the paper; rates are choices."""
     c.lora.stages = ",".join(name for name in TRAINED if name in c)
     c.model.param_dtype = "bfloat16"
     c.mesh.fsdp, c.mesh.tensor = devices, 1

@@ -117,7 +117,7 @@ def _full() -> ConfigDict:
                 "buckets": {**shape, "samples": "1,2,4,8"},
                 "optimizer": {"learning_rate": 2e-3, "steps": 1500, "warmup_steps": 50},
             },
-            # Trained baselines; equal numbers of comparisons are the very ones of GRPO.
+            # Trained baselines; equal numbers of comparisons are the same as those of GRPO.
             "baseline": {
                 "kind": "bradley_terry", "k": 8,
                 "loop": {"comparisons": 6000, "batch_size": 16, "row_length": 256,
@@ -131,12 +131,11 @@ def _full() -> ConfigDict:
                 "ks": "1,2,4,8,16,32",
                 "draw": {"k": 32, "order_policy": "balanced", "temperature": 0.5,
                          "max_new_tokens": 96, "max_truncated": 1.0},
-                # Longer prompts are those of real suites, spelt out in this vocabulary; what is
-                # longer is cut.
+                # Rows of real suites are long in this vocabulary, and shortened to 2,048 tokens.
                 "buckets": {"prompt_lengths": "240,2048", "output_lengths": "96",
                             "samples": "1,8,16,32"},
             },
-            # What `experiments.ablate` runs: seeds (of the world too), and arms, each one entry.
+            # Seeds (of the world too) and arms of `experiments.ablate`.
             "ablate": {
                 "seeds": "11,12,13,14,15", "development_seeds": "0,1,2,3,7",
                 "opened": "4,5,6,8,9,10",

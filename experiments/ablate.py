@@ -4,12 +4,12 @@
     python -m experiments.ablate --config=configs/small_world.py --workdir=DIR --shard=0/2
     python -m experiments.ablate --config=configs/small_world.py --workdir=DIR --report
 
-Each seed of config.ablate is a run of `experiments.spct` in DIR/seed_S, of the arms that
+Each seed of config.ablate is a run of `experiments.spct` in DIR/seed_S with the arms that
 config.ablate.only names ("" for all of config.ablate.arms); stages that arms share are trained
-once, and arms that a seed was measured with before stay in its results. The split decides the
-seeds: `seeds` for "test", `development_seeds` for "development". Writes DIR/figures/ablation.png
-and DIR/tables/{ablation,seeds}.* over the seeds that are finished; with --report it does only that,
-and needs nothing but DIR/seed_S/results, from whichever machines.
+once, and arms measured earlier stay in the results of a seed. The split decides the seeds: `seeds`
+for "test", `development_seeds` for "development". Writes DIR/figures/ablation.png and
+DIR/tables/{ablation,seeds}.* over the finished seeds; --report does only that, and needs only
+DIR/seed_S/results, from any machines.
 """
 
 import datetime
@@ -51,49 +51,49 @@ def seeds(config: ml_collections.ConfigDict) -> list[int]:
     """
     typed = read_config(config)
     measured = typed.benchmark.split
-    found = list(typed.ablate.of_split(measured))
-    if not found:
+    listed = list(typed.ablate.of_split(measured))
+    if not listed:
         raise ValueError(f"config.ablate: no seeds for config.benchmark.split={measured!r}")
-    return found
+    return listed
 
 
 def of_seed(
     config: ml_collections.ConfigDict, seed: int, measured: Sequence[str] = ()
 ) -> ml_collections.ConfigDict:
-    """The config of one seed: of the run, and of its small world if it has one.
+    """The config with a seed for the run and for its small world, if it has one.
 
     Args:
       config: of the ablation.
       seed: the seed.
-      measured: arms that are counted again beside those that the config chooses.
+      measured: arms that are counted again in addition to those that the config chooses.
     """
-    own = ml_collections.ConfigDict(config).copy_and_resolve_references()
-    own.seed = seed
-    if "small_world" in own:
-        own.small_world.world_seed = seed
-    with own.benchmark.unlocked():
+    seeded = ml_collections.ConfigDict(config).copy_and_resolve_references()
+    seeded.seed = seed
+    if "small_world" in seeded:
+        seeded.small_world.world_seed = seed
+    with seeded.benchmark.unlocked():
         chosen = read_config(config).ablate.chosen()
-        own.benchmark.arms = ",".join(dict.fromkeys([*chosen, *measured]))
-        own.benchmark.count_all = True
-    return own
+        seeded.benchmark.arms = ",".join(dict.fromkeys([*chosen, *measured]))
+        seeded.benchmark.count_all = True
+    return seeded
 
 
 def measured_arms(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[str]:
-    """Arms of the config that the results of a seed have, defined as they are now."""
+    """Arms of the config that a seed was measured with, by the same definitions."""
     if not visible_files(folder / "results", "*.json"):
         return []
-    found: dict[str, str] = {}
-    for one in results.read_results(folder).values():
-        found |= one.arms
-    return [name for name, change in config.ablate.arms.items()
-            if found.get(title(name)) == change]  # fmt: skip
+    stored: dict[str, str] = {}
+    for result in results.read_results(folder).values():
+        stored |= result.arms
+    changes = config.ablate.arms.items()
+    return [name for name, change in changes if stored.get(title(name)) == change]
 
 
 def take_shard(items: list[int], shard: str) -> list[int]:
     """Every n-th item from the i-th on, for "i/n".
 
     Raises:
-      ValueError: the text does not read so.
+      ValueError: the text has another form.
     """
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
     if not match or int(match[1]) >= int(match[2]):
@@ -111,8 +111,8 @@ def check_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> No
     if not path.exists():
         return
     before = read_json(path)
-    both = [filled(arms.measuring(one)) for one in (before.get("config", {}), config)]
-    different = differing_fields(*both)
+    opened = filled(arms.measuring(before.get("config", {})))
+    different = differing_fields(opened, filled(arms.measuring(config)))
     if different:
         raise ValueError(
             f"{folder}: seed {config.seed} was opened on {before.get('date')} with another "
@@ -122,14 +122,14 @@ def check_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> No
 
 
 def record_opening(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Notes in opened.json when a held-out seed was first measured, and with what."""
+    """Writes opened.json: the date and config of the first measurement of a held-out seed."""
     if not (folder / "opened.json").exists():
         today = datetime.date.today().isoformat()
         write_json(folder / "opened.json", {"date": today, "config": arms.measuring(config)})
 
 
 def run_seed(run: Run, *, held_out: bool) -> None:
-    """The loop of one seed; a held-out one is opened when nothing is left but to measure it."""
+    """Runs the loop of one seed; a held-out one is opened just before it is measured."""
     *training, benchmark = order.whole(run)
     opening = []
     if held_out and run.workdir.writes:
@@ -142,7 +142,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Runs the seeds of this shard, then reports on all that are finished.
 
     Raises:
-      ValueError: at the end, naming the seeds that failed, and why; or nothing is to be reported.
+      ValueError: at the end, naming the seeds that failed, and why; or there is nothing to report.
     """
     config = in_use(config)
     typed = schema.check(config)
@@ -150,20 +150,20 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     shard = take_shard(every, _SHARD.value)
     if _REPORT.value and not workdir.is_dir():
         raise ValueError(f"--workdir: there is no folder {workdir}")
-    own = [] if _REPORT.value else shard
-    # A mistake in an arm is one of every seed.
+    to_run = [] if _REPORT.value else shard
+    # A mistake in an arm would fail every seed.
     arms.every(of_seed(config, every[0]), all_arms=False)
     held_out = typed.benchmark.split == "test"
-    for seed in own if held_out else ():
+    for seed in to_run if held_out else ():
         check_opening(workdir / f"seed_{seed}", of_seed(config, seed))
     failed = []
-    for number, seed in enumerate(own, start=1):
-        print(f"== seed {seed}, {number} of {len(own)}", flush=True)
+    for number, seed in enumerate(to_run, start=1):
+        print(f"== seed {seed}, {number} of {len(to_run)}", flush=True)
         folder = workdir / f"seed_{seed}"
         try:
             of_this = of_seed(config, seed, measured_arms(config, folder))
             launch.carry_out(functools.partial(run_seed, held_out=held_out), of_this, folder)
-        except (ValueError, FloatingPointError) as error:  # the others may be well
+        except (ValueError, FloatingPointError) as error:  # other seeds may succeed
             print(f"seed {seed}: {error}", flush=True)
             failed.append(f"seed {seed}: {error}")
     if processes.index() == 0:

@@ -1,12 +1,12 @@
-"""Arms of an ablation: a config with a few fields changed, and which stages it shares with others.
+"""Arms of an ablation: configs with a few fields changed, and the stages that they share.
 
 An arm is one entry of a config, its name and the fields that it changes:
 
     config.ablate.arms = {"kl_0": "grpo.kl_coef=0.0", "group_2": "grpo.group_size=2; ..."}
 
-A stage depends on the sections of its own and of the stages below it. Arms in which these are
-equal share the stage: it bears the name of the first of them, the run itself before its arms and
-these by the alphabet, so that it is trained once.
+A stage depends on its own section and on those of the stages before it. Arms whose sections are
+identical share one trained stage, stored under the name of the first such arm (the main run first,
+then alphabetically).
 """
 
 import ast
@@ -28,7 +28,7 @@ from grm_jax.sampling.remote import Server
 
 MAIN = ""  # the run itself, as an arm
 
-# Stages that each stage is made from, itself included.
+# The stages that each stage builds on, itself included.
 _FROM = {
     "base": ("base",),
     "cold_start": ("base", "cold_start"),
@@ -38,26 +38,26 @@ _FROM = {
 }
 STAGES = tuple(_FROM)
 # Sections that may change between runs on one workdir: they decide no parameters of these stages,
-# up to rounding. Each kind of baseline has its own parameters, and keeps its section beside them.
+# up to rounding. Each kind of baseline keeps its section with its own parameters.
 FREE_SECTIONS = ("ablate", "baseline", "benchmark", "mesh")
-# Fields that say how a server is asked; its address, its model and `extra` say what it is asked.
+# Fields that decide how a server is asked, but not its answers.
 _HOW_ASKED = {f"engine_{field.name}" for field in dataclasses.fields(Server)} - {
     "engine_url", "engine_model", "engine_extra",
 }  # fmt: skip
-# What arms may change: how they are trained, and what a benchmark draws of them. Models, devices,
-# data and seeds are those of the run, and votes are counted alike.
+# Arms may change their training and the samples that a benchmark draws. Models, devices, data,
+# seeds and the counting of votes are those of the run.
 _MAY_CHANGE = ("template.principles", "base.", "cold_start.", "rft.", "grpo.", "benchmark.draw.",
                "benchmark.principles", "benchmark.reference")  # fmt: skip
-# Names of sections of tables, and of files beside those of a stage.
+# Names of sections of tables, and of other files of a stage.
 _RESERVED = ("greedy", "k_samples", "decisions")
 
 
 def changed(config: ml_collections.ConfigDict, arm: str) -> ml_collections.FrozenConfigDict:
-    """The config of an arm.
+    """The config of an arm; the config as it is for `MAIN`.
 
     Raises:
-      ValueError: there is no such arm, or a change of a field that is not there, or of another
-        type, or that arms may not change.
+      ValueError: there is no such arm, it changes nothing, or it changes a field that is unknown or
+        that arms may not change.
     """
     if arm == MAIN:
         return ml_collections.FrozenConfigDict(config)
@@ -82,7 +82,7 @@ def changed(config: ml_collections.ConfigDict, arm: str) -> ml_collections.Froze
 def every(
     config: ml_collections.ConfigDict, *, all_arms: bool = True
 ) -> dict[str, ml_collections.FrozenConfigDict]:
-    """Checked configs of the run itself, as arm "", and of its arms.
+    """Checked configs of the run itself, as arm `MAIN`, and of its arms.
 
     Args:
       config: of the run.
@@ -93,7 +93,7 @@ def every(
       ValueError: naming the arm, and the field that it makes impossible.
     """
     config = ml_collections.FrozenConfigDict(complete(config))
-    found = {MAIN: config}
+    checked = {MAIN: config}
     measured = split((config.get("benchmark") or {}).get("arms") or "")
     for name in config.get("ablate", {}).get("arms", {}):
         try:
@@ -102,17 +102,17 @@ def every(
                 check(new)
             except ValueError as error:
                 raise ValueError(f"config.ablate.arms.{name}: {error}") from error
-            found[name] = new
+            checked[name] = new
         except ValueError:
             if all_arms or name in measured:
                 raise
     for name in measured:
-        if name not in found:
+        if name not in checked:
             raise ValueError(
                 f"config.benchmark.arms: no arm {name!r} in config.ablate.arms; there are "
-                f"{[*found][1:]}"
+                f"{[*checked][1:]}"
             )
-    return found
+    return checked
 
 
 def _apply(config: ml_collections.ConfigDict, change: str, where: str) -> None:
@@ -134,7 +134,7 @@ def _apply(config: ml_collections.ConfigDict, change: str, where: str) -> None:
 
 
 def _value(text: str, before):
-    """A string where a string was, otherwise what Python reads."""
+    """The text where the field holds a string, else the Python literal that it spells."""
     if isinstance(before, str):
         return text
     try:
@@ -144,15 +144,15 @@ def _value(text: str, before):
 
 
 def decisive(sections: Mapping) -> dict:
-    """The sections and fields that a workdir is compared by, which no run on it may change."""
-    found = {name: own for name, own in sections.items() if name not in FREE_SECTIONS}
-    if isinstance(rft := found.get("rft"), Mapping):
-        found["rft"] = {name: value for name, value in rft.items() if name not in _HOW_ASKED}
-    return found
+    """The sections and fields of a workdir's config that no run on it may change."""
+    fixed = {name: section for name, section in sections.items() if name not in FREE_SECTIONS}
+    if isinstance(rft := fixed.get("rft"), Mapping):
+        fixed["rft"] = {name: value for name, value in rft.items() if name not in _HOW_ASKED}
+    return fixed
 
 
 def deciding(config: ml_collections.ConfigDict, stage: str) -> str:
-    """What decides the parameters of a stage, as JSON: equal texts are equal stages."""
+    """The sections that decide the parameters of a stage, as JSON: equal texts are equal stages."""
     needed = _FROM[stage]
     loop = config["grpo"]["loop"] if stage == "grpo" else {}
     if loop.get("start", "rft") == "cold_start" and not loop.get("easy_for"):
@@ -170,36 +170,35 @@ def stage_name(
     every: Mapping[str, ml_collections.ConfigDict],
     stage: str,
 ) -> str:
-    """Name of a stage on disk: with that of the first arm that trains it in this way.
+    """Name of a stage on disk, made from the first arm that trains it in this way.
 
-    One that was begun keeps its name, whichever arms are added later.
+    A stage that was begun keeps its name, whichever arms are added later.
 
     Args:
-      folder: of the workdir, with <name>.json for each stage that was begun: what decided it.
+      folder: of the workdir, with <name>.json for each stage that was begun, as `deciding` gave it.
       config: of the run, or of an arm of it.
       every: the configs of the run and of its arms by their names, in order.
-      stage: what it is called in the config.
+      stage: its name in the config.
 
     Raises:
-      ValueError: there is a stage of this name that was made in another way.
+      ValueError: there is a stage of this name that another config decided.
     """
     if stage not in STAGES or stage not in config:
         return stage
-    own = deciding(config, stage)
+    decided = deciding(config, stage)
     names = [
         f"{stage}_{arm}" if arm else stage for arm, other in every.items()
-        if stage in other and deciding(other, stage) == own
+        if stage in other and deciding(other, stage) == decided
     ]  # fmt: skip
     paths = [folder / f"{name}.json" for name in names]
     begun = {
-        name: read_json(path)
-        for name, path in zip(names, paths, strict=True) if path.exists()
-    }  # fmt: skip
+        name: read_json(path) for name, path in zip(names, paths, strict=True) if path.exists()
+    }
     for name, before in begun.items():
-        if decisive(claimed(before)) == json.loads(own):
+        if decisive(claimed(before)) == json.loads(decided):
             return name
     if names[0] in begun:
-        different = differing_fields(filled(decisive(begun[names[0]])), filled(json.loads(own)))
+        different = differing_fields(filled(decisive(begun[names[0]])), filled(json.loads(decided)))
         raise ValueError(
             f"{folder.parent}: stage {names[0]!r} was made with another config; give the arm "
             f"another name, or the run another --workdir: {'; '.join(different)}"
@@ -208,13 +207,13 @@ def stage_name(
 
 
 def measuring(config: Mapping) -> dict:
-    """What decides the figures of a run: what it is compared by, and what is measured."""
+    """The sections and fields that decide the figures of a run."""
     sections = claimed(config)
     return decisive(sections) | {"benchmark": measured(sections.get("benchmark", {}))}
 
 
 def comparable(config: Mapping) -> str:
-    """Digest of what must be equal for runs of different seeds to be averaged."""
+    """Digest of `measuring` without seeds: runs with equal digests may be averaged."""
     sections = measuring(config)
     sections.pop("seed", None)
     sections.get("small_world", {}).pop("world_seed", None)
@@ -223,16 +222,16 @@ def comparable(config: Mapping) -> str:
 
 
 def definitions(config: Mapping) -> dict[str, str]:
-    """What the measured arms change, by their titles."""
+    """The changes of the measured arms, by their titles."""
     names = split(config["benchmark"].get("arms") or "")
     return {title(name): config["ablate"]["arms"][name] for name in names}
 
 
 def measured(benchmark: Mapping) -> dict:
-    """Of a section `benchmark` the fields that decide what is measured.
+    """The fields of a section `benchmark` that decide its figures.
 
-    Arms may come later, and are compared with the same run; limits say when a run fails, and places
-    and sizes of batches only how it is done.
+    Arms may be added later, and are compared with the same run; limits decide when a run fails, and
+    places and sizes of batches only how it proceeds.
     """
     skipped = {"arms", "count_all", "max_unparsed", "max_cut", "buckets", "data_dir", "engine_url"}
     return {name: value for name, value in benchmark.items() if name not in skipped | _HOW_ASKED}

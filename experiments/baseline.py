@@ -4,9 +4,9 @@
         --config.baseline.kind=bradley_terry
 
 Kinds: bradley_terry, pairrm, cloud, llm_judge, token_prob. Stages that a kind starts from are run
-first if the workdir lacks them. The lines are kept in baselines/<kind>/; once all stages that
-config.benchmark measures are finished, its whole report is written with every baseline of the
-workdir in it, and before that the tables and results of the baselines alone.
+first if the workdir lacks them. The lines are kept in baselines/<kind>/. Once all stages that
+config.benchmark measures are finished, the whole report is written with every baseline of the
+workdir in it; before that, tables and results of the baselines alone.
 """
 
 from experiments import launch, measurement, sections
@@ -27,7 +27,7 @@ def read_config(run: Run) -> sections.Baseline:
     """Section `baseline`.
 
     Raises:
-      ValueError: if it is missing, or asks for what the benchmark cannot count.
+      ValueError: if it is missing, or does not fit section `benchmark`.
     """
     run.config.require("baseline", "benchmark")
     config = run.config.baseline
@@ -43,7 +43,7 @@ def read_config(run: Run) -> sections.Baseline:
 
 
 def claim(run: Run, kind: str) -> None:
-    """Keeps the section that a kind is trained with, and refuses another one later.
+    """Keeps the section that a kind is trained with, and refuses a different one later.
 
     Only `k`, which decides no parameters, may change. The section may differ from kind to kind.
 

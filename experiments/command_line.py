@@ -1,9 +1,11 @@
 """The flags of a program that takes a config: `--config`, its fields, and `--show_config`.
 
---config=configs/small_world.py:demo --config.grpo.advantage=dr_grpo
---config.grpo.clip_high=None   of a field that may be None
---show_config            every field with its value, origin and meaning, and nothing else
---show_config=grpo       those of one section
+    --config=configs/small_world.py:demo --config.grpo.advantage=dr_grpo
+    --config.grpo.clip_high=None   a field that may be None
+    --show_config            prints every field with its value, origin and meaning, and ends
+    --show_config=grpo       prints the fields of one section
+
+Only the fields of the sections that the config has are flags.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ class _ConfigFile(flags.ArgumentParser):
         self.of_file = of_file
 
     def parse(self, path: str) -> ConfigDict:
-        """The locked config of "file.py:variant"; what stands for one, if there is no such file."""
+        """The locked config of "file.py:variant"; the parser's placeholder if there is no file."""
         loaded = self.of_file.parse(path)
         return complete(loaded).lock() if isinstance(loaded, ConfigDict) else loaded
 
@@ -36,7 +38,7 @@ class _ConfigFile(flags.ArgumentParser):
 
 
 class _OrNone(flags.ArgumentParser):
-    """Of a field that may be None: the word "None", where a default is not what it would mean."""
+    """A field that may be None: accepts the word "None", unless it would mean the default."""
 
     def __init__(self, of_value: flags.ArgumentParser, default: Any):
         self.of_value, self.default = of_value, default
@@ -55,7 +57,7 @@ class _OrNone(flags.ArgumentParser):
 
 
 class _OptionalValue(flags.Flag):
-    """A flag that may stand without a value, which is "true" then."""
+    """A flag whose value may be left out, and is then "true"."""
 
     def __init__(self, name: str, help_string: str):
         parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
@@ -84,7 +86,7 @@ def define_config(values: flags.FlagValues = flags.FLAGS, **options) -> flags.Fl
 
 
 def require(*names: str) -> None:
-    """The flags that a program cannot do without; none of them but the config to show it."""
+    """Makes flags required; `--show_config` needs only the config."""
     flags.mark_flag_as_required("config")
     for name in names:
         flags.register_multi_flags_validator(
@@ -95,7 +97,7 @@ def require(*names: str) -> None:
 
 
 def unknown_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str | None:
-    """What to say of a flag whose section or field the config lacks; None for any other error."""
+    """The message about a flag whose section or field the config lacks; None for other errors."""
     cause = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
     place = traceback.extract_tb(error.__traceback__)[-1].filename
     if not isinstance(cause, KeyError) or "ml_collections" not in place:
@@ -128,10 +130,10 @@ def require_in_use() -> None:
 
 
 def show_config() -> bool:
-    """Prints the config if `--show_config` asks for it, and whether it did.
+    """Prints the config and returns True if `--show_config` asks for it.
 
     Raises:
-      ValueError: the section is none of the config.
+      ValueError: the config has no such section.
     """
     wanted = flags.FLAGS.show_config
     if not wanted or wanted == "false":

@@ -1,10 +1,10 @@
 """The typed config of a run: a tree of the dataclasses that own the fields, built once.
 
-A config file (ml_collections) spells what it claims or changes. `complete` lays the defaults of the
-dataclasses under it before flags are parsed, so every field can be set by flag; `build` makes the
-tree, in which every type and range is checked; `claimed` is what differs from the defaults, which
-is what fingerprints and comparisons of configs see: a default that is spelled out is the same
-config, and a new field breaks no workdir.
+A config file (ml_collections) lists the fields that it claims or changes. `complete` adds the
+defaults of the dataclasses before flags are parsed, so that every field can be set by flag; `build`
+makes the tree and checks every type and range; `claimed` keeps the fields that differ from their
+defaults, which are all that fingerprints and comparisons of configs see: a spelled-out default is
+the same config, and a new field breaks no workdir.
 """
 
 import dataclasses
@@ -150,7 +150,7 @@ def complete(config: Mapping) -> ConfigDict:
 
 
 def in_use(config: Mapping) -> ConfigDict:
-    """The config without the sections of the stages that its field `stages` leaves out.
+    """The config without the stages that its field `stages` switches off.
 
     Raises:
       ValueError: it names a stage that has no section.

@@ -1,9 +1,8 @@
 """From the command line to a run: its flags, one process or several, and how a run ends.
 
-Every process does the same work on its part of the arrays and knows all records. Process 0 alone
-writes logs, tables and figures into the workdir, which all must see (a shared file system); the
-others keep theirs in a folder of their own that goes when they end. Checkpoints and parameters
-are written by all, each its part.
+Every process does the same work on its part of the arrays and has all records. Only process 0
+writes logs, tables and figures into the workdir, which must be on a shared file system; the others
+write theirs into temporary folders. All processes write their parts of checkpoints and parameters.
 """
 
 import functools
@@ -28,7 +27,7 @@ _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False,
-    "One of several processes of a run; TPU pods, Slurm and others say which.",
+    "One of several processes of a run; TPU pods, Slurm and others number them.",
 )  # fmt: skip
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where nothing else says it."
@@ -43,7 +42,7 @@ FAILURE = "failure.txt"
 def carry_out(
     experiment: Callable[[Run], None], config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> None:
-    """One experiment on one workdir, which SIGTERM stops at its next safe point."""
+    """Runs one experiment on one workdir; SIGTERM stops it at its next safe point."""
     run = Run.open(config, workdir)
     signal.signal(signal.SIGTERM, run.ask_to_stop)
     try:
@@ -64,10 +63,10 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
     """Runs a program of a config and a workdir from the command line."""
 
     def with_flags(argv: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # jax tells of each backend that is not there
+        logging.set_verbosity(logging.WARNING)  # jax logs each backend that is missing
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-        sys.stdout.reconfigure(errors="replace")  # no table is lost on a terminal of ASCII
+        sys.stdout.reconfigure(errors="replace")  # tables print on an ASCII terminal too
         try:
             if command_line.show_config():
                 return
@@ -102,7 +101,7 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
 
 
 def _join(workdir: pathlib.Path) -> None:
-    """Joins the other processes, if the flags say that there are any.
+    """Joins the other processes, if the flags name any.
 
     Raises:
       ValueError: if some of --coordinator, --processes and --process are given, but not all.
@@ -120,9 +119,9 @@ def _join(workdir: pathlib.Path) -> None:
 
 
 def _fail(workdir: pathlib.Path, error: Exception) -> None:
-    """Ends this process, and by its failure file all others, each with the reason.
+    """Ends this process, and by a failure file all others, each with the reason.
 
-    Without it they would wait in a collective for one that never comes.
+    Without it they would wait in a collective for ever.
     """
     traceback.print_exception(error)
     text = f"process {processes.index()} of {jax.process_count()} failed: {error}\n"
@@ -141,4 +140,4 @@ def _watch(path: pathlib.Path) -> None:
 def _end(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
-    os._exit(1)  # a usual exit would wait for the others
+    os._exit(1)  # a normal exit would wait for the others

@@ -160,8 +160,7 @@ class Measurement:
                 self.run, label, self._params[1], comparisons, config, self.engine
             )
         except ValueError as error:
-            fields = ("config.benchmark.buckets.prompt_lengths, "
-                      "config.benchmark.draw.max_truncated")  # fmt: skip
+            fields = "config.benchmark.buckets.prompt_lengths, config.benchmark.draw.max_truncated"
             advice = f" ({fields})" if isinstance(error, TooLong) else ""
             raise ValueError(f"suite {suite}: {error}{advice}") from error
         answered = {trajectory.uid for trajectory in drawn}

@@ -1,4 +1,4 @@
-"""What a run tells as it goes: bars on a terminal, metrics.jsonl and TensorBoard."""
+"""Progress of a run: bars on a terminal, metrics.jsonl and TensorBoard."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_LINES = 15
 def bar(console: rich.console.Console, title: str, total: int, done: int = 0) -> Iterator[Callable]:
     """A bar with rate and time left; yields advance(step=1, note='').
 
-    `done` of the `total` were there before and count for no rate.
+    The first `done` of the `total` were finished before, and the rate leaves them out.
     """
     columns = (
         rich.progress.TextColumn("{task.description:<22}"),
@@ -51,7 +51,7 @@ def bar(console: rich.console.Console, title: str, total: int, done: int = 0) ->
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard. Wall-clock figures stand apart, under "time"."""
+    """metrics.jsonl and TensorBoard; wall-clock figures stand under "time"."""
 
     def __init__(self, workdir: pathlib.Path):
         self._path = workdir / "metrics.jsonl"
@@ -64,18 +64,18 @@ class Metrics:
 
     def _lines(self) -> list[tuple[bytes, dict]]:
         """Every line with its record. Raises ValueError, naming path and line, for damage."""
-        found = []
+        lines = []
         for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
             record = json_object(line, self._path, number)
             if (type(record.get("stage")), type(record.get("step"))) != (str, int):
                 raise ValueError(f"{self._path}:{number}: no record: stage or step is missing")
-            found.append((line, record))
-        return found
+            lines.append((line, record))
+        return lines
 
     def rewind(self, stage: str, step: int) -> None:
-        """Removes the records of a stage from `step` on: its steps from there are done again.
+        """Removes the records of a stage from `step` on, whose steps are repeated.
 
-        Records of other stages stay, also later ones: two stages may be unfinished in one workdir,
+        Records of other stages stay, even later ones: two stages may be unfinished in one workdir,
         such as the meta RM and the arm without principles.
         """
         lines = self._lines()

@@ -1,8 +1,7 @@
-"""One experiment on one workdir: what every stage of it shares.
+"""One experiment on one workdir: everything that its stages share.
 
-The config, the devices and the base key, the tokenizer and the model, where comparisons come from,
-what a person is told, and whether the run was asked to stop. The files are those of
-`experiments.workdir`.
+The config, the devices and the base key, the tokenizer and the model, the source of comparisons,
+the console, and requests to stop. The files are those of `experiments.workdir`.
 """
 
 import contextlib
@@ -51,7 +50,7 @@ from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sen
 
 
 class Stopped(Exception):
-    """The run was asked to stop and nothing that it did is lost; the message says where it is."""
+    """The run was asked to stop, and all its work is on disk; the message says where it is."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,17 +58,17 @@ class Run:
     """One arm of one experiment on one workdir.
 
     Attributes:
-      fields: the whole config, with every default, as flags and arms change it.
+      fields: the whole config with every default, as flags and arms change it.
       config: the same, typed and checked.
-      arm_name: of this arm; `arms.MAIN` is the run itself.
+      arm_name: name of this arm; `arms.MAIN` is the run itself.
       arms: `fields` of the run itself and of each of its arms.
-      workdir: where it is, shared by all arms, as is what follows.
+      workdir: the folder; all arms share it and the attributes below.
       mesh: the devices.
-      base_key: what every other key is folded from.
+      base_key: the key from which all others are folded.
       data: the files of section `data`; None on a small world.
-      metrics: what training writes.
-      console: where a person is told something.
-      stop_asked: set once somebody wants the run to stop.
+      metrics: the log of training.
+      console: the terminal.
+      stop_asked: set once the run is asked to stop.
     """
 
     fields: ml_collections.FrozenConfigDict
@@ -129,16 +128,16 @@ class Run:
           ValueError: there is no such arm.
         """
         if name not in self.arms:
-            arms.changed(self.fields, name)  # raises
+            arms.changed(self.fields, name)  # raises the reason
         fields = self.arms[name]
         return dataclasses.replace(self, fields=fields, config=build(fields), arm_name=name)
 
-    # The way out.
+    # Stopping.
 
     def ask_to_stop(self, number: int, frame: object = None) -> None:
-        """Handler of a signal: the run stops at its next safe point, or at once if it comes again.
+        """Handles a signal: the run stops at its next safe point, or at the second signal at once.
 
-        Safe points are the end of a training step, which is then saved, and that of a work unit.
+        Safe points are the end of a training step, which is then saved, and the end of a work unit.
         """
         signal.signal(number, signal.SIG_DFL)
         self.stop_asked.set()
@@ -147,28 +146,28 @@ class Run:
     def stopping(self) -> bool:
         """Whether any process of the run was asked to stop.
 
-        To be read by all of them, once a step or unit, before deciding to save.
+        All processes must read it together, once a step or unit, before they decide to save.
         """
         return processes.any_of(self.stop_asked.is_set())
 
     def stop(self, where: str) -> NoReturn:
-        """Leaves the experiment; everything that was done has to be on disk."""
+        """Leaves the experiment; all work has to be on disk."""
         raise Stopped(f"stopped, {where} is on disk; the same command goes on from there")
 
     # Stages.
 
     def stage(self, name: str) -> str:
-        """Name of a stage on disk, which arms share that train it in the same way.
+        """Name of a stage on disk; arms that train a stage in the same way share it.
 
         Raises:
-          ValueError: the workdir has a stage of this name that was made in another way.
+          ValueError: the workdir has a stage of this name that another config decided.
         """
         return arms.stage_name(self.workdir.path("stages"), self.fields, self.arms, name)
 
     def begin(self, name: str) -> str | None:
-        """Name on disk of a stage that is still to be trained; None if it is finished.
+        """Name on disk of a stage that is not finished; None for a finished one.
 
-        Keeps what decides the stage, before anything of it is written. Raises as `stage`.
+        First writes the sections that decide the stage. Raises as `stage`.
         """
         stage = self.stage(name)
         if self.workdir.has_params(stage):
@@ -186,7 +185,7 @@ class Run:
         return SmallWorld(self.config.small_world) if self.config.small_world is not None else None
 
     def comparisons(self, split: str, count: int, *, seed: int = 0) -> list[Comparison]:
-        """Comparisons of a split: of the small world, or from `data.<split>`, in one order for all.
+        """Comparisons of a split of the small world or of `data.<split>`, always in the same order.
 
         Raises:
           ValueError: the config has no such data, or bad files.
@@ -222,13 +221,13 @@ class Run:
 
     @functools.cached_property
     def _written_by(self) -> dict[str, str | int]:
-        found = self.tokenizer.fingerprints()
+        digests = self.tokenizer.fingerprints()
         names = ("tokenizer", "tokenizer_rules")
-        return {"seed": self.config.seed, **{name: found[name] for name in names}}
+        return {"seed": self.config.seed, **{name: digests[name] for name in names}}
 
     @functools.cached_property
     def model(self) -> ModelConfig:
-        """Shape of the decoder; without released weights or a variant the vocabulary decides."""
+        """Shape of the decoder, with the tokenizer's vocabulary if no weights or variant fix it."""
         model = schema.model_config(self.config, self.tokenizer.vocab_size)
         hub.check_vocab(model, self.tokenizer.vocab_size, "config.tokenizer")
         return model
@@ -239,12 +238,12 @@ class Run:
 
     @functools.cached_property
     def rollout_model(self) -> ModelConfig:
-        """The same with the rules by which parameters are split while they are sampled from."""
+        """The decoder with the sharding rules of rollouts."""
         return self.model.replace(rules=self.config.mesh.table(rollout=True))
 
     @property
     def split_over_devices(self) -> jax.NamedSharding:
-        """Leading axis over the batch axes of the mesh."""
+        """Sharding of the leading axis over the batch axes of the mesh."""
         return self._split(self.model.compute.rules)
 
     def _split(self, rules: Rules) -> jax.NamedSharding:
@@ -253,16 +252,16 @@ class Run:
 
     @property
     def on_every_device(self) -> jax.NamedSharding:
-        """Replicated."""
+        """Sharding that replicates an array."""
         return jax.NamedSharding(self.mesh, jax.P())
 
     @property
     def param_shardings(self) -> dict:
-        """Where each parameter of the decoder is."""
+        """Shardings of the parameters of the decoder."""
         return transformer.param_shardings(self.model, self.mesh)
 
     def for_rollout(self, params: dict, adapters: LoRAConfig | None = None) -> dict:
-        """Parameters of the decoder, split and typed as they are sampled from."""
+        """Parameters of the decoder with the shardings and dtypes of rollouts."""
         model = dataclasses.replace(self.rollout_model, lora=adapters)
         shardings = transformer.param_shardings(model, self.mesh)
         return sharding.reshard(params, shardings, transformer.frozen_dtypes(model))
@@ -275,7 +274,7 @@ class Run:
         server: Server | None = None,
         adapters: LoRAConfig | None = None,
     ) -> JittedEngine | RemoteEngine:
-        """The engine of a section: on the devices of the mesh, or on a server if one is given."""
+        """The engine of a section: on the devices of the mesh, or of a given server."""
         if server is not None:
             return RemoteEngine(buckets, server, self.workdir.path("partial", f"{name}.jsonl"))
         return JittedEngine(
@@ -288,7 +287,7 @@ class Run:
         )
 
     def drawer(self, engine: JittedEngine | RemoteEngine, config: DrawConfig) -> Drawer:
-        """Draws by an engine with the tokenizer, the seed and the keys of this run."""
+        """A drawer with the tokenizer, the seed and the keys of this run."""
         return Drawer(engine, self.tokenizer, config, self.config.seed, self.base_key)
 
     # Parameters.
@@ -305,26 +304,26 @@ class Run:
     def load_params(self, stage: str, abstract: dict | None = None) -> dict:
         """Final parameters of a stage, split over the mesh; see `Workdir.load_params`.
 
-        `abstract`: shapes and shardings of other parameters than those of a decoder.
+        `abstract`: shapes and shardings of the parameters, if they are not those of a decoder.
         """
         if abstract is None:
             abstract = with_shardings(transformer.abstract_params(self.model), self.param_shardings)
         return self.workdir.load_params(stage, abstract, written_by=self._written_by)
 
     def load_base(self) -> dict:
-        """Parameters of the base model; released weights are one that needs no training."""
+        """Parameters of the base model, or the initial ones of a run without that stage."""
         if self.config.base is None:
             return self.init_params()
         return self.load_params(self.stage("base"))
 
     def load_cold_start(self) -> dict:
-        """Parameters of the cold start; a model that follows instructions is one as it is."""
+        """Parameters of the cold start, or those of the base model in a run without that stage."""
         if self.config.cold_start is None:
             return self.load_base()
         return self.load_params(self.stage("cold_start"))
 
     def init_params(self) -> dict:
-        """What a run starts from, split over the mesh: released weights, or random parameters."""
+        """Initial parameters, split over the mesh: released weights, or random ones."""
         if self.config.released is not None:
             folder, param_dtype = self.config.released.model, self.model.compute.param_dtype
             return self.load_released(folder, param_dtype).params
@@ -335,11 +334,11 @@ class Run:
         return init(key)
 
     def adapter_key(self, stage: str) -> jax.Array:
-        """Key of the fresh adapters of a stage; each stage looks into other directions."""
+        """Key of the initial adapters of a stage."""
         return keys.stage_key(self.base_key, f"{stage}/adapters", 0)
 
     def load_released(self, folder: str, param_dtype: str) -> hub.Checkpoint:
-        """A checkpoint of the hub, read straight into the parts of each device."""
+        """A checkpoint in the hub format, each device reading its own part."""
         self.say(f"reading {folder}")
         shape = hub.read_config(folder).replace(rules=self.model.compute.rules)
         shardings = transformer.param_shardings(shape, self.mesh)
@@ -349,7 +348,7 @@ class Run:
             head=sharding.put(checkpoint.head, self.on_every_device),
         )
 
-    # What people look at.
+    # Output for people.
 
     def say(self, text: str) -> None:
         """One line above the progress bar."""
@@ -363,19 +362,19 @@ class Run:
 
 
 def with_shardings(shapes: dict, shardings: dict) -> dict:
-    """Shapes and dtypes that say where each leaf goes."""
+    """Shapes and dtypes with the sharding of each leaf."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
 
 
 def _set_up_devices(config: MeshConfig) -> jax.sharding.Mesh:
-    """The mesh. A CPU gets as many devices as it wants; each works with one thread of its own.
+    """The mesh. A CPU is split into as many devices as the mesh needs, with one thread each.
 
-    Of several processes each has one device of the CPU, or as many as XLA_FLAGS says.
+    Each of several processes has one CPU device, or as many as XLA_FLAGS sets.
 
     Raises:
-      ValueError: if the mesh does not take all devices of the machine.
+      ValueError: if the mesh does not use all devices of the machine.
     """
     if config.size > 1 and not processes.several():
         flag = "--xla_cpu_multi_thread_eigen=false"
@@ -408,7 +407,7 @@ def _environment() -> dict:
 
 
 def _corpus(world: SmallWorld) -> Iterator[str]:
-    """Text to train the tokenizer on: prompts and demonstrations of both principle modes."""
+    """Training text of the tokenizer: prompts and demonstrations of both principle modes."""
     rng = np.random.default_rng(0)
     for comparison in world.comparisons("train", 600, seed=1):
         for mode in prompts.PRINCIPLE_MODES:

@@ -1,7 +1,4 @@
-"""Whether a config is possible, by itself and as a whole.
-
-`check` builds the typed tree of it, so that a bad field stops a run at once.
-"""
+"""Checks of a whole config: what no single section can see, before any device work."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,7 +22,7 @@ def check(fields: Mapping) -> Config:
 
     Raises:
       ValueError: naming the dotted field that is unknown, missing, of a wrong type, out of its
-        range, or impossible beside others.
+        range, or impossible together with others.
     """
     config = build(in_use(fields))
     if config.released is not None:
@@ -35,30 +32,30 @@ def check(fields: Mapping) -> Config:
     _check_origin(config)
     if config.benchmark is not None:
         _check_benchmark(config, config.benchmark)
-    _check_divisible(config)
-    _check_lengths(config)
+    _check_batches(config)
+    _check_buckets(config)
     return config
 
 
 def _check_released(config: Config) -> None:
-    """Kinds, configs and tokenizers of the folders, and that nothing here contradicts them."""
+    """The released folders have the expected architecture, shape and tokenizer."""
     released = config.released
     for field, kind in (("model", config_file.CAUSAL), ("meta_rm", config_file.REWARD)):
         folder = getattr(released, field)
         if not folder:
             continue
         try:
-            found = config_file.architecture(folder)
-            if not found.endswith(kind):
-                raise ValueError(f"{folder}: expected an architecture {kind}, found {found}")
+            architecture = config_file.architecture(folder)
+            if not architecture.endswith(kind):
+                raise ValueError(f"{folder}: expected an architecture {kind}, found {architecture}")
             shape = hub.read_config(folder)
             hub.check_vocab(shape, load_tokenizer(folder).vocab_size, folder)
         except (ValueError, OSError) as error:
             raise ValueError(f"config.released.{field}: {error}") from error
     if released.variant:
         published = VARIANTS[released.variant]
-        found = hub.read_config(released.model)
-        if dataclasses.replace(found, compute=published.compute) != published:
+        shape = hub.read_config(released.model)
+        if dataclasses.replace(shape, compute=published.compute) != published:
             raise ValueError(
                 f"config.released.model: {released.model} has another shape than "
                 f"config.released.variant, {released.variant!r}"
@@ -70,7 +67,7 @@ def _check_released(config: Config) -> None:
 
 
 def _check_origin(config: Config) -> None:
-    """Every stage has its data: from the small world, or from files, never from both."""
+    """Every stage has its data, from either the small world or files."""
     if config.small_world is not None:
         if config.data is not None:
             raise ValueError("config.data: config.small_world brings its own data; give one only")
@@ -144,7 +141,7 @@ def model_config(config: Config, vocab_size: int) -> ModelConfig:
 
 
 def _check_one_shape(shape: ModelConfig, variant: str, given: Mapping) -> None:
-    """Fields may differ from a published size, but all that have no default are another shape."""
+    """Some fields may override a published size; all the required ones are another shape."""
     needed = {
         field.name for field in typed_fields(ModelConfig)
         if field.default is dataclasses.MISSING and not field.optional
@@ -172,21 +169,28 @@ def _check_benchmark(config: Config, benchmark: Benchmark) -> None:
         )
 
 
-def _check_lengths(config: Config) -> None:
-    for name, section in {**config.trained(), "benchmark": config.benchmark}.items():
-        draw, buckets = getattr(section, "draw", None), getattr(section, "buckets", None)
-        if draw is not None and buckets is not None:
-            longest = buckets.output_lengths[-1]
-            if draw.max_new_tokens > longest:
+def _check_buckets(config: Config) -> None:
+    """Buckets hold the samples of their section, and split evenly over the mesh."""
+    parts = config.mesh.parts("batch", rollout=True)
+    for name, (draw, buckets) in config.sampled().items():
+        longest = buckets.output_lengths[-1]
+        if draw.max_new_tokens > longest:
+            raise ValueError(
+                f"config.{name}.draw.max_new_tokens: {draw.max_new_tokens} exceeds the largest "
+                f"of config.{name}.buckets.output_lengths, {longest}"
+            )
+        for bucket in buckets.shapes():
+            if bucket.P % parts:
                 raise ValueError(
-                    f"config.{name}.draw.max_new_tokens: {draw.max_new_tokens} exceeds the largest "
-                    f"of config.{name}.buckets.output_lengths, {longest}"
+                    f"config.{name}.buckets.samples_per_unit: {buckets.samples_per_unit} makes "
+                    f"units of {bucket.P} prompts with {bucket.S} samples each, and config.mesh "
+                    f"splits prompts in {parts}"
                 )
 
 
-def _check_divisible(config: Config) -> None:
+def _check_batches(config: Config) -> None:
     """Batches split evenly over the mesh, each micro-batch included."""
-    parts, rollout_parts = config.mesh.parts("batch"), config.mesh.parts("batch", rollout=True)
+    parts = config.mesh.parts("batch")
     batches = []  # fields, rows of a batch, micro-batches
     for name, stage in config.trained().items():
         if isinstance(stage, Supervised | RFT):
@@ -198,8 +202,9 @@ def _check_divisible(config: Config) -> None:
             rows = prompts * objective.group_size
             batches.append(("grpo.loop.prompts_per_step", rows, objective.micro_batches))
         else:
-            own = stage.choices if isinstance(stage, MetaRM) else stage
-            batches.append((f"{name}.loop.batch_size", stage.loop.batch_size, own.micro_batches))
+            choices = stage.choices if isinstance(stage, MetaRM) else stage
+            rows, pieces = stage.loop.batch_size, choices.micro_batches
+            batches.append((f"{name}.loop.batch_size", rows, pieces))
     for name, rows, pieces in batches:
         if rows % (parts * pieces):
             raise ValueError(
@@ -207,12 +212,3 @@ def _check_divisible(config: Config) -> None:
                 f"config.mesh splits batches in {parts}"
                 + (f", and there are {pieces} micro-batches" if pieces > 1 else "")
             )
-    for name, section in {**config.trained(), "benchmark": config.benchmark}.items():
-        buckets = getattr(section, "buckets", None)
-        for bucket in buckets.shapes() if buckets is not None else ():
-            if bucket.P % rollout_parts:
-                raise ValueError(
-                    f"config.{name}.buckets.samples_per_unit: {buckets.samples_per_unit} makes "
-                    f"units of {bucket.P} prompts with {bucket.S} samples each, and config.mesh "
-                    f"splits prompts in {rollout_parts}"
-                )

@@ -1,8 +1,8 @@
 """The sections of a config: a tree of dataclasses, from `Config` at the end down to the library.
 
-A section has the fields of its own dataclass, those of the dataclasses that are marked flat, and
-sections inside. What two fields must be together stands in the `__post_init__` of the smallest
-dataclass that has both; `experiments.config` puts the dotted name of it before the message.
+A section has the fields of its dataclass, the fields of the dataclasses that are marked flat, and
+inner sections. A condition on two fields stands in the `__post_init__` of the smallest dataclass
+that has both; `experiments.config` puts its dotted name before the message.
 """
 
 import dataclasses
@@ -40,12 +40,12 @@ from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
-# What a run starts from, and the model behind a remote engine.
+# The start of a run, and the model behind a remote engine.
 UNTRAINED_STAGES = ("random_weights", "released", "remote")
 TRAINED_STAGES = ("base", "cold_start", "rft", "grpo", "meta_rm", "baseline")
 BASELINES = tuple(method.BASELINES)
 MEASURED_STAGES = tuple(method.STAGES)
-OWN_SUITES = ("small_world", "data")  # splits of what the config trains on
+OWN_SUITES = ("small_world", "data")  # held-out splits of the training data
 
 
 def _all_positive(numbers: tuple[int, ...]) -> bool:
@@ -66,25 +66,24 @@ _Numbers = Annotated[
 
 # Fields of a dataclass that stand in the section of their parent, such as `grpo.kl_coef`.
 _FLAT = {"flat": ""}  # with this prefix
-# Fields of every section `draw` that the template of the run decides, or only an experiment sets.
+# Fields of every section `draw` that the template or an experiment decides, and no config holds.
 _TEMPLATE = {"form": lambda built: built["template"].form,
              "principles": lambda built: built["template"].principles,
              "answer": "scores", "reference": False}  # fmt: skip
 
 
 def _drawn(**siblings: Any) -> Any:
-    """A section `draw`, of which the template and fields of its parent decide some fields.
+    """A section `draw` some of whose fields the template and the parent decide.
 
     Args:
-      siblings: values of fields, or functions of what was built before, of the config and of the
-        parent.
+      siblings: values of such fields, or functions of the sections and fields built before.
     """
     return dataclasses.field(metadata={"fixed": {**_TEMPLATE, **siblings}})
 
 
 @dataclasses.dataclass(frozen=True)
 class Template(Checked):
-    """How prompts are written.
+    """The prompt template.
 
     Attributes:
       form: one of `prompts.FORMS`.
@@ -97,12 +96,12 @@ class Template(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig(Checked):
-    """Where the tokenizer comes from.
+    """The source of the tokenizer.
 
     Attributes:
-      path: a SentencePiece model, or a folder of the hub; "" for that of the released weights, or
-        for one that is trained on the small world.
-      vocab_size: pieces of the one that is trained.
+      path: a SentencePiece model, or a folder of the hub; "" for the tokenizer of the released
+        weights, or for one that is trained on the small world.
+      vocab_size: pieces of a trained tokenizer.
     """
 
     path: str
@@ -111,10 +110,10 @@ class TokenizerConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(Checked):
-    """How the jitted engine decodes.
+    """Decoding by the jitted engine.
 
     Attributes:
-      chunk: tokens between two looks at which sequences have ended.
+      chunk: tokens between two checks for sequences that have ended.
     """
 
     chunk: Count
@@ -125,11 +124,11 @@ class Released(Checked):
     """Released weights that a run starts from: folders in the format of the Hugging Face hub.
 
     Attributes:
-      model: the policy; its config.json takes the place of section `model`, whose fields may still
-        change what does not belong to the weights, such as `dtype` and `remat`.
+      model: the policy; its config.json replaces section `model`, which may still set fields that
+        the weights do not fix, such as `dtype` and `remat`.
       meta_rm: a sequence classifier with one label, of any architecture; "" for none.
       variant: published shape that the weights of `model` must have, see `models.variants`;
-        tools.plan needs no more than that. "" for any.
+        enough for tools.plan. "" for any.
     """
 
     model: Annotated[str, Range("the name of a folder", bool)]
@@ -139,7 +138,7 @@ class Released(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class LoRA(Checked):
-    """Which stages train adapters beside frozen parameters, instead of the parameters.
+    """The stages that train adapters instead of their parameters.
 
     Attributes:
       stages: comma-separated names out of `TRAINED_STAGES`; "" for none.
@@ -153,17 +152,17 @@ class LoRA(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Checked):
-    """Files that a config without a small world works with; see `grm_jax.data.mixture`.
+    """Data files of a config without a small world; see `grm_jax.data.mixture`.
 
     Attributes:
       train: mixture of comparisons to train on.
       development, test: mixtures of comparisons to measure on, the suite "data".
       general: mixture of general instruction data.
-      benchmark_dir: folder of the benchmarks that what is trained on is compared with: all that
-        are found there.
-      against: comma-separated names of those that must be there.
-      overlap: what happens to rows of `train` and `general` whose prompt is in a benchmark:
-        "refuse" ends the run, "drop" leaves them out, "allow" does not look for them.
+      benchmark_dir: folder of the benchmarks that training data is compared with.
+      against: comma-separated names of the benchmarks that must be in the folder; all others that
+        are there count too.
+      overlap: treatment of rows of `train` and `general` whose prompt is in a benchmark: "refuse"
+        ends the run, "drop" leaves them out, "allow" does not look for them.
     """
 
     train: str = ""
@@ -227,8 +226,8 @@ class SFTData(Checked):
 
     Attributes:
       demonstrations: comparisons with one demonstrated trajectory each.
-      general: pieces of general instruction data.
-      micro_batches: pieces of a batch whose gradients are summed.
+      general: examples of general instruction data.
+      micro_batches: parts of a batch whose gradients are summed.
       checkpoint_every: steps between checkpoints.
       verdicts: order in which demonstrations check their criteria, see `small_world.VERDICTS`.
     """
@@ -254,8 +253,8 @@ class RFTData(Checked):
     """Data of rejective fine-tuning.
 
     Attributes:
-      comparisons: comparisons of which trajectories are drawn.
-      general: pieces of general instruction data mixed in.
+      comparisons: comparisons whose trajectories are drawn.
+      general: examples of general instruction data mixed in.
       micro_batches: as in `SFTData`.
       checkpoint_every: steps between checkpoints.
       min_kept: fewest trajectories that must be kept; fewer end the run.
@@ -275,7 +274,7 @@ class RFT:
     rules: RejectionRules = dataclasses.field(metadata=_FLAT)
     engine: EngineConfig = dataclasses.field(metadata=_FLAT)
     data: RFTData
-    draw: DrawConfig = _drawn(k=lambda own: own["rules"].num_samples)
+    draw: DrawConfig = _drawn(k=lambda built: built["rules"].num_samples)
     buckets: Buckets
     packing: PackingConfig
     optimizer: OptimizerConfig
@@ -289,10 +288,10 @@ class GRPOLoop(Checked):
       comparisons: comparisons to draw prompts from.
       prompts_per_step: P, groups of one iteration.
       checkpoint_every: iterations between checkpoints.
-      easy_for: a stage of this workdir, such as "rft", or a trajectories file of any run: the
-        comparisons that its non-hinted trajectories get right `easy_samples` times of as many are
-        left out, as the paper does with those of DeepSeek-V2-Lite-Chat. "" leaves out none.
-      easy_samples: fewest trajectories that make a comparison too easy, if all are right.
+      easy_for: a stage of this workdir, such as "rft", or a trajectories file of any run:
+        comparisons whose non-hinted trajectories there, at least `easy_samples`, are all correct
+        are left out, as in the paper with DeepSeek-V2-Lite-Chat. "" leaves out none.
+      easy_samples: fewest trajectories that make a comparison too easy.
       start: the stage that GRPO starts from and has as its reference, "rft" or "cold_start".
     """
 
@@ -306,11 +305,11 @@ class GRPOLoop(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class GRPO:
-    """Online RL: its objective, and the loop around it."""
+    """GRPO: its objective, and the loop around it."""
 
     objective: GRPOConfig = dataclasses.field(metadata=_FLAT)
     loop: GRPOLoop
-    draw: DrawConfig = _drawn(k=lambda own: own["objective"].group_size, order_policy="group")
+    draw: DrawConfig = _drawn(k=lambda built: built["objective"].group_size, order_policy="group")
     buckets: Buckets
     optimizer: OptimizerConfig
 
@@ -339,10 +338,10 @@ class ScalarLoop(Checked):
     """Data and batches of a stage that trains a scalar head.
 
     Attributes:
-      comparisons: comparisons to train on; of the meta RM, those of which trajectories are drawn
-        from the GRM.
+      comparisons: comparisons to train on; for the meta RM, those whose trajectories are drawn from
+        the GRM.
       batch_size: examples of a batch: trajectories of the meta RM, pairs of a baseline.
-      row_length: tokens of a row: query, response or responses, and what was written about them.
+      row_length: tokens of a row: query, responses, and a trajectory or critique of them.
       checkpoint_every: steps between checkpoints.
     """
 
@@ -354,7 +353,7 @@ class ScalarLoop(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class MetaRM:
-    """The meta RM. Released weights need `loop` alone, the shape in which they score."""
+    """The meta RM. Released weights need only `loop`, the shape in which they score."""
 
     choices: MetaRMConfig = dataclasses.field(metadata=_FLAT)
     loop: ScalarLoop
@@ -369,8 +368,8 @@ class Baseline(Checked):
 
     Attributes:
       kind: one of `BASELINES`.
-      k: samples of each comparison that kinds which write are measured with.
-      micro_batches: pieces that a training step of a scalar head splits a batch into.
+      k: samples of each comparison for the kinds that generate text.
+      micro_batches: parts of a batch in a training step of a scalar head.
     """
 
     kind: Annotated[str, one_of(BASELINES)]
@@ -382,7 +381,7 @@ class Baseline(Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark(Checked):
-    """What is measured, and how it is drawn and counted.
+    """The measured suites and stages, and how samples are drawn and counted.
 
     Attributes:
       suites: comma-separated names of `grm_jax.benchmarks.SUITES`, "small_world" (the held-out
@@ -390,20 +389,19 @@ class Benchmark(Checked):
       data_dir: folder of the real suites.
       limit: rows of each suite, evenly spread; a row may be several comparisons.
       greedy_stages: stages measured greedily.
-      sampled_stages: stages of which k samples are drawn; the votes of the last are the paper's.
+      sampled_stages: stages measured by k samples; the last is the paper's GRM.
       ks: values of k for voting.
       k_meta: samples that guided voting keeps, one number for each of `ks`; none is k // 2.
       num_subsets: random k-subsets of the drawn samples.
       aggregation: see `voting`.
       tie_policy: see `voting`.
       parse_policy: see `voting`.
-      parse: whose scores count, those of the "strict" or of the "lenient" parser.
+      parse: parser whose scores count, "strict" or "lenient".
       max_unparsed: share of samples without strict scores above which the run ends with an error.
       max_cut: the same for samples that met the length limit.
-      arms: comma-separated arms of `config.ablate.arms` that are measured beside the run itself.
-      arm_k: samples of each of them.
-      principles: whose principles the judge is given, one of `given.SOURCES`; "" if it writes its
-        own.
+      arms: comma-separated arms of `config.ablate.arms` that are measured as well as the run.
+      arm_k: samples of each comparison for an arm.
+      principles: source of given principles, one of `given.SOURCES`; "" if the GRM generates them.
       reference: show the reference of each comparison in the prompt.
       count_all: count votes by every aggregation and several k_meta, for results and ablations.
       meta_rm: measure guided voting.
@@ -464,15 +462,15 @@ class AblateConfig(Checked):
     """Seeds of an ablation; its arms are in the section `ablate.arms`, see `experiments.arms`.
 
     Attributes:
-      seeds: comma-separated, listed before any of them is run; each is measured on the split "test"
+      seeds: comma-separated held-out seeds, chosen in advance; each is measured on the split "test"
         once.
-      development_seeds: for the split "development", on which everything is chosen.
+      development_seeds: seeds of the split "development", on which all choices are made.
       opened: seeds that earlier configs were measured on: no longer held out.
       only: comma-separated arms that are run; "" for all.
-      listed: differences that were named before any of the seeds was run, as tables/ablation has
-        them ("Voting@8 − GRPO, greedy", "full − without principles: Voting@8"), with ";" between
-        them. Their p-values are corrected for their number.
-      arms: what each arm changes, by its name.
+      listed: differences named before any of the seeds was run, as in tables/ablation ("Voting@8 −
+        GRPO, greedy", "full − without principles: Voting@8"), separated by ";". Their p-values are
+        corrected for their number.
+      arms: the changed fields of each arm, by its name.
     """
 
     seeds: _Seeds
@@ -505,12 +503,11 @@ class AblateConfig(Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Checked):
-    """A whole run. A stage or source of data that is None is not part of it.
+    """The config of a run. A stage or source of data that is None is not part of the run.
 
     Attributes:
       seed: of parameters, data and samples.
-      stages: comma-separated stages that are switched on, of those with a section; "" for all of
-        them.
+      stages: comma-separated stages that are switched on, out of those with a section; "" for all.
     """
 
     seed: Seed = 0
@@ -544,12 +541,19 @@ class Config(Checked):
         named = {name: getattr(self, name) for name in TRAINED_STAGES}
         return {name: stage for name, stage in named.items() if stage is not None}
 
+    def sampled(self) -> dict[str, tuple[DrawConfig, Buckets]]:
+        """The sampling of the sections that draw trajectories, by their names."""
+        named = {name: getattr(self, name) for name in ("rft", "grpo", "meta_rm", "benchmark")}
+        there = {name: section for name, section in named.items() if section is not None}
+        pairs = {name: (section.draw, section.buckets) for name, section in there.items()}
+        return {name: pair for name, pair in pairs.items() if None not in pair}
+
     def adapted(self) -> list[str]:
         """The stages that train adapters instead of all parameters."""
         return split(self.lora.stages) if self.lora is not None else []
 
     def adapters(self, stage: str) -> LoRAConfig | None:
-        """The adapters that a stage trains, whatever the arm; None if it trains all parameters."""
+        """The adapters that a stage trains; None if it trains all parameters."""
         if stage not in self.adapted():
             return None
         return LoRAConfig(self.lora.rank, self.lora.alpha)

@@ -2,8 +2,8 @@
 
     python -m experiments.sft --config=configs/small_world.py --workdir=DIR
 
-See `experiments.stages.sft`. A stage that is finished is left as it is, and one that was killed
-goes on from its latest checkpoint; so it is for every experiment.
+See `experiments.stages.sft`. As in every experiment, finished stages are left as they are, and a
+killed one resumes from its latest checkpoint.
 """
 
 from experiments import launch

@@ -1,6 +1,6 @@
-"""Training data from files: checked whole before anything else, then read in one global order.
+"""Training data from files: checked as a whole first, then read in one global order.
 
-    workdir/data.json    what the check found: rows, what was left out, overlaps with benchmarks
+    workdir/data.json    the result of the check: rows, rows left out, overlaps with benchmarks
 
 The check reads every row of `config.data.train` and `config.data.general` once, validates it, and
 compares its prompt with the benchmarks, which refuses by default. It is not repeated as long as the
@@ -23,7 +23,7 @@ from grm_jax.data.contamination import BenchmarkPrompts
 from grm_jax.data.training_sets import SETS, Record
 from grm_jax.files import read_json, visible_files
 
-SPLITS = ("train", "general")  # what parameters learn from
+SPLITS = ("train", "general")  # the splits that stages train on
 
 
 class TrainingData:
@@ -32,7 +32,7 @@ class TrainingData:
     Attributes:
       report: JSON of the check: "sources", by split and source, "compared", and "overlaps", a list
         of {split, place, uid, suite, row, rule}.
-      fresh: the check was made now.
+      fresh: whether the check was made now.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class TrainingData:
         workdir: pathlib.Path,
         say: Callable[[str], None] = lambda text: None,
     ):
-        """Checks the data, or finds that it has been checked.
+        """Checks the data, unless data.json has the result of an earlier check.
 
         Args:
           config: section `data`.
           seed: of the order of the rows.
-          workdir: where data.json is, if a check has been made.
-          say: what shows a line to people.
+          workdir: the folder of data.json.
+          say: prints a line for people.
 
         Raises:
           ValueError: naming file, line and field of a bad row; or place and benchmark row of a row
@@ -96,11 +96,11 @@ class TrainingData:
         return mixture.take(sources, count, seed=self._seed, without=self._left_out(split))
 
     def _lines(self) -> list[str]:
-        found = []
+        lines = []
         for split, sources in self.report["sources"].items():
             for source, counts in sources.items():
                 left_out = ", ".join(f"{n} {why}" for why, n in counts["unusable"].items())
-                found.append(
+                lines.append(
                     f"data.{split}: {source}: {counts['records']} records in {counts['rows']} rows"
                     + (f"; left out: {left_out}" if left_out else "")
                 )
@@ -109,10 +109,10 @@ class TrainingData:
             suites = ", ".join(f"{name} ({rows} rows)" for name, rows in compared.items())
             by_suite = Counter(o["suite"] for o in self.report["overlaps"])
             hits = ", ".join(f"{n} with {suite}" for suite, n in sorted(by_suite.items()))
-            found.append(f"data: compared with {suites}: {hits or 'no overlap'}")
-        elif found:
-            found.append("data: not compared with any benchmark (config.data.overlap=allow)")
-        return found
+            lines.append(f"data: compared with {suites}: {hits or 'no overlap'}")
+        elif lines:
+            lines.append("data: not compared with any benchmark (config.data.overlap=allow)")
+        return lines
 
     @property
     def _compares(self) -> bool:
@@ -131,11 +131,11 @@ class TrainingData:
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     def _benchmarks(self) -> dict[str, list[Comparison]]:
-        """Those that `against` names, which must be there, and all others that are."""
+        """The benchmarks that `against` names, which must be there, and all others found there."""
         required = ranges.split(self._config.against)
         suites = {}
         for name in dict.fromkeys([*required, *SUITES]):
-            if name == "own":  # anybody's rows: perhaps those that are trained on
+            if name == "own":  # rows of the user, perhaps the training data itself
                 continue
             try:
                 suites[name] = load_suite(name, self._config.benchmark_dir)
@@ -145,19 +145,17 @@ class TrainingData:
         return suites
 
     def _check(self) -> dict:
-        suites = {}
-        if self._compares:
-            suites = self._benchmarks()
+        suites = self._benchmarks() if self._compares else {}
         prompts = BenchmarkPrompts(suites)
         overlaps, by_split = [], {}
         for split in SPLITS:
             counts = {source: mixture.Counts() for source in self._config.sources(split)}
             for where, _, record in mixture.read([*counts], counts.__getitem__):
-                found = prompts.find(record.messages) if suites else None
-                if found:
+                hit = prompts.find(record.messages) if suites else None
+                if hit:
                     overlaps.append(
-                        {"split": split, "place": where, "uid": record.uid, "suite": found.suite,
-                         "row": found.uid, "rule": found.rule}
+                        {"split": split, "place": where, "uid": record.uid, "suite": hit.suite,
+                         "row": hit.uid, "rule": hit.rule}
                     )  # fmt: skip
             by_split[split] = {
                 str(source): {"rows": c.rows, "records": c.records, "unusable": dict(c.unusable)}

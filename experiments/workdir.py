@@ -1,9 +1,9 @@
-"""The folder of a run, and what each of its stages leaves there.
+"""The folder of a run, and the files of its stages.
 
     workdir/config.json        the config; another config is refused
-            stages/<stage>.json  what decided a stage; another stage of its name is refused
-            data.json          what the check of the training files found
-            fingerprint.json   versions, devices, commit: whatever must not be in a table
+            stages/<stage>.json  the sections that decided a stage; others are refused
+            data.json          result of the check of the training files
+            fingerprint.json   versions, devices, commit, which tables must not hold
             tokenizer.model    the tokenizer, if it was trained here
             metrics.jsonl      one line a record; wall-clock figures under "time"
             tensorboard/  checkpoints/<stage>/  params/<stage>/  trajectories/<stage>.jsonl
@@ -29,23 +29,23 @@ from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import record
 from grm_jax.parallel import processes
 
-# Written by one process of several. Everything else is read, or written in parts, by all.
+# Written by one of several processes. All read everything else, or write their part of it.
 _LOGS = ("metrics.jsonl", "tensorboard", "trajectories", "meta_scores", "baselines", "tables",
          "figures", "results", "samples.md", "critiques.html")  # fmt: skip
 
 
 class Workdir:
-    """A workdir, held by one run from when this is made until it is closed.
+    """A workdir, locked by one run until it is closed.
 
     Attributes:
       root: the folder.
-      writes: whether this process writes the files that one of several processes writes.
-      digest: names what no run on this workdir may change, whatever the arm; "" before the config
-        is kept.
+      writes: whether this process, out of several, writes the logs.
+      digest: of the sections and fields that no run on this workdir may change, whatever the arm;
+        "" before the config is kept.
     """
 
     def __init__(self, root: str | os.PathLike):
-        """Makes the folder if there is none, and claims it.
+        """Makes the folder if there is none, and locks it.
 
         Raises:
           ValueError: another process uses it.
@@ -60,7 +60,7 @@ class Workdir:
             self._claim()
 
     def _claim(self) -> None:
-        """Locks .lock and, as that can be removed, the folder, where its file system can."""
+        """Locks .lock and, as that may be removed, the folder if its file system allows it."""
         for path, how in ((self.root / ".lock", os.O_RDWR | os.O_CREAT), (self.root, os.O_RDONLY)):
             self._handles.append(os.open(path, how, 0o644))
             try:
@@ -71,18 +71,18 @@ class Workdir:
                     raise ValueError(f"{self.root} is in use by another process") from error
 
     def close(self) -> None:
-        """Gives the workdir back."""
+        """Unlocks the workdir."""
         while self._handles:
             os.close(self._handles.pop())
 
     __del__ = close
 
     def path(self, *parts: str) -> pathlib.Path:
-        """A path below the workdir, or for logs below where this process keeps them."""
+        """A path below the workdir, or for logs below the folder of this process."""
         return (self._logs if parts[0] in _LOGS else self.root).joinpath(*parts)
 
     def separate_logs(self) -> None:
-        """Gives every process but the first a copy of the logs, to write into until it ends."""
+        """Gives every process but the first a temporary copy of the logs to write into."""
         if not self.writes:
             name = f"grm_jax_process_{processes.index()}_"
             self._logs = pathlib.Path(tempfile.mkdtemp(prefix=name))
@@ -113,7 +113,7 @@ class Workdir:
         if self.writes:
             write_json(path, now)
 
-    # Parameters of finished stages. The folder params/<stage> is one that `tools.convert` exports.
+    # Parameters of finished stages; `tools.convert` exports the folder params/<stage>.
 
     def has_params(self, stage: str) -> bool:
         """Whether a stage is finished."""
@@ -136,7 +136,7 @@ class Workdir:
           params: of a decoder; of a reward model {"decoder", "head"}.
           model: shape of the decoder.
           written_by: seed of the run and fingerprints of its tokenizer.
-          source: folder of released weights that the stage goes back to.
+          source: folder of the released weights that the run started from.
           reward: whether it is a reward model.
 
         Raises:
@@ -164,7 +164,7 @@ class Workdir:
 
         Raises:
           ValueError: if the stage has not been run in this workdir; naming the folder, if it holds
-            something else than what the stage wrote.
+            other parameters than the stage wrote.
         """
         if not self.has_params(stage):
             raise ValueError(f"{self.root}: stage {stage!r} is not finished; run it first")

@@ -1,10 +1,10 @@
 """CLoud: a model writes a critique of one response, and a scalar head reads it with the response.
 
-Kept from the paper (appendix C.2): one model that writes, without rejection, another of the same
-base with a value head, trained on the data of the RL stage without single responses; the reward of
-a response is the mean over k critiques. Decided here: the cold start writes, in the form in which
-single responses are scored 0 or 1 in training; it draws one critique of each response to train on,
-with the section of RFT; the loss is Bradley-Terry on the rows with their critiques.
+Kept from the paper (appendix C.2): one model writes, without rejection, and another of the same
+base has a value head, trained on the data of the RL stage without single responses; the reward of a
+response is the mean over k critiques. Decided here: the cold start writes, with the prompt for
+single responses; it draws one critique of each training response, with section `rft`; the loss is
+Bradley-Terry on the rows with their critiques.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ KIND = "cloud"
 
 
 def singles(comparison: Comparison) -> list[Comparison]:
-    """Each response alone, labelled 1 if it is among the best; of a single response itself."""
+    """A comparison for each response alone, labelled 1 if it is among the best."""
     if comparison.n == 1:
         return [comparison]
     return [
@@ -47,14 +47,14 @@ def train(run: Run, config: Baseline) -> None:
     """Draws a critique of each response and trains the head on them, unless it is finished."""
     if (stage := run.begin(KIND)) is None:
         return
-    own, loop = run.config.rft, config.loop
-    comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
+    rft = run.config.rft
+    comparisons = run.comparisons("train", config.loop.comparisons, seed=run.config.seed + 2)
     comparisons = [comparison for comparison in comparisons if comparison.n > 1]
     params = run.load_cold_start()
     drawn = drawing.draw_stage(
-        run, stage, params, [one for c in comparisons for one in singles(c)],
-        dataclasses.replace(own.draw, k=1),
-        run.engine("rft", own.buckets, server=own.engine.server()),
+        run, stage, params, [single for c in comparisons for single in singles(c)],
+        dataclasses.replace(rft.draw, k=1),
+        run.engine("rft", rft.buckets, server=rft.engine.server()),
     )  # fmt: skip
     pairs.train_on(run, config, training_pairs(run, comparisons, drawn))
 
@@ -62,43 +62,45 @@ def train(run: Run, config: Baseline) -> None:
 def training_pairs(
     run: Run, comparisons: Sequence[Comparison], drawn: Sequence[Trajectory]
 ) -> list[Pair]:
-    """The best response with its critique against each other one with its own.
+    """Pairs of the best response and each other one, with their critiques.
 
     Responses whose prompt was too long have no critique, and no pair.
     """
     critiques = {trajectory.uid: trajectory for trajectory in drawn}
-    found = []
+    drawn_pairs = []
     for c in comparisons:
-        own = [critiques.get(one.uid) for one in singles(c)]
+        written = [critiques.get(single.uid) for single in singles(c)]
         for other in range(c.n):
-            if other != c.best and own[other] is not None and own[c.best] is not None:
-                better, worse = (_row(run, c, i, own[i]) for i in (c.best, other))
-                found.append(Pair(better, worse, c.uid))
-    return found
+            if other != c.best and written[other] is not None and written[c.best] is not None:
+                better, worse = (_row(run, c, i, written[i]) for i in (c.best, other))
+                drawn_pairs.append(Pair(better, worse, c.uid))
+    return drawn_pairs
 
 
 def measure(
     run: Run, config: Baseline, suites: Sequence[Suite], counting: CountingRules
 ) -> dict[str, list[Line]]:
     """The lines of greedy critiques, and of the mean over k sampled ones, on every suite."""
-    alone = {s.name: [one for c in s.comparisons for one in singles(c)] for s in suites}
-    # Names of their own, since these are other rows than those of the suite.
+    # Named apart from the suites, whose rows are others.
+    alone = {
+        f"{suite.name}_{KIND}": [single for c in suite.comparisons for single in singles(c)]
+        for suite in suites
+    }
     measurement = Measurement(
-        run, {f"{name}_{KIND}": own for name, own in alone.items()},
-        k=config.k, binary_singles=True, order_policy="identity",
+        run, alone, k=config.k, binary_singles=True, order_policy="identity",
     )  # fmt: skip
     writer = "released" if run.config.cold_start is None else "cold_start"
-    found: dict[str, list[Line]] = {suite.name: [] for suite in suites}
+    lines: dict[str, list[Line]] = {suite.name: [] for suite in suites}
     for kind, k in (("greedy", None), ("voting", config.k)):
         drawn = measurement.draw(run, writer, k=k)
         for suite in suites:
             groups = iter(drawn[f"{suite.name}_{KIND}"].groups)
             critiques = [[next(groups) for _ in range(c.n)] for c in suite.comparisons]
             scores = _scores(run, suite.comparisons, critiques)
-            found[suite.name] += pairs.real_lines(
+            lines[suite.name] += pairs.real_lines(
                 suite, counting, scores, Method(KIND, kind=kind), most=k or 1
             )
-    return found
+    return lines
 
 
 def _scores(
@@ -109,9 +111,9 @@ def _scores(
     """Rewards by comparison, sample and response; critiques by comparison, response and sample."""
     places = [
         (c, i, critique)
-        for c, own in zip(comparisons, critiques, strict=True)
-        for sample in zip(*own, strict=True)
+        for c, by_response in zip(comparisons, critiques, strict=True)
+        for sample in zip(*by_response, strict=True)
         for i, critique in enumerate(sample)
     ]
     logits = iter(pairs.score(run, KIND, [_row(run, *place) for place in places]))
-    return [[[next(logits) for _ in own] for _ in own[0]] for own in critiques]
+    return [[[next(logits) for _ in group] for _ in group[0]] for group in critiques]

@@ -1,13 +1,13 @@
-"""LLM-as-a-Judge and TokenProb: a model that names the best response, instead of scoring all.
+"""LLM-as-a-Judge and TokenProb: a model that names the best response instead of scoring all.
 
 Kept from the paper (appendix C.2): the recipe of RFT, with the section of RFT in the config, on
 the prompt of the judge and without single responses. Changed: no hints, and no RL after it. On the
-small world the imperfect demonstrator takes the place of the cold start, which was never shown
-this prompt and does not answer it.
+small world the imperfect demonstrator replaces the cold start, which was not trained on this prompt
+and does not answer it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +64,7 @@ def train(run: Run, _: Baseline) -> None:
 
 
 def right_demonstrations(run: Run, comparisons: Sequence[Comparison], each: int) -> list[Example]:
-    """Of `each` demonstrations a comparison those that end at the best response."""
+    """The right ones of `each` demonstrations of every comparison."""
     examples = []
     for index, comparison in enumerate(comparisons):
         for sample in range(each):
@@ -80,81 +80,75 @@ def right_demonstrations(run: Run, comparisons: Sequence[Comparison], each: int)
 def measure(
     run: Run, config: Baseline, suites: Sequence[Suite], counting: CountingRules
 ) -> dict[str, list[Line]]:
-    """The lines of a kind on every suite, of the comparisons with something to choose from."""
+    """The lines of a kind on every suite, over its comparisons with several responses."""
     kind = config.kind
-    pairs_and_lists = {suite.name: [c for c in suite.comparisons if c.n > 1] for suite in suites}
-    some = {name: own for name, own in pairs_and_lists.items() if own}
-    measurement = Measurement(run, some, answer="best", k=config.k)
+    several = {suite.name: [c for c in suite.comparisons if c.n > 1] for suite in suites}
+    measured = {name: comparisons for name, comparisons in several.items() if comparisons}
+    measurement = Measurement(run, measured, answer="best", k=config.k)
     sampled = measurement.draw(run, STAGE, k=config.k)
     drawn = {Method(kind): sampled}
     if kind == "llm_judge":
         greedy = measurement.draw(run, STAGE, k=None)
         drawn = {Method(kind, kind="greedy"): greedy, **drawn}
-    found = {}
+    lines = {suite.name: [] for suite in suites}
     for suite in suites:
-        own = pairs_and_lists[suite.name]
-        found[suite.name] = [
-            line for method, one in drawn.items()
-            for line in _lines(run, measurement, method, suite, own, one, counting)
-        ]  # fmt: skip
-    return found
+        part = dataclasses.replace(suite, comparisons=several[suite.name])
+        for method, samples in drawn.items():
+            most = 1 if method.kind == "greedy" else config.k
+            if part.comparisons:
+                new = _lines(measurement, method, part, samples[suite.name], counting, most)
+            else:  # the same lines in every suite
+                new = [Line(dataclasses.replace(method, k=k)) for k in counting.ks if k <= most]
+            lines[suite.name] += new
+    return lines
 
 
 def _lines(
-    run: Run,
     measurement: Measurement,
     method: Method,
     suite: Suite,
-    own: Sequence[Comparison],
-    drawn: Mapping[str, Drawn],
+    drawn: Drawn,
     counting: CountingRules,
+    most: int,
 ) -> list[Line]:
-    most = 1 if method.kind == "greedy" else measurement.draw_config.k
-    if not own:  # the same lines in every suite
-        return [Line(dataclasses.replace(method, k=k)) for k in counting.ks if k <= most]
-    part = dataclasses.replace(suite, comparisons=own)
-    one = drawn[suite.name]
-    ballots = ballots_of(part, one, counting)
-    facts = sample_facts(one.groups)
+    ballots = ballots_of(suite, drawn, counting)
+    facts = sample_facts(drawn.groups)
     if method.stage == "token_prob":
-        scores_CSN, told_CS = index_scores(run, measurement, own, one)
+        scores_CSN, valid_CS = index_scores(measurement, suite.comparisons, drawn)
         ballots = ballots._replace(
             scores_CSN=np.zeros(ballots.scores_CSN.shape, np.float32),
             parsed_CS=np.zeros(ballots.parsed_CS.shape, bool),
         )
-        samples = told_CS.shape[1]
+        samples = valid_CS.shape[1]
         ballots.scores_CSN[:, :samples] = scores_CSN
-        ballots.parsed_CS[:, :samples] = told_CS
-        facts["unparsed"] = float(1 - told_CS.mean())
-    return tally(part, ballots, counting, method, most=most, facts=facts)
+        ballots.parsed_CS[:, :samples] = valid_CS
+        facts["unparsed"] = float(1 - valid_CS.mean())
+    return tally(suite, ballots, counting, method, most=most, facts=facts)
 
 
 def index_scores(
-    run: Run,
-    measurement: Measurement,
-    comparisons: Sequence[Comparison],
-    drawn: Drawn,
+    measurement: Measurement, comparisons: Sequence[Comparison], drawn: Drawn
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities float32 [C, S, N] of each number in presented order, and bool [C, S] told."""
-    config = measurement.draw_config
+    """Probabilities of the numbers in presented order, float32 [C, S, N], and bool [C, S] valid."""
+    run, config = measurement.run, measurement.draw_config
     work = run.drawer(measurement.engine, config).plan(comparisons)
-    # As they were shown: texts may have been shortened.
+    # The prompts of the samples, whose texts may have been shortened.
     shown = [request.prompt for unit in work.units for request in unit.requests]
     prompts = {(prompt.uid, prompt.order): prompt.ids for prompt in shown}
     widest = max(c.n for c in comparisons)
     shape = (len(comparisons), config.k, widest)
-    scores_CSN, told_CS = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
+    scores_CSN, valid_CS = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
     rows, places = [], []
-    for c, own in enumerate(drawn.groups):
-        for s, trajectory in enumerate(own):
+    for c, group in enumerate(drawn.groups):
+        for s, trajectory in enumerate(group):
             length = token_prob.opening_length(trajectory.token_ids, run.tokenizer)
             if length is not None:
                 prompt = prompts[trajectory.uid, trajectory.order]
                 rows.append((*prompt, *trajectory.token_ids[:length]))
                 places.append((c, s))
-                told_CS[c, s] = True
+                valid_CS[c, s] = True
     if not rows:
-        return scores_CSN, told_CS
+        return scores_CSN, valid_CS
     ids_I = jnp.asarray(token_prob.index_ids(run.tokenizer, widest))
     index_fn = token_prob.make_index_fn(run.model)
     params = run.load_params(run.stage(STAGE))
@@ -168,4 +162,4 @@ def index_scores(
         probs_BI = fetch(index_fn(params, put(batch, run.split_over_devices), ids_I))
         for (c, s), probs_I in zip(places[start : start + size], probs_BI, strict=False):
             scores_CSN[c, s] = probs_I
-    return scores_CSN, told_CS
+    return scores_CSN, valid_CS

@@ -5,6 +5,7 @@ without single responses. Decided here: the prompt of the meta RM as the input o
 two responses; of a list the best response against each other one, all pairs with the same weight.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class Pair(NamedTuple):
 
 
 def row(run: Run, comparison: Comparison, shown: Sequence[int]) -> tuple[int, ...]:
-    """Token ids of the query and of the responses `shown`; the logit is read at the last one."""
+    """Token ids of the query and of the responses `shown`; the logit is read at the last id."""
     responses = [comparison.responses[i] for i in shown]
     text = meta_rm_prompt(comparison.messages, responses, form=run.config.template.form)
     return tuple(run.tokenizer.chat([Message("user", text)]))
@@ -57,13 +58,13 @@ def train(run: Run, config: Baseline) -> None:
     if run.begin(kind) is None:
         return
     loop = config.loop
-    # The seed of GRPO: equal numbers of comparisons are the same ones.
+    # The seed of GRPO: equal numbers of comparisons are the same comparisons.
     comparisons = run.comparisons("train", loop.comparisons, seed=run.config.seed + 2)
     train_on(run, config, training_pairs(run, kind, comparisons))
 
 
 def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
-    """Trains the head of a kind on those of some pairs that are not held out.
+    """Trains the head of a kind on the pairs that are not held out.
 
     Raises:
       ValueError: naming the field, for too few pairs or too many that are too long.
@@ -72,15 +73,15 @@ def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
     every = heads.fitting(
         run, SECTION, every, lambda pair: max(len(pair.better), len(pair.worse)), loop.row_length
     )
-    own = [pair for pair in every if not heads.held_out(pair.uid)]
+    training = [pair for pair in every if not heads.held_out(pair.uid)]
     development = [pair for pair in every if heads.held_out(pair.uid)]
-    if len(own) < loop.batch_size:
+    if len(training) < loop.batch_size:
         raise ValueError(
-            f"config.{SECTION}.loop.comparisons: {len(own)} pairs are left to train on, fewer than "
-            f"one batch of {loop.batch_size}"
+            f"config.{SECTION}.loop.comparisons: {len(training)} pairs are left to train on, fewer "
+            f"than one batch of {loop.batch_size}"
         )
     pad_id = run.tokenizer.pad_id
-    # Kinds differ in the length of their rows: no more padding than the longest one needs.
+    # Kinds differ in the length of their rows, so rows are padded to the longest one only.
     longest = max(len(ids) for pair in every for ids in (pair.better, pair.worse))
     length = min(loop.row_length, -(-longest // 64) * 64)
     scorer = heads.Scorer(run, run.trained_model(SECTION), pad_id, length, loop.batch_size)
@@ -106,8 +107,8 @@ def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
         return pairs.make_train_step(model, optimizer, micro_batches=config.micro_batches)
 
     def pairrm_step(model, optimizer) -> Callable:
-        own_config = meta_rm.MetaRMConfig(balance="none", micro_batches=config.micro_batches)
-        return meta_rm.make_train_step(model, own_config, optimizer)
+        choices = meta_rm.MetaRMConfig(balance="none", micro_batches=config.micro_batches)
+        return meta_rm.make_train_step(model, choices, optimizer)
 
     kind = config.kind
     run.say(f"{kind}: {len(development)} pairs held out")
@@ -115,7 +116,7 @@ def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
         (pairrm_step, pairrm_batch) if kind == "pairrm"
         else (bradley_terry_step, bradley_terry_batch)
     )  # fmt: skip
-    task = heads.Task(own, make_step, to_batch, evaluate)
+    task = heads.Task(training, make_step, to_batch, evaluate)
     heads.train(run, kind, SECTION, config, task)
 
 
@@ -127,27 +128,22 @@ def measure(
 
 
 def _measure(run: Run, kind: str, suite: Suite, counting: CountingRules) -> list[Line]:
-    lists = [
-        [(i,) for i in range(c.n)] if kind == "bradley_terry"
-        else [(a, b) for a in range(c.n) for b in range(c.n) if a != b]
-        for c in suite.comparisons
-    ]  # fmt: skip
-    rows = [
-        row(run, c, shown)
-        for c, own in zip(suite.comparisons, lists, strict=True) for shown in own
-    ]  # fmt: skip
+    def shown(c: Comparison) -> list[tuple[int, ...]]:
+        return [*itertools.permutations(range(c.n), 1 if kind == "bradley_terry" else 2)]
+
+    rows = [row(run, c, responses) for c in suite.comparisons for responses in shown(c)]
     logits = iter(score(run, kind, rows))
     scores = []
-    for c, own in zip(suite.comparisons, lists, strict=True):
+    for c in suite.comparisons:
         if kind == "bradley_terry":
-            scores.append([[next(logits) for _ in own]])
+            scores.append([[next(logits) for _ in range(c.n)]])
         else:
             logits_NN = np.zeros((c.n, c.n))
-            for shown in own:
-                logits_NN[shown] = next(logits)
+            for pair in shown(c):
+                logits_NN[pair] = next(logits)
             scores.append([pairs.antisymmetric_scores(logits_NN).tolist() if c.n > 1 else None])
     lines = real_lines(suite, counting, scores, Method(kind, kind="scalar"), most=1)
-    if kind == "pairrm":  # it has nothing to say about single responses
+    if kind == "pairrm":  # it cannot score a single response
         lines = [line._replace(singles_MC=None) for line in lines]
     return lines
 

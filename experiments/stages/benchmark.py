@@ -1,6 +1,6 @@
-"""The benchmark: measures the stages of a workdir greedily, by votes, and by guided votes.
+"""The benchmark: measures the stages of a workdir greedily, by voting, and by guided voting.
 
-Every number is counted from stored trajectories. Writes
+Every number comes from stored trajectories. Writes
 tables/{main,differences,protocols,bias,...}.*, figures/*.png, results/*.json (what `tools.tables`
 compares), samples.md and critiques.html. Ends with an error, after everything is written, where
 more samples were cut or had no scores than config.benchmark.max_cut and max_unparsed allow.
@@ -24,7 +24,7 @@ from grm_jax.text import prompts
 
 
 def counting_rules(run: Run, config: Benchmark) -> CountingRules:
-    """How votes are counted, by the config."""
+    """The counting rules of the config."""
     draw = config.draw
     k_metas = voting.resolve_k_meta(config.ks, config.k_meta or voting.half)
     by_k = {1: 1} | dict(zip(config.ks, k_metas, strict=True))
@@ -57,12 +57,12 @@ def measured_stages(run: Run, config: Benchmark) -> list[str]:
 
 
 def finished(run: Run, config: Benchmark) -> bool:
-    """Whether everything is trained that the benchmark measures."""
+    """Whether all stages that the benchmark measures are trained."""
     return all(map(run.workdir.has_params, measured_stages(run, config)))
 
 
 def require_finished(run: Run, config: Benchmark) -> None:
-    """Raises ValueError unless everything is trained that the benchmark measures."""
+    """Raises ValueError unless all stages that the benchmark measures are trained."""
     for stage in measured_stages(run, config):
         if not run.workdir.has_params(stage):
             raise ValueError(
@@ -89,11 +89,11 @@ def run_stage(run: Run) -> None:
     if config.meta_rm:
         drawn[-1] = on_suites.score(drawn[-1])
     for arm in measured:
-        # Greedy, what it does not share with one before it; its samples are its own anyway.
-        own = [stage for stage in greedy if arm.stage(stage) not in seen]
-        seen.update(map(arm.stage, own))
+        # Greedy only the stages that no earlier arm shares.
+        unseen = [stage for stage in greedy if arm.stage(stage) not in seen]
+        seen.update(map(arm.stage, unseen))
         try:
-            of_arm = [on_suites.draw(arm, stage, k=None) for stage in own]
+            of_arm = [on_suites.draw(arm, stage, k=None) for stage in unseen]
             drawn += [*of_arm, on_suites.draw(arm, sampled[-1], k=config.arm_k)]
         except given.NoPrinciples as error:
             run.say(f"arm {arm.arm_name}: left out: {error}")
@@ -108,25 +108,25 @@ def to_suites(
     drawn: Sequence[dict[str, Drawn]],
     others: Mapping[str, tuple[Line, ...]] | None = None,
 ) -> list[Suite]:
-    """What was drawn, and the lines of the trained baselines, suite by suite."""
+    """The suites with their samples and the lines of the trained baselines."""
     return [
         Suite(
-            name, loaded.coverage[name], own, tuple(one[name] for one in drawn),
+            name, loaded.coverage[name], comparisons, tuple(samples[name] for samples in drawn),
             others[name] if others else (),
         )
-        for name, own in loaded.comparisons.items()
+        for name, comparisons in loaded.comparisons.items()
     ]  # fmt: skip
 
 
 def draw_of(fields: Mapping) -> dict:
-    """How a config draws samples: the fields of its section that are not at their defaults."""
+    """Section `benchmark.draw` of a config, without the fields at their defaults."""
     return claimed(fields)["benchmark"]["draw"]
 
 
 def stored_baselines(
     run: Run, comparisons: Mapping[str, Sequence[Comparison]], counting: CountingRules
 ) -> dict[str, tuple[Line, ...]]:
-    """By suite, the lines of the trained baselines of the workdir that were measured alike."""
+    """The lines of each suite of the workdir's trained baselines that were measured alike."""
     now = draw_of(run.fields)
     return results.read_baselines(
         run.workdir.path, comparisons, counting,
@@ -135,8 +135,8 @@ def stored_baselines(
 
 
 def require_readable(suites: Sequence[Suite], config: Benchmark) -> None:
-    """Raises ValueError where more samples have no scores, or were cut, than the config allows."""
-    # What an arm fails to write is its result.
+    """Raises ValueError where more samples are unparsed or cut than the config allows."""
+    # Unparsed samples of an arm are its result, so arms are not checked.
     bad = [
         f"{suite.name}, {line.label}: {share:.1%} {name} (config.benchmark.max_{name}: {most:g})"
         for suite in suites
@@ -152,7 +152,7 @@ def require_readable(suites: Sequence[Suite], config: Benchmark) -> None:
 
 
 def place(run: Run) -> report.Place:
-    """Where the report of a run goes, and what it is of."""
+    """The folder, console and settings of the report of a run."""
     return report.Place(
         run.workdir.path, run.say, run.console, run.config.benchmark.draw,
         arms.comparable(run.fields), arms.definitions(run.fields), run.world and run.world.truth,
@@ -162,7 +162,7 @@ def place(run: Run) -> report.Place:
 def write_report(
     run: Run, suites: Sequence[Suite], counting: CountingRules, *, count_all: bool = False
 ) -> list[Suite]:
-    """Tables, figures, pages, and what the terminal shows; returns the suites with their lines."""
-    own = set(map(run.stage, arms.STAGES))
-    training = [record for record in run.metrics.read() if record["stage"] in own]
+    """Writes and prints tables, figures and pages; returns the suites with their lines."""
+    stages = set(map(run.stage, arms.STAGES))
+    training = [record for record in run.metrics.read() if record["stage"] in stages]
     return report.write_report(place(run), suites, counting, training, count_all=count_all)

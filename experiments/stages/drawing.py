@@ -1,4 +1,4 @@
-"""Drawing the trajectories of a stage, and those of them that become examples."""
+"""Drawing the trajectories of a stage, and turning the kept ones into examples."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -20,16 +20,19 @@ from grm_jax.text import prompts
 
 
 def fingerprint(run: Run, digest: str, config: DrawConfig, work: Iterable = ()) -> str:
-    """Names what decides a trajectory: parameters, template, tokenizer, sampling.
+    """Name of a draw, from the parameters, template, tokenizer and sampling of its trajectories.
 
-    `digest` is that of the parameters. Work units count by their place in a work list, so what
-    decides the list, such as the buckets and the comparisons, goes into `work` where it may change
-    between two runs.
+    Args:
+      run: the arm.
+      digest: of the parameters.
+      config: sampling.
+      work: whatever else decides the work list, such as buckets and comparisons, where it may
+        change between two runs: units are stored by their place in the list.
     """
     parts = [
         digest, prompts.template_fingerprint(), run.tokenizer.fingerprint(),
         config.form, config.principles, repr(config.temperature), repr(config.top_p),
-        # Before it meant cyclic shifts, "balanced" had other orders; they are never mixed.
+        # "balanced" once meant other orders than cyclic shifts; they are never mixed.
         config.order_policy.replace("balanced", "cyclic"), str(config.max_orders),
         str(run.config.seed),
         *map(repr, work),
@@ -52,14 +55,14 @@ def draw_stage(
     Args:
       run: the arm.
       stage: its name on disk.
-      params: of a decoder. A remote engine has its own, and these are not used.
-      comparisons: what is judged.
-      config: how, and how often.
-      engine: what draws.
-      hinted: whether prompts name the right answer.
+      params: of a decoder; not used by a remote engine, whose server has its own.
+      comparisons: the comparisons to judge.
+      config: samples of each, and how to draw them.
+      engine: draws the work units.
+      hinted: whether prompts name the best response.
 
     Returns:
-      The trajectories in the order of the log, also those that were drawn before.
+      The trajectories in the order of the log, including those drawn by earlier runs.
 
     Raises:
       Stopped: the run was asked to stop, and the last work unit is on disk.
@@ -69,7 +72,7 @@ def draw_stage(
     else:
         digest = params_digest(params)
         params = run.for_rollout(params)
-    own = fingerprint(run, digest, config, (config, engine.buckets, *comparisons))
+    name = fingerprint(run, digest, config, (config, engine.buckets, *comparisons))
     if unbalanced := config.unbalanced(comparisons):
         run.say(f"{stage}: {unbalanced}")
 
@@ -78,14 +81,14 @@ def draw_stage(
         if drawn and run.stopping:
             run.stop(f"the last unit of {stage}")
 
-    origin = Origin(own, f"{stage}/hinted" if hinted else stage, hinted=hinted)
+    origin = Origin(name, f"{stage}/hinted" if hinted else stage, hinted=hinted)
     title = f"{stage}: hinted" if hinted else f"{stage}: drawing"
     with (
         TrajectoryStore(run.workdir.path("trajectories", f"{stage}.jsonl")) as store,
         run.progress(title, len(comparisons) * config.k) as advance,
     ):
         work = run.drawer(engine, config).draw(params, comparisons, store, origin, on_unit=on_unit)
-        trajectories = list(store.iterate(fingerprint=own, stage=origin.stage))
+        trajectories = list(store.iterate(fingerprint=name, stage=origin.stage))
     if work.dropped or work.truncated:
         run.say(
             f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened, "
@@ -97,7 +100,7 @@ def draw_stage(
 def kept_examples(
     run: Run, rejection: Rejection, by_uid: Mapping[str, Comparison], config: DrawConfig
 ) -> list[Example]:
-    """Kept trajectories under the prompt without the hint, in the order they were drawn in."""
+    """Examples of the kept trajectories, with prompts without the hint, in the order of drawing."""
     examples = []
     for trajectory in rejection.kept:
         comparison = by_uid[trajectory.uid]
@@ -108,7 +111,7 @@ def kept_examples(
 
 
 def require_kept(stage: str, kept: int, data: RFTData) -> None:
-    """Raises ValueError where a stage has too little of its own to learn from."""
+    """Raises ValueError where a stage keeps fewer trajectories than `data.min_kept`."""
     if kept < data.min_kept:
         raise ValueError(
             f"stage {stage}: {kept} trajectories are kept, and config.rft.data.min_kept is "

@@ -1,8 +1,8 @@
 """Rule-based online RL: GRPO from the RFT model, with the RFT model as reference policy.
 
 One iteration is two jitted programs, rollout and update; between them the host decodes and scores
-text. A checkpoint holds the train state, the position in the data, and the size of the log; a
-killed run that is started again ends bitwise where an unbroken one does.
+text. A checkpoint holds the train state, the position in the data, and the size of the log, so a
+killed run that is started again ends bitwise equal to an uninterrupted one.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """Stages that train a decoder with a scalar head: the meta RM and the scalar baselines.
 
-They start from the base model, and differ in their rows, their loss and what is held out.
+They start from the base model, and differ in their rows, their loss and their held-out rows.
 """
 
 import functools
@@ -73,7 +73,7 @@ class Scorer:
 
 
 def scoring_length(run: Run, section: str, length: int, rows: Sequence[Sequence[int]]) -> int:
-    """Tokens of a row that is only scored: those of the config, or more where a row needs more."""
+    """Length of rows that are only scored: the one of the config, or more for a longer row."""
     longest = max(map(len, rows))
     if longest <= length:
         return length
@@ -99,13 +99,13 @@ def load(run: Run, stage: str) -> dict:
 
 
 class Task(NamedTuple):
-    """The rows that a scalar head learns from, and how.
+    """The rows, step and metric of a scalar head.
 
     Attributes:
-      rows: what batches are drawn from; at least one batch.
+      rows: the training rows, at least one batch.
       make_step: (model, optimizer) -> jitted step, see `meta_rm.make_train_step`.
-      to_batch: host arrays of `batch_size` rows.
-      evaluate: the metric of parameters on held-out rows, see `training.Loop`.
+      to_batch: `batch_size` rows -> host arrays.
+      evaluate: parameters -> metric on held-out rows, see `training.Loop`.
     """
 
     rows: Sequence[Any]
@@ -114,20 +114,20 @@ class Task(NamedTuple):
     evaluate: Callable[[dict], dict[str, float]]
 
 
-def train(run: Run, stage: str, section: str, own: MetaRM | Baseline, task: Task) -> None:
+def train(run: Run, stage: str, name: str, section: MetaRM | Baseline, task: Task) -> None:
     """Trains a decoder and its head from the base model, until the stage is finished.
 
     Args:
       run: the arm.
       stage: its name on disk.
-      section: its name in the config.
-      own: that section.
+      name: its name in the config.
+      section: its section of the config.
       task: the rows, the step and the metric.
     """
     rows = task.rows
-    batches = pipeline.shuffled_batches(rows, own.loop.batch_size, seed=run.config.seed)
-    optimizer = make_optimizer(own.optimizer)
-    model = run.trained_model(section)
+    batches = pipeline.shuffled_batches(rows, section.loop.batch_size, seed=run.config.seed)
+    optimizer = make_optimizer(section.optimizer)
+    model = run.trained_model(name)
     update = task.make_step(model, optimizer)
 
     frozen, trained = lora.start(model, run.load_base(), run.adapter_key(stage), run.mesh)
@@ -143,10 +143,10 @@ def train(run: Run, stage: str, section: str, own: MetaRM | Baseline, task: Task
         state, metrics = update(state, base, put(batch, run.split_over_devices))
         return training.Stepped(state, metrics, tokens)
 
-    steps = own.optimizer.steps
+    steps = section.optimizer.steps
     loop = training.Loop(
-        step, steps, own.loop.checkpoint_every,
-        f"{len(rows)} rows, {steps} steps of {own.loop.batch_size}",
+        step, steps, section.loop.checkpoint_every,
+        f"{len(rows)} rows, {steps} steps of {section.loop.batch_size}",
         evaluate=lambda state: task.evaluate(lora.join(base, state.params)),
     )  # fmt: skip
     state = start_state(params, optimizer, run.base_key)

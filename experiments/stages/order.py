@@ -1,4 +1,4 @@
-"""The order of the stages: what each starts from, the whole loop, and its arms."""
+"""The order of the stages: the stages before each, the whole loop, and its arms."""
 
 import functools
 import time
@@ -28,7 +28,7 @@ def _require(run: Run, name: str) -> None:
 
 
 def up_to(last: str) -> Stage:
-    """A stage, after those that it starts from; what is finished is left as it is."""
+    """Runs a stage after those before it; finished stages are left as they are."""
 
     def run_stages(run: Run) -> None:
         for name in names:
@@ -65,7 +65,7 @@ def _run_arm(run: Run, name: str) -> None:
 
 
 def carry_out(run: Run, stages: Sequence[tuple[str, Stage]]) -> None:
-    """Runs stages in turn, and says what each took."""
+    """Runs stages in turn, and prints the time of each."""
     seconds = {}
     for name, stage in stages:
         began = time.monotonic()

@@ -17,7 +17,7 @@ from grm_jax.text.prompts import Hint, Message, grm_prompt
 
 
 def example(run: Run, messages: Sequence[Message], answer: str) -> pipeline.Example:
-    """One conversation and its answer as token ids, 4 bytes each: there may be a million."""
+    """Token ids of a conversation and its answer, 4 bytes each: there may be a million examples."""
     prompt = run.tokenizer.chat(messages)
     closed = [*run.tokenizer.encode(answer), run.tokenizer.end_of_turn_id]
     return pipeline.Example(array.array("i", prompt + closed), len(prompt))
@@ -30,11 +30,11 @@ def general_examples(run: Run, count: int, *, seed: int) -> list[pipeline.Exampl
     if run.world is not None:
         return [example(run, *pair) for pair in run.world.general(count, seed=seed)]
     examples, refused = [], []
-    for one in run.data.take("general", count):
+    for record in run.data.take("general", count):
         try:
-            examples.append(example(run, one.messages, one.answer))
-        except ValueError as error:  # a chat template may refuse what others write
-            refused.append(f"{one.uid}: {error}")
+            examples.append(example(run, record.messages, record.answer))
+        except ValueError as error:  # chat templates refuse some conversations
+            refused.append(f"{record.uid}: {error}")
     if refused:
         problem = f"{len(refused)} conversations cannot be written (first: {refused[0]})"
         if len(refused) > 0.05 * (len(examples) + len(refused)):
@@ -44,7 +44,7 @@ def general_examples(run: Run, count: int, *, seed: int) -> list[pipeline.Exampl
 
 
 def demonstrations(run: Run, count: int, *, seed: int, verdicts: str) -> list[pipeline.Example]:
-    """Trajectories of the imperfect demonstrator, some of them with the hint in the prompt."""
+    """Demonstrations of an imperfect demonstrator, some with the hint in the prompt."""
     examples, template = [], run.config.template
     for index, comparison in enumerate(run.comparisons("train", count, seed=seed)):
         rng = np.random.default_rng((seed, index))
@@ -67,8 +67,8 @@ def demonstrations(run: Run, count: int, *, seed: int, verdicts: str) -> list[pi
 def train(
     run: Run,
     stage: str,
-    section: str,
-    own: Supervised | RFT,
+    name: str,
+    section: Supervised | RFT,
     params: dict,
     examples: list[pipeline.Example],
 ) -> None:
@@ -77,22 +77,22 @@ def train(
     Args:
       run: the arm.
       stage: its name on disk.
-      section: what it is called in the config.
-      own: what stands there.
-      params: to start from. With adapters they stay frozen, and what is saved has both merged.
-      examples: at most one in twenty may be longer than a row; these are left out.
+      name: its name in the config.
+      section: its section of the config.
+      params: the start. Adapters leave them frozen, and are merged into the saved parameters.
+      examples: at most one in twenty may be longer than a row, and is left out.
     """
-    packing, config = own.packing, own.optimizer
+    packing, config = section.packing, section.optimizer
     examples, too_long = pipeline.split_too_long(examples, packing.row_length)
     if len(too_long) > 0.05 * (len(examples) + len(too_long)):
         raise ValueError(
-            f"config.{section}.packing.row_length: {len(too_long)} examples exceed "
+            f"config.{name}.packing.row_length: {len(too_long)} examples exceed "
             f"{packing.row_length} tokens"
         )
     batches = pipeline.packed_batches(examples, packing, seed=run.config.seed)
     optimizer = make_optimizer(config)
-    model = run.trained_model(section)
-    update = sft.make_train_step(model, optimizer, micro_batches=own.data.micro_batches)
+    model = run.trained_model(name)
+    update = sft.make_train_step(model, optimizer, micro_batches=section.data.micro_batches)
     frozen, trained = lora.start(model, params, run.adapter_key(stage), run.mesh)
 
     def step(_: int, state: TrainState) -> training.Stepped:
@@ -100,7 +100,7 @@ def train(
         return training.Stepped(state, metrics, tokens=packing.batch_size * packing.row_length)
 
     loop = training.Loop(
-        step, config.steps, own.data.checkpoint_every,
+        step, config.steps, section.data.checkpoint_every,
         f"{len(examples)} examples ({len(too_long)} too long), {config.steps} steps of "
         f"{packing.batch_size} x {packing.row_length} tokens",
     )  # fmt: skip
@@ -113,16 +113,17 @@ def base(run: Run) -> None:
     """The base model on general data, unless it is finished."""
     if (stage := run.begin("base")) is None:
         return
-    own = run.config.base
-    examples = general_examples(run, own.data.general, seed=run.config.seed)
-    train(run, stage, "base", own, run.init_params(), examples)
+    section = run.config.base
+    examples = general_examples(run, section.data.general, seed=run.config.seed)
+    train(run, stage, "base", section, run.init_params(), examples)
 
 
 def cold_start(run: Run) -> None:
     """The cold start on demonstrations and general data, unless it is finished."""
     if (stage := run.begin("cold_start")) is None:
         return
-    own, seed = run.config.cold_start, run.config.seed
-    examples = general_examples(run, own.data.general, seed=seed)
-    examples += demonstrations(run, own.data.demonstrations, seed=seed, verdicts=own.data.verdicts)
-    train(run, stage, "cold_start", own, run.load_base(), examples)
+    section, seed = run.config.cold_start, run.config.seed
+    data = section.data
+    examples = general_examples(run, data.general, seed=seed)
+    examples += demonstrations(run, data.demonstrations, seed=seed, verdicts=data.verdicts)
+    train(run, stage, "cold_start", section, run.load_base(), examples)

@@ -15,13 +15,13 @@ LOG_EVERY = 10  # steps between two records of the metrics
 
 
 class Stepped(NamedTuple):
-    """A step that has been dispatched, and need not be finished.
+    """A dispatched step, which may still run on the device.
 
     Attributes:
-      state: after it.
+      state: the state after the step.
       metrics: numbers on the device.
-      tokens: that it worked on.
-      times: wall-clock figures, beside `tokens_per_second` of the whole step.
+      tokens: tokens of the step.
+      times: wall-clock figures in addition to `tokens_per_second` of the whole step.
     """
 
     state: TrainState
@@ -31,19 +31,19 @@ class Stepped(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """The steps of a stage, and what is written of them.
+    """The steps of a stage, and their logs.
 
     Attributes:
-      step: (number, state) -> what the step made of it.
-      steps: how many there are.
+      step: (number, state) -> the dispatched step.
+      steps: their number.
       checkpoint_every: steps between checkpoints; the last step has one too.
-      title: tells a person what is trained, and in which steps.
+      title: one line for people about the data and the steps.
       note: format of the metrics, shown behind the progress bar.
       summary: format of the metrics and times, printed at every checkpoint; "" for none.
       log_every: steps between records of the metrics.
-      log: where the steps append trajectories; cut back to where the checkpoint was.
-      evaluate: measures a state at each checkpoint. The first number is the score, the higher the
-        better, and the best checkpoint is what the stage becomes. Without one it is the last.
+      log: the store to which steps append trajectories; a resumed run cuts it to the checkpoint.
+      evaluate: metrics of a state at each checkpoint. The first one is the score, higher is better,
+        and the best checkpoint becomes the stage; without metrics the last does.
     """
 
     step: Callable[[int, TrainState], Stepped]
@@ -61,13 +61,13 @@ def train(run: Run, stage: str, state: TrainState, batches: Iterator, loop: Loop
     """Trains one stage to its end, from its latest checkpoint if there is one.
 
     A step is logged after the next one was dispatched, so that logging never stalls the device. A
-    run that is killed and started again does the same steps, and leaves the same records.
+    run that is killed and started again repeats the same steps and leaves the same records.
 
     Args:
       run: the arm.
       stage: its name on disk.
       state: before the first step; donated.
-      batches: iterator of grain that the steps read from; a checkpoint holds its position.
+      batches: grain iterator that the steps read from; a checkpoint holds its position.
       loop: the steps.
 
     Returns:
@@ -92,18 +92,18 @@ def train(run: Run, stage: str, state: TrainState, batches: Iterator, loop: Loop
     def is_checkpoint(number: int) -> bool:
         return (number + 1) % loop.checkpoint_every == 0 or number + 1 == loop.steps
 
-    def finish(number: int, done: Stepped, found: Mapping[str, float]) -> str:
-        """Waits for a step and logs it, with what an evaluation found; returns the note."""
+    def finish(number: int, done: Stepped, evaluated: Mapping[str, float]) -> str:
+        """Waits for a step and logs it with the metrics of an evaluation; returns the note."""
         nonlocal began
-        metrics = run.metrics.check(stage, number, jax.device_get(done.metrics)) | found
+        metrics = run.metrics.check(stage, number, jax.device_get(done.metrics)) | evaluated
         now = time.monotonic()
         times = {"tokens_per_second": done.tokens / (now - began), **done.times}
         began = now
-        if (number + 1) % loop.log_every == 0 or number == 0 or found:
+        if (number + 1) % loop.log_every == 0 or number == 0 or evaluated:
             run.metrics.write(stage, number, metrics, times)
         if loop.summary and is_checkpoint(number):
             run.say(f"{stage} {number + 1}: {loop.summary.format(**metrics, **times)}")
-        return loop.note.format(**metrics) + "".join(f"  {k} {v:.3f}" for k, v in found.items())
+        return loop.note.format(**metrics) + "".join(f"  {k} {v:.3f}" for k, v in evaluated.items())
 
     shown, pending, began = "", None, time.monotonic()
     with run.progress(stage, loop.steps, first) as advance:
@@ -112,13 +112,13 @@ def train(run: Run, stage: str, state: TrainState, batches: Iterator, loop: Loop
             state = done.state
             if pending is not None:
                 shown = finish(*pending, {})
-            pending = (number, done._replace(state=None))  # which the next step may be given
+            pending = (number, done._replace(state=None))  # the next step may donate the state
             stopping = run.stopping
             if is_checkpoint(number) or stopping:
-                found = loop.evaluate(state) if is_checkpoint(number) else {}
-                shown, pending = finish(*pending, found), None
+                evaluated = loop.evaluate(state) if is_checkpoint(number) else {}
+                shown, pending = finish(*pending, evaluated), None
                 meta = {} if loop.log is None else {"store_offset": loop.log.offset}
-                score = next(iter(found.values()), None)
+                score = next(iter(evaluated.values()), None)
                 checkpoints.save(number + 1, state, meta, batches, score)
                 began = time.monotonic()
             advance(note=shown)

@@ -1,8 +1,8 @@
 """The comparison: a query, one or more responses and the gold.
 
-Every reader of the project ends in `Comparison`, whose validation is the only gate between files
-and the rest of the code. Bad input raises `FieldError`, a ValueError that says where it was found
-(``path:line`` or ``path[row]``), in which field, and what is wrong.
+Every reader ends in `Comparison`, whose validation is the only gate between files and the rest of
+the code. Bad input raises `FieldError`, a ValueError that names the place (``path:line`` or
+``path[row]``), the field and the problem.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def read_objects(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
     A ``.json`` file holds one array and a ``.parquet`` file one table (places ``path[row]``, from
     0); any other holds one object a line (places ``path:line``, from 1; blank lines hold none),
-    compressed if its name ends in ``.gz``. Of lines and tables one part at a time is in memory.
+    compressed if its name ends in ``.gz``. Lines and tables are read part by part.
 
     Raises:
       ValueError: no such file, no object in it, text that is not UTF-8, broken JSON, something

@@ -1,6 +1,6 @@
 """The append-only stores of trajectories and of meta scores.
 
-Both are a `UnitLog`, where file and rules are described, whose records have a type.
+Both are a `UnitLog`, which describes the file format, with typed records.
 """
 
 import operator
@@ -115,10 +115,10 @@ class MetaScoreStore(UnitLog):
     ) -> dict[TrajectoryKey, float]:
         """All scores that match, by the key of the trajectory."""
         wanted = (meta_fingerprint, fingerprint, stage, step)
-        found = {}
+        by_key = {}
         for group, record, where in self.read(lambda group: _matches(group, wanted)):
             if type(record.get("score")) not in (int, float):
                 raise FieldError(where, "score", f"expected a number, got {record.get('score')!r}")
             key = TrajectoryKey(*group[1:], *_sample_key(record))
-            found[key] = to_float32([record["score"]])[0]
-        return found
+            by_key[key] = to_float32([record["score"]])[0]
+        return by_key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grm_jax.data.comparison import FieldError
-from grm_jax.data.unit_log import dump
 
 FINISHES = ("stop", "length")
 
@@ -142,21 +140,12 @@ class Trajectory:
         by_response = dict(zip(self.order, scores, strict=True))
         return tuple(by_response[i] for i in range(len(self.order)))
 
-    def to_json(self) -> str:
-        """JSON on one line, without a line feed; floats have the fewest exact digits."""
-        return dump(self.record())
-
     def record(self) -> dict[str, Any]:
-        """Fields by name, as JSON holds them."""
+        """Fields by name, as JSON holds them; floats have the fewest exact digits."""
         record = dict(self.__dict__)
         for name in ("logprobs", "sampling_logprobs"):
             record[name] = shortest(record[name])
         return record
-
-    @classmethod
-    def from_json(cls, line: str | bytes) -> Trajectory:
-        """The equal trajectory back from `to_json`. Raises ValueError on anything else."""
-        return cls.from_record(json.loads(line))
 
     @classmethod
     def from_record(cls, record: Any) -> Trajectory:

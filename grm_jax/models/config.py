@@ -1,4 +1,4 @@
-"""Shapes of the decoder, and how they are computed."""
+"""Shapes of the decoder, and settings of their computation."""
 
 import dataclasses
 import math
@@ -106,7 +106,7 @@ class MoEConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class LoRAConfig(Checked):
-    """Low-rank adapters beside frozen kernels (arXiv 2106.09685): W + alpha / rank * A B.
+    """Low-rank adapters of frozen kernels (arXiv 2106.09685): W + alpha / rank * A B.
 
     Attributes:
       rank: R, width between A and B.
@@ -133,7 +133,7 @@ class Stack(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Compute(Checked):
-    """How a decoder is computed: whatever a checkpoint does not fix.
+    """Settings of the computation of a decoder, which a checkpoint does not fix.
 
     Attributes:
       dtype: type of activations.
@@ -142,8 +142,8 @@ class Compute(Checked):
       expert_path: how expert matrices are multiplied, see `moe.py`; never changes the result.
       attention_kernel: how a full pass attends, see `attention_kernels.py`; never changes the
         result.
-      remat: what the backward pass recomputes of each group of layers: "none"; all but matrix
-        products with weights ("products"); everything ("full").
+      remat: the part of each group of layers that the backward pass recomputes: "none"; all but
+        matrix products with weights ("products"); everything ("full").
       rules: which mesh axes split each logical axis, see `parallel.mesh`; without effect where no
         mesh is set, never on the result.
     """
@@ -161,8 +161,8 @@ class Compute(Checked):
 class ModelConfig(Checked):
     """Shape of a decoder. Hashable, so it can be a static argument of `jax.jit`.
 
-    Configs and model.json hold the fields of `compute` beside those of the shape; `of` and
-    `replace` take them so.
+    Configs and model.json hold the fields of the shape and of `compute` in one mapping; `of` and
+    `replace` take them together.
 
     The defaults are Gemma-2's. With a sliding window, layers alternate (local, global): even
     layers see the window, odd ones everything.
@@ -190,10 +190,10 @@ class ModelConfig(Checked):
       mla: latent attention instead of grouped-query attention; K is then 1 in the cache.
       moe: experts in all but the first layers.
       yarn: stretched rotary frequencies.
-      lora: adapters beside the kernels of attention and of the feed-forward layers that every
-        token sees; routed experts, routers, norms, embeddings and the expansion of latents have
-        none. See `lora.py`.
-      compute: how the shape is computed.
+      lora: adapters of the kernels of attention and of the feed-forward layers that every token
+        sees; routed experts, routers, norms, embeddings and the expansion of latents have none. See
+        `lora.py`.
+      compute: settings of the computation.
 
     Raises:
       ValueError: naming the field that makes the shape impossible.
@@ -256,7 +256,7 @@ class ModelConfig(Checked):
         return cls(**shape, compute=Compute(**compute))
 
     def replace(self, **fields) -> "ModelConfig":
-        """The same config but for some fields, of the shape or of `compute`."""
+        """The config with some fields replaced, of the shape or of `compute`."""
         compute = {name: fields.pop(name) for name in COMPUTE if name in fields}
         compute = dataclasses.replace(self.compute, **compute)
         return dataclasses.replace(self, **fields, compute=compute)
@@ -268,7 +268,7 @@ class ModelConfig(Checked):
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Name of each layer of a group, by which its parameters go."""
+        """Name of each layer of a group in the tree of parameters."""
         return ("layer",) if self.sliding_window is None else ("local", "global")
 
     @property
@@ -283,7 +283,7 @@ class ModelConfig(Checked):
 
     @property
     def cache_widths(self) -> tuple[int, int]:
-        """Widths of a cached key and value head. MLA keeps one latent, and no values beside it."""
+        """Widths of a cached key and value head; MLA caches one latent and no values."""
         if self.mla is None:
             return self.head_dim, self.head_dim
         return self.mla.kv_rank + self.mla.rope_dim, 0

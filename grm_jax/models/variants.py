@@ -69,7 +69,7 @@ VARIANTS: dict[str, ModelConfig] = {
             num_experts=8, experts_per_token=3, expert_dim=16, shared_dim=32, first_dense=1
         ),
         yarn=YarnConfig(4.0, 16, mscale=0.707, mscale_all_dim=0.707),
-    ),  # fmt: skip
+    ),
     "deepseek_v2_lite_16b": deepseek(
         vocab_size=102_400,
         num_layers=27,
@@ -82,7 +82,7 @@ VARIANTS: dict[str, ModelConfig] = {
         ),
         yarn=YarnConfig(40.0, 4096, mscale=0.707, mscale_all_dim=0.707),
         **_RELEASED,
-    ),  # fmt: skip
+    ),
     "deepseek_v2_236b": deepseek(
         vocab_size=102_400,
         num_layers=60,
@@ -102,7 +102,7 @@ VARIANTS: dict[str, ModelConfig] = {
         ),
         yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
         **_RELEASED,
-    ),  # fmt: skip
+    ),
     "deepseek_v3_671b": deepseek(
         vocab_size=129_280,
         num_layers=61,
@@ -126,7 +126,7 @@ VARIANTS: dict[str, ModelConfig] = {
         ),
         yarn=YarnConfig(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
         **_RELEASED,
-    ),  # fmt: skip
+    ),
 }
 
 # Parameters of the published models, by variant. Of DeepSeek-V3 the main model; the layer that
@@ -142,7 +142,7 @@ PUBLISHED_PARAMETERS: dict[str, int] = {
 
 
 def published_variant(config: ModelConfig) -> str | None:
-    """The published variant of the same main sizes, whatever its other settings; None if none."""
+    """The published variant of the same main sizes, or None."""
     sizes = ("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim",
              "ffn_dim")  # fmt: skip
     for name in PUBLISHED_PARAMETERS:

@@ -239,8 +239,8 @@ def test_index_probabilities_equal_those_of_one_row_at_a_time(workdir):
         for c in rows
     ]  # fmt: skip
     drawn = Drawn("s", "self", False, groups)
-    scores_CSN, told_CS = judge.index_scores(run, on_suite, rows, drawn)
-    assert told_CS.tolist() == [[True, False]] * 2
+    scores_CSN, valid_CS = judge.index_scores(on_suite, rows, drawn)
+    assert valid_CS.tolist() == [[True, False]] * 2
     ids = token_prob.index_ids(run.tokenizer, 3)
     assert [run.tokenizer.decode([i]) for i in ids] == ["1", "2", "3"]
     for c, own in enumerate(rows):

@@ -17,9 +17,7 @@ class MissingFiles(ValueError):
     """The files of a benchmark are not there, which is no fault of what they hold."""
 
 
-def find_base(
-    data_dir: Path, folder: str, names: Collection[str], kind: str = "file"
-) -> Path:
+def find_base(data_dir: Path, folder: str, names: Collection[str], kind: str = "file") -> Path:
     """`data_dir`/`folder`, or `data_dir` itself: the first that has one of the files or folders.
 
     Raises:

@@ -8,45 +8,35 @@ from pathlib import Path
 
 from grm_jax.benchmarks.files import find_tables, with_best
 from grm_jax.benchmarks.suite import Suite
+from grm_jax.data import reading
 from grm_jax.data.comparison import Comparison
-from grm_jax.data.reading import (
-    Placed,
-    from_row,
-    located,
-    one_turn,
-    present,
-    read_messages,
-    read_objects,
-    require,
-    strings,
-)
 
 
-def read(data_dir: Path) -> Placed:
+def read(data_dir: Path) -> reading.Placed:
     """Reads every file of `data_dir`/own, or of `data_dir` itself, by name.
 
     A pair without a uid has ``own/<file>/<row>``, counted from 0, and its chosen response stands
     at a hashed place.
     """
     for path in find_tables(data_dir, "own", ""):
-        for number, (where, row) in enumerate(read_objects(path)):
-            row = present(row)
+        for number, (where, row) in enumerate(reading.read_objects(path)):
+            row = reading.present(row)
             if "chosen" in row:
                 yield where, _pair(where, row, f"own/{path.name}/{number}")
             else:
-                yield where, from_row(where, row)
+                yield where, reading.from_row(where, row)
 
 
 def _pair(where: str, row: dict, uid: str) -> Comparison:
     if isinstance(row.get("prompt"), list):
-        messages = read_messages(where, row, "prompt", extra=())
+        messages = reading.read_messages(where, row, "prompt", extra=())
     else:
-        messages = one_turn(where, row, "prompt")
-    uid = require(where, row, "uid", str) if "uid" in row else uid
-    subset = require(where, row, "subset", str) if "subset" in row else ""
-    chosen, rejected = strings(where, row, "chosen", "rejected")
+        messages = reading.one_turn(where, row, "prompt")
+    uid = reading.require(where, row, "uid", str) if "uid" in row else uid
+    subset = reading.require(where, row, "subset", str) if "subset" in row else ""
+    chosen, rejected = reading.strings(where, row, "chosen", "rejected")
     answers, rewards = with_best(uid, chosen, [rejected])
-    return located(where, uid, messages, answers, rewards, subset, query="prompt")
+    return reading.located(where, uid, messages, answers, rewards, subset, query="prompt")
 
 
 SUITES = (Suite("own", read, None),)

@@ -22,9 +22,7 @@ TASKS = (
     "math_word_problem_generation", "finegrained_fact_verification", "answerability_classification"
 )  # fmt: skip
 MODELS = {"gpt-4-0613": 140, "Llama-2-70b-chat-hf": 160}
-ROWS = {
-    f"{task}/{model}": rows for task in TASKS for model, rows in MODELS.items()
-}
+ROWS = {f"{task}/{model}": rows for task in TASKS for model, rows in MODELS.items()}
 LABELS = ("no_error", "error")
 SOURCES = {
     "realmistake": Source("psunlpgroup/ReaLMistake", ("data.zip",), "f94a8b9", host="github")

@@ -12,16 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks.files import name_of, place_of, read_tables, texts
-from grm_jax.benchmarks.suite import (
-    Column,
-    Metric,
-    Outcome,
-    Suite,
-    Values,
-    each_row,
-    each_subset,
-    row_of,
-)
+from grm_jax.benchmarks.suite import Column, Metric, Suite, each_row, each_subset, row_of
 from grm_jax.data.comparison import FieldError
 from grm_jax.data.reading import Placed, located, one_of, one_turn
 from grm_jax.data.source import Source
@@ -104,7 +95,7 @@ def ties_score(reference: ArrayLike, tied: ArrayLike, spread: ArrayLike) -> np.n
     )  # fmt: skip
 
 
-def _values(comparisons, outcome: Outcome) -> Values:
+def _values(comparisons, outcome):
     """Credits, and for a prompt of Ties the mean over subsets of what both of its halves earn."""
     members = each_row(comparisons)
     values = np.array([outcome.credits_C[row[0]] for row in members])

@@ -20,16 +20,7 @@ from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks import rules
 from grm_jax.benchmarks.files import find_file, with_best
-from grm_jax.benchmarks.suite import (
-    Column,
-    Metric,
-    Outcome,
-    Suite,
-    Values,
-    each_row,
-    each_subset,
-    row_of,
-)
+from grm_jax.benchmarks.suite import Column, Metric, Suite, each_row, each_subset, row_of
 from grm_jax.data.comparison import Comparison, FieldError
 from grm_jax.data.reading import Placed, located, read_messages, read_objects, require, texts_of
 from grm_jax.data.source import Source
@@ -134,7 +125,7 @@ def all_of_a_row(credits: ArrayLike, row_of: ArrayLike) -> np.ndarray:
     return product_R
 
 
-def _whole_lists(comparisons, outcome: Outcome) -> Values:
+def _whole_lists(comparisons, outcome):
     row_C = rules.numbered([row_of(c) for c in comparisons])
     return {"": all_of_a_row(outcome.credits_C, row_C)}
 
@@ -145,9 +136,7 @@ PAIRS_METRIC = Metric(
     note="a list is right if the best is above every loser in n - 1 pairs; not comparable to "
     "rmb_bon, its floor is lower",
 )  # fmt: skip
-LIST_METRIC = Metric(
-    COLUMNS, "mean", note="the best of the list, all responses in one prompt"
-)
+LIST_METRIC = Metric(COLUMNS, "mean", note="the best of the list, all responses in one prompt")
 SUITES = (
     Suite("rmb_pairwise", read_pairs, PAIR_ROWS, Metric(COLUMNS, "mean"), SOURCES),
     Suite("rmb_bon", read_lists, LIST_ROWS, LIST_METRIC, SOURCES),

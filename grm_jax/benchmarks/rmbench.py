@@ -15,16 +15,7 @@ from numpy.typing import ArrayLike
 
 from grm_jax.benchmarks import rules
 from grm_jax.benchmarks.files import find_base, place_of, texts, with_best
-from grm_jax.benchmarks.suite import (
-    Column,
-    Metric,
-    Outcome,
-    Suite,
-    Values,
-    each_row,
-    mean_of_sections,
-    row_of,
-)
+from grm_jax.benchmarks.suite import Column, Metric, Suite, each_row, mean_of_sections, row_of
 from grm_jax.data.comparison import FieldError
 from grm_jax.data.reading import Placed, located, one_turn, read_objects, require
 from grm_jax.data.source import Source
@@ -39,9 +30,7 @@ SECTIONS = {
 }  # fmt: skip
 STYLES = 3  # concise, detailed, detailed in Markdown
 SOURCES = {
-    "rmbench": Source(
-        "THU-KEG/RM-Bench", ("data/*.json",), "73c52d7", root="data/", host="github"
-    )
+    "rmbench": Source("THU-KEG/RM-Bench", ("data/*.json",), "73c52d7", root="data/", host="github")
 }
 
 
@@ -144,13 +133,13 @@ def style_parts(cells: ArrayLike) -> dict[str, np.ndarray]:
     }
 
 
-def _of_pairs(comparisons, outcome: Outcome) -> Values:
+def _of_pairs(comparisons, outcome):
     row_C = rules.numbered([row_of(c) for c in comparisons])
     chosen, rejected = ([c.meta[name] for c in comparisons] for name in ("chosen", "rejected"))
     return style_parts(style_cells(outcome.credits_C, row_C, chosen, rejected))
 
 
-def _of_lists(comparisons, outcome: Outcome) -> Values:
+def _of_lists(comparisons, outcome):
     if outcome.totals_MCN is None:
         return {}
     styles = [c.meta["styles"] for c in comparisons]

@@ -178,10 +178,8 @@ class SmallWorld:
         audience = int(rng.integers(self.config.num_audiences))
         named = rng.permutation(len(NAMES))[:NUM_NAMED]
         n = 1 if rng.random() < self.config.single else int(rng.integers(2, 5))
-        query = (
-            f"write about {topic} for {AUDIENCES[audience]} , mind "
-            + " ".join(NAMES[f] for f in named)
-        )
+        criteria = " ".join(NAMES[f] for f in named)
+        query = f"write about {topic} for {AUDIENCES[audience]} , mind {criteria}"
         ranked = named[np.argsort(-self._value[audience, named])]
         while True:
             met = rng.random((n, len(NAMES))) < 0.5
@@ -238,13 +236,9 @@ class SmallWorld:
             ]  # fmt: skip
             if hint is None or _outcome(ranked, checks) == hint:
                 break
-        return write_trajectory(
-            truth.named, ranked, checks, principles=principles, by=verdicts
-        )
+        return write_trajectory(truth.named, ranked, checks, principles=principles, by=verdicts)
 
-    def choice(
-        self, comparison: Comparison, rng: np.random.Generator
-    ) -> tuple[str, int | None]:
+    def choice(self, comparison: Comparison, rng: np.random.Generator) -> tuple[str, int | None]:
         """A demonstration that names the best response by its number, and the index of that one.
 
         It is one of the mode "self" with another box. Of a tie the first response is named, and the
@@ -356,9 +350,7 @@ _CRITIQUE = "Analysis:"
 _SCORES = "Scores:"
 
 
-def write_trajectory(
-    named, ranked, verdicts, *, principles: str, by: str = "weight"
-) -> str:
+def write_trajectory(named, ranked, verdicts, *, principles: str, by: str = "weight") -> str:
     """Principles, critique and scores as text.
 
     Args:

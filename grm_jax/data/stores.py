@@ -60,10 +60,7 @@ class TrajectoryStore(UnitLog):
         self.append(unit, group, [t.record() for t in trajectories])
 
     def iterate(
-        self,
-        fingerprint: str | None = None,
-        stage: str | None = None,
-        step: int | None = None,
+        self, fingerprint: str | None = None, stage: str | None = None, step: int | None = None
     ) -> Iterator[Trajectory]:
         """Trajectories that match, one at a time: by group, work unit and place in the unit.
 

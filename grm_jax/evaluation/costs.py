@@ -15,13 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from grm_jax.evaluation import paper, plots
-from grm_jax.evaluation.lines import (
-    CountingRules,
-    Drawn,
-    Suite,
-    arms_in_figures,
-    named,
-)
+from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, arms_in_figures, named
 from grm_jax.evaluation.method import CURVES, NAMES, Method, title
 from grm_jax.evaluation.statistics import Interval
 from grm_jax.evaluation.tables import Cell, Column, Row, Table
@@ -56,9 +50,7 @@ def expected_orders(counts: Sequence[int], k: int, *, stratified: bool) -> float
     return len(counts) - absent
 
 
-def costs_of(
-    drawn: Drawn, ks: Sequence[int], *, guided: bool, stratified: bool
-) -> list[Cost]:
+def costs_of(drawn: Drawn, ks: Sequence[int], *, guided: bool, stratified: bool) -> list[Cost]:
     """Mean cost of a verdict of k samples, for each k."""
     rows_K: list[list[tuple[float, float, float]]] = [[] for _ in ks]
     for length, samples in zip(drawn.prompt_tokens, drawn.groups, strict=True):

@@ -161,9 +161,7 @@ def _votes(
         label = vote = drawn.method.label()
     else:
         label = f"{STAGES[drawn.stage]}, {k} samples"
-        vote, guided = (
-            Method(drawn.stage, kind=kind, k=k).label(named=False) for kind in VOTES
-        )
+        vote, guided = (Method(drawn.stage, kind=kind, k=k).label(named=False) for kind in VOTES)
     kept_CS = {vote: ballots.drawn_CS}
     guided_CS = np.zeros(ballots.drawn_CS.shape, bool)
     if drawn.meta is not None:
@@ -232,9 +230,7 @@ def in_turn(results: Sequence[str]) -> list[int]:
     return [s for *_, s in sorted(keys)]
 
 
-def _disagreement(
-    samples: Sequence[Sample], vote: Vote, comparison: Comparison
-) -> float | None:
+def _disagreement(samples: Sequence[Sample], vote: Vote, comparison: Comparison) -> float | None:
     voters = [sample.scores for sample in samples if sample.scores]
     if comparison.n == 1 or not voters:
         return None

@@ -167,9 +167,7 @@ def ablation_table(
     ]  # fmt: skip
     title = f"Steps and arms, accuracy (%): {suite}"
     sections = dict.fromkeys(method.section for method in lines.at)
-    changes = [
-        f"{name}: {results[0].arms[name]}" for name in sections if name in results[0].arms
-    ]
+    changes = [f"{name}: {results[0].arms[name]}" for name in sections if name in results[0].arms]
     below = [*notes, HOLM.format(len(listed)) if listed else UNLISTED]
     if lacking := [name for name in listed if name not in differences]:
         below.append(f"listed and not measured, with p counted as 1: {'; '.join(lacking)}")

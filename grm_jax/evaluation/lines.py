@@ -277,8 +277,7 @@ def _measured(suite: Suite, lines: list[Line]) -> list[Line]:
         for i, mean in by_line.items():
             measured[i][name] = mean
     return [
-        line._replace(measured=columns_of)
-        for line, columns_of in zip(lines, measured, strict=True)
+        line._replace(measured=columns_of) for line, columns_of in zip(lines, measured, strict=True)
     ]
 
 

@@ -356,9 +356,7 @@ def failure_lines(suites: Sequence[Suite]) -> list[str]:
     return texts
 
 
-def show(
-    tables: Mapping[str, Table], folder: pathlib.Path, console: rich.console.Console
-) -> None:
+def show(tables: Mapping[str, Table], folder: pathlib.Path, console: rich.console.Console) -> None:
     """Writes tables in all formats by their names, and prints them once all are written."""
     for name, table in tables.items():
         write(table, folder, name)

@@ -145,8 +145,7 @@ def _read(path: pathlib.Path) -> Result:
             if len(credits_C) != len(record["uids"]):
                 raise ValueError(f"line {line['label']!r} has {len(credits_C)} credits")
             columns = {
-                name: statistics.Interval(*map(float, one))
-                for name, one in line["columns"].items()
+                name: statistics.Interval(*map(float, one)) for name, one in line["columns"].items()
             }
             lines[method] = Measured(line["label"], credits_C, columns, line["tokens"])
         fields = (record[name] for name in Result._fields if name != "lines")

@@ -55,9 +55,7 @@ def opening_length(token_ids: Sequence[int], tokenizer: Tokenizer) -> int | None
     return low if tokenizer.decode(token_ids[:low]) == text[:start] else None
 
 
-def make_index_fn(
-    model_config: ModelConfig,
-) -> Callable[[dict, MetaBatch, jax.Array], jax.Array]:
+def make_index_fn(model_config: ModelConfig) -> Callable[[dict, MetaBatch, jax.Array], jax.Array]:
     """The jitted (decoder params, batch, ids [I]) -> probabilities float32 [B, I].
 
     Probability, among the whole vocabulary, of each id right after the last real token of a row.

@@ -135,9 +135,7 @@ class ChatTemplate:
         except _Refusal:
             raise
         except Exception as error:  # a template is a program, and can fail in any way
-            raise ValueError(
-                f"the chat template fails: {type(error).__name__}: {error}"
-            ) from error
+            raise ValueError(f"the chat template fails: {type(error).__name__}: {error}") from error
 
 
 # --- Checkpoint folders -----------------------------------------------------------------------

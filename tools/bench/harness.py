@@ -110,10 +110,7 @@ def main() -> None:
     lap("read suites")
     how = run.config.benchmark.draw
     lengths = {
-        suite: [
-            len(make_prompt(c, range(c.n), how, run.tokenizer).ids)
-            for c in comparisons
-        ]
+        suite: [len(make_prompt(c, range(c.n), how, run.tokenizer).ids) for c in comparisons]
         for suite, comparisons in loaded.comparisons.items()
     }
     lap(f"build prompts, {sum(map(sum, lengths.values()))} tokens")

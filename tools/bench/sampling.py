@@ -268,9 +268,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     ratios = []
     if args.transformers:
         try:
-            for row in theirs(
-                config, short, args.samples, args.new, args.repeats, args.threads
-            ):
+            for row in theirs(config, short, args.samples, args.new, args.repeats, args.threads):
                 add(row)
                 title = f"(b) grm_jax over {row.name[4:]}"
                 ratios.append(ratio(title, grm_jax_row.total, row.total, TARGET_TRANSFORMERS))

@@ -256,9 +256,7 @@ def line(row: Row, peak: peaks.Peaks) -> str:
     """One program as a line of the table; "-" is unknown."""
     bound = row.bound(peak)
     name, roofline = ("-", "-") if bound is None else (bound[0], f"{bound[1]:.1%}")
-    plan, used = (
-        "-" if x is None else f"{x / 1e9:.2f}" for x in (row.plan_bytes, row.peak_bytes)
-    )
+    plan, used = ("-" if x is None else f"{x / 1e9:.2f}" for x in (row.plan_bytes, row.peak_bytes))
     return (
         f"{row.program:6}{row.tokens:8d}{row.compile_s:10.1f}{row.median_s:9.3f}"
         f"{min(row.steps_s):9.3f}{row.tokens / row.median_s:10.0f}{row.rate / 1e12:9.3f}"

@@ -14,10 +14,7 @@ from jax.experimental import topologies
 from tools.bench.peaks import KINDS, RATES
 
 # Bytes that CUDA says a card has: by XLA's own description of one, and 139.8 GiB by those of users.
-MEMORY = {
-    "h100": 84_942_979_072,
-    "h200": 150_109_106_995,
-}
+MEMORY = {"h100": 84_942_979_072, "h200": 150_109_106_995}
 # Untuned, Triton refuses some products; a run takes cuBLAS for most of them anyway.
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 HOST = 8  # cards of one host, joined by NVLink

@@ -42,9 +42,7 @@ class Program(NamedTuple):
     bytes: int
 
 
-def programs(
-    config: Config, model: ModelConfig, mesh: jax.sharding.Mesh
-) -> Iterator[Program]:
+def programs(config: Config, model: ModelConfig, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     """Every program of the stages that a config trains, and of its rollouts.
 
     `model` is the shape of the config's decoder, with the rules of its mesh.
@@ -216,9 +214,7 @@ class _Builder:
             tokens, lengths = self._prompts(shape)
             active = self.array((P, S), jnp.bool_, self.prompts)
             prefix = self._results(sampler.prefill, model, params, tokens, lengths)
-            state = self._results(
-                sampler.begin, model, tokens, lengths, active, buffer=U, pad_id=0
-            )
+            state = self._results(sampler.begin, model, tokens, lengths, active, buffer=U, pad_id=0)
             scalars = [self.array((), dtype, self.whole) for dtype in ("int32", "float32")]
             return sampler.decode.lower(
                 model, params, prefix, lengths, self.key((P, S), self.prompts), state,

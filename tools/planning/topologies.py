@@ -110,9 +110,7 @@ def parse(name: str, slices: int = 1) -> Topology:
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not match or match[1] not in CHIPS:
-        raise ValueError(
-            f"topology {name!r}: expected KIND:AxBxC with KIND one of {sorted(CHIPS)}"
-        )
+        raise ValueError(f"topology {name!r}: expected KIND:AxBxC with KIND one of {sorted(CHIPS)}")
     shape = tuple(int(part) for part in match[2].split("x"))
     if len(shape) != CHIPS[match[1]].dimensions or min(shape) < 1 or slices < 1:
         raise ValueError(

@@ -245,7 +245,11 @@ def compared(a: Workdir, b: Workdir) -> dict[str, Table]:
             "together; McNemar: exact, where every credit is 0 or 1 (no shared ties, one sample "
             "or all). No p-value is corrected for their number"
         ]
-        notes += [f"rules differ: {text}" for text in _differing(first.rules, second.rules)]
+        notes += [
+            f"rules differ: {rule} {first.rules.get(rule)!r} and {second.rules.get(rule)!r}"
+            for rule in sorted({*first.rules, *second.rules})
+            if first.rules.get(rule) != second.rules.get(rule)
+        ]
         coverage = f", {first.coverage}" if first.coverage else ""
         title = f"{a.name} − {b.name}: {name}{coverage} (accuracy, %)"
         tables[name] = Table(title, columns, tuple(rows), tuple(notes), "method")
@@ -266,11 +270,6 @@ def _require_same(suite: str, a: Workdir, b: Workdir) -> None:
                 "other suites with --suites"
             )
     raise ValueError(f"suite {suite}: {a.name} and {b.name} have the comparisons in other orders")
-
-
-def _differing(a: dict, b: dict) -> list[str]:
-    return [f"{name} {a.get(name)!r} and {b.get(name)!r}"
-            for name in sorted({*a, *b}) if a.get(name) != b.get(name)]  # fmt: skip
 
 
 def leaderboard(workdir: Workdir, label: str) -> dict:

@@ -72,11 +72,6 @@ def overall(method: Method) -> float | None:
     return next((row.values[-1] for row in rows if row), None)
 
 
-def _read(record: Mapping) -> dict[str, PaperTable]:
-    """The tables by their names, from the record of the whole file."""
-    return {table["name"]: _table(record, table) for table in record["table"]}
-
-
 def _table(record: Mapping, table: Mapping) -> PaperTable:
     rows = [*table.get("rows", ())]
     for curve in table.get("curves", ()):
@@ -123,7 +118,6 @@ def _row(record: Mapping, row: Mapping) -> Row:
     )
 
 
-TABLES = _read(
-    tomllib.loads((importlib.resources.files(__package__) / "paper.toml").read_text("utf-8"))
-)
+_RECORD = tomllib.loads((importlib.resources.files(__package__) / "paper.toml").read_text("utf-8"))
+TABLES = {table["name"]: _table(_RECORD, table) for table in _RECORD["table"]}
 ALIASES = {"table6": "table3", "table7": "table4", "figure6": "figure1"}

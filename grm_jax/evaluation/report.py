@@ -112,13 +112,6 @@ def write_report(
     return suites
 
 
-def _rule(place: Place, counting: CountingRules) -> dict:
-    """Rules of counting, and the kind of balanced orders: in old results they were not cyclic."""
-    policies = "; ".join((f"order_policy={place.draw.order_policy}", *place.arms.values()))
-    orders = {"orders": "cyclic"} if "order_policy=balanced" in policies else {}
-    return dataclasses.asdict(counting) | orders
-
-
 def write_lines(
     place: Place,
     suites: Sequence[Suite],
@@ -134,9 +127,11 @@ def write_lines(
     whole = [
         dataclasses.replace(s, lines=(*s.lines, *(more or {}).get(s.name, ()))) for s in suites
     ]
-    results.write_results(
-        place.path, whole, _rule(place, counting), config=place.config, arms=place.arms
-    )
+    # The kind of balanced orders: in old results they were not cyclic.
+    policies = "; ".join((f"order_policy={place.draw.order_policy}", *place.arms.values()))
+    orders = {"orders": "cyclic"} if "order_policy=balanced" in policies else {}
+    rule = dataclasses.asdict(counting) | orders
+    results.write_results(place.path, whole, rule, config=place.config, arms=place.arms)
     tables = dict(tables or {})
     for suite in suites:
         if table := suite_table(suite, below):

@@ -235,7 +235,14 @@ def read_baselines(
             alike = now == {field: record.get(field) for field in now}
             if alike and drawn_alike(record.get("draw", {})):
                 methods = _methods(record["lines"])
-                lines_of_kind[name] = tuple(map(_counted, methods, record["lines"]))
+                lines_of_kind[name] = tuple(
+                    Line(
+                        method, **{field: _array(line[field]) for field in _ARRAYS},
+                        values={part: _array(x) for part, x in line["values"].items()},
+                        unparsed=line["unparsed"], cut=line["cut"],
+                    )
+                    for method, line in zip(methods, record["lines"], strict=True)
+                )  # fmt: skip
         if len(lines_of_kind) == len(comparisons):
             lines_of = {name: (*lines, *lines_of_kind[name]) for name, lines in lines_of.items()}
         elif path("baselines", kind).exists() and visible_files(
@@ -264,9 +271,3 @@ def _plain(values: np.ndarray | None):
 def _array(values: list | None) -> np.ndarray | None:
     """float64, with NaN for None."""
     return None if values is None else np.array(values, np.float64)
-
-
-def _counted(method: Method, record: Mapping) -> Line:
-    arrays = {name: _array(record[name]) for name in _ARRAYS}
-    values = {name: _array(x) for name, x in record["values"].items()}
-    return Line(method, **arrays, values=values, unparsed=record["unparsed"], cut=record["cut"])

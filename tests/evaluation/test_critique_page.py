@@ -61,8 +61,8 @@ def changed(suite, c, s, **fields):
     return dataclasses.replace(suite, drawn=(suite.drawn[0], drawn))
 
 
-def written(tmp_path, suites, rules=RULES):
-    report.write_pages(types.SimpleNamespace(path=tmp_path.joinpath), suites, rules)
+def written(tmp_path, suites, counting=RULES):
+    report.write_pages(types.SimpleNamespace(path=tmp_path.joinpath), suites, counting)
     return tmp_path / "critiques.html"
 
 
@@ -75,7 +75,7 @@ def records(path):
 
 @pytest.mark.parametrize("parse", ["strict", "lenient"])
 def test_verdicts_are_those_of_the_tables(parse):
-    rules = dataclasses.replace(RULES, parse=parse)
+    counting = dataclasses.replace(RULES, parse=parse)
     suite = suite_of("small_world", comparisons(60, "s", n=3))
     for c in range(10):  # some without scores, for one parser or for both
         silent = {"scores": None, "parse_reason": "no_box", "correct": False}
@@ -84,9 +84,9 @@ def test_verdicts_are_those_of_the_tables(parse):
     for s in range(K):
         suite = changed(suite, 20, s, **silent, lenient_scores=None)
         suite = changed(suite, 21, s, scores=(5, 5, 5), lenient_scores=(5, 5, 5))
-    items, note = suite_items(suite, rules, 10_000)
+    items, note = suite_items(suite, counting, 10_000)
     assert note == "small_world: 60 of 60 comparisons; texts of 4 of 4 samples"
-    credits = {line.label: line.credits_C for line in count(suite, rules)}
+    credits = {line.label: line.credits_C for line in count(suite, counting)}
     seen = set()
     for c, item in enumerate(items):
         votes = {}
@@ -290,14 +290,14 @@ def test_nothing_is_loaded_and_no_code_but_its_own_runs(opened):
 def test_ten_thousand_trajectories(tmp_path):
     rows = comparisons(1250, "many", n=4)
     suite = suite_of("own", rows, k=7)
-    rules = dataclasses.replace(RULES, num_samples=7)
+    counting = dataclasses.replace(RULES, num_samples=7)
     long = "word " * 300
     groups = [[dataclasses.replace(t, text=f"Analysis: {long}{t.uid} {t.sample}\n{t.text}")
                for t in group] for group in suite.drawn[1].groups]  # fmt: skip
     suite = dataclasses.replace(
         suite, drawn=(suite.drawn[0], suite.drawn[1]._replace(groups=groups))
     )
-    path = written(tmp_path, [suite], rules)
+    path = written(tmp_path, [suite], counting)
     assert sum(sample[4] is not None for item in records(path)["items"]
                for drawn in item["drawn"].values() for sample in drawn["samples"]) == 10_000
     with Browser() as browser:

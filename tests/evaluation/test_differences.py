@@ -41,7 +41,7 @@ def test_arms_and_other_rules_are_compared_with_the_same_line_of_the_run():
 
 
 def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_last_stage():
-    rules = dataclasses.replace(TWO, ks=(1, 2))
+    counting = dataclasses.replace(TWO, ks=(1, 2))
     credits = np.array([1.0, 0.0, 0.0, 0.0])
     methods = (Method("pairrm", kind="scalar"), Method("cloud"), Method("cloud", k=2))
     others = tuple(Line(method, credits_C=credits) for method in methods)
@@ -49,13 +49,13 @@ def test_trained_baselines_stand_in_their_sections_and_are_compared_with_the_las
         "s", "", [comparison(f"c{i}") for i in range(4)],
         (drawn("grpo", (9, 1), greedy=True), drawn("grpo", (9, 1))), others,
     )  # fmt: skip
-    lines = count(suite, rules)
+    lines = count(suite, counting)
     sections = [line.section for line in lines]
     assert sections == sorted(sections, key=sections.index)
     (pairrm,) = (line for line in lines if line.label == "PairRM")
     assert pairrm.interval("accuracy").value == 0.25
     methods = [line.method for line in lines]
-    found = {pair.label: (pair.a, pair.b) for pair in pairs(rules.ks, methods)}
+    found = {pair.label: (pair.a, pair.b) for pair in pairs(counting.ks, methods)}
     rival = Method("pairrm", kind="scalar")
     assert found["GRPO, greedy − PairRM"] == (Method("grpo", kind="greedy"), rival)
     assert found["Voting@2 − PairRM"] == (Method("grpo", k=2), rival)

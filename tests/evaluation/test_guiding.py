@@ -21,11 +21,11 @@ def test_a_simulated_meta_rm_has_its_auc_and_pays_if_it_is_good():
     suite = Suite(
         "s", "", [comparison(f"c{i}") for i in range(60)], (Drawn("grpo", "self", False, groups),)
     )
-    rules = dataclasses.replace(TWO, ks=(1, 4, 16), k_metas=(1, 2, 8), num_samples=16)
+    counting = dataclasses.replace(TWO, ks=(1, 4, 16), k_metas=(1, 2, 8), num_samples=16)
     drawn = last_sampled(suite)
     simulated = guiding.within_auc(guiding.simulated(drawn, 0.8, 0))
     assert simulated.value == pytest.approx(0.8, abs=0.02)
-    found = guiding.guides(suite, rules)
+    found = guiding.guides(suite, counting)
     assert [one.label for one in found] == [f"simulated, {auc:g}" for auc in guiding.LEVELS]
     worst, best = found[0], found[-1]
     assert abs(worst.auc - 0.5) < 0.02 and set(best.gains) == {4, 16}
@@ -33,8 +33,8 @@ def test_a_simulated_meta_rm_has_its_auc_and_pays_if_it_is_good():
     # The gain is that of the lines of a run with these meta scores.
     perfect = drawn._replace(meta=[[float(t.correct) for t in own] for own in groups])
     one = dataclasses.replace(suite, drawn=(perfect,))
-    at = {line.label: line.credits_C.mean() for line in count(one, rules)}
-    (of_run,) = [guide for guide in guiding.guides(one, rules) if guide.label == guiding.TRAINED]
+    at = {line.label: line.credits_C.mean() for line in count(one, counting)}
+    (of_run,) = [guide for guide in guiding.guides(one, counting) if guide.label == guiding.TRAINED]
     assert of_run.auc == 1.0
     assert of_run.gains[16].value == pytest.approx(at["MetaRM@16"] - at["Voting@16"])
 

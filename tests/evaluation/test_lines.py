@@ -72,8 +72,8 @@ def test_an_unparsed_single_counts_the_middle_of_its_range():
     """Right ones have 4 and 8 of 10, of the wrong ones one has 3 and one no score: 3 of 4 pairs."""
     scores = [(4,), (3,), (8,), None]
     suite = singles(lambda i, s: scores[i])
-    rules = dataclasses.replace(TWO, single_middle=5.5)
-    (line,) = (line for line in count(suite, rules) if line.label == "Voting@2")
+    counting = dataclasses.replace(TWO, single_middle=5.5)
+    (line,) = (line for line in count(suite, counting) if line.label == "Voting@2")
     assert single_auc(line.singles_MC, suite.labels).value == 0.75
 
 
@@ -178,7 +178,7 @@ def test_the_lenient_parser_counts_where_it_is_asked_to():
 def test_whole_suites_of_real_rows(shared_data, name):
     comparisons = load_suite(name, shared_data)
     suite = suite_of(name, comparisons, k=2)
-    rules = dataclasses.replace(EIGHT, ks=(1, 2), k_metas=(1, 1), num_samples=2, num_subsets=4)
-    one = value(count(suite, rules), "random weights, one sample")
+    counting = dataclasses.replace(EIGHT, ks=(1, 2), k_metas=(1, 1), num_samples=2, num_subsets=4)
+    one = value(count(suite, counting), "random weights, one sample")
     error = 4 * (0.8 * 0.2 / (2 * len(comparisons))) ** 0.5
     assert abs(one.value - 0.8) < error + 0.005  # identical texts and shared credit aside

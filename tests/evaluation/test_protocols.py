@@ -22,24 +22,24 @@ def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count(
         "s", "", [comparison(f"c{i}") for i in range(6)],
         (Drawn("grpo", "self", False, groups, meta),),
     )
-    rules = dataclasses.replace(TWO, ks=(1, 2, 4, 8), k_metas=(1, 1, 2, 4), num_samples=8)
-    found = {(line.section, line.label): line for line in protocols.lines(suite, rules)}
+    counting = dataclasses.replace(TWO, ks=(1, 2, 4, 8), k_metas=(1, 1, 2, 4), num_samples=8)
+    found = {(line.section, line.label): line for line in protocols.lines(suite, counting)}
     sections = {section for section, _ in found}
     assert sections == {
         "aggregation: mean", "aggregation: median", "aggregation: majority", "aggregation: borda",
         "k_meta: 1", "k_meta: k/4", "k_meta: k", "meta RM: weights",
     }  # fmt: skip
     others = {
-        "aggregation: majority": dataclasses.replace(rules, aggregation="majority"),
-        "k_meta: 1": dataclasses.replace(rules, k_metas=(1, 1, 1, 1)),
-        "k_meta: k/4": dataclasses.replace(rules, k_metas=(1, 1, 1, 2)),
+        "aggregation: majority": dataclasses.replace(counting, aggregation="majority"),
+        "k_meta: 1": dataclasses.replace(counting, k_metas=(1, 1, 1, 1)),
+        "k_meta: k/4": dataclasses.replace(counting, k_metas=(1, 1, 1, 2)),
     }
     for section, own in others.items():
         at = {line.label: line for line in count(suite, own)}
         np.testing.assert_array_equal(
             found[section, "MetaRM@8"].credits_C, at["MetaRM@8"].credits_C
         )
-    at = {line.label: line for line in count(suite, rules)}
+    at = {line.label: line for line in count(suite, counting)}
     np.testing.assert_array_equal(found["k_meta: k", "MetaRM@8"].credits_C,
                                   at["Voting@8"].credits_C)  # fmt: skip
     assert ("k_meta: 1", "Voting@8") not in found
@@ -57,8 +57,8 @@ def test_protocols_agree_with_the_line_that_uses_them():
     suite = suite_of("own", pairs(60), accuracy=0.5, coverage="60 rows")
     shares = {}
     for policy, aggregation in (("strict", "borda"), ("half", "borda"), ("uniform", "sum")):
-        rules = dataclasses.replace(EIGHT, tie_policy=policy, aggregation=aggregation)
-        shares[policy, aggregation] = value(count(suite, rules), "Voting@8").value
+        counting = dataclasses.replace(EIGHT, tie_policy=policy, aggregation=aggregation)
+        shares[policy, aggregation] = value(count(suite, counting), "Voting@8").value
     table = protocols.table([suite], EIGHT, [])
     names = [column.name for column in table.columns]
     cells = {row.label: dict(zip(names, row.cells, strict=True)) for row in table.rows}

@@ -80,13 +80,13 @@ def test_samples_md_counts_by_the_rules_of_the_tables(tmp_path):
     ]
     suite = dataclasses.replace(suite, drawn=(drawn._replace(groups=groups),))
     place = types.SimpleNamespace(path=tmp_path.joinpath)
-    rules = dataclasses.replace(EIGHT, ks=(1, 3), k_metas=(1, 1), num_samples=3)
+    counting = dataclasses.replace(EIGHT, ks=(1, 3), k_metas=(1, 1), num_samples=3)
     for change, want in (
         ({}, "Voting@3: **no verdict**"),
         ({"parse": "lenient"}, "Voting@3: **Response 1**"),
         ({"parse": "lenient", "aggregation": "majority"}, "Voting@3: **Response 2**"),
     ):
-        own = dataclasses.replace(rules, **change)
+        own = dataclasses.replace(counting, **change)
         report.write_pages(place, [suite], own)
         assert want in (tmp_path / "samples.md").read_text()
 

@@ -25,7 +25,10 @@ def read(where: str, uid: str, row: rows.Row) -> rows.Comparisons:
 
     The right one stands first in a pair; a single has reward 1 if it is right, else 0.
     """
-    gold = _gold(where, row)
+    if row.get("answer") is not None:
+        gold = require(where, row, "answer", str)
+    else:
+        gold = final_answer(require(where, row, "solution", str))
     if gold is None:
         raise rows.Unusable("no final answer")
     messages = one_turn(where, row, "problem")
@@ -44,12 +47,6 @@ def read(where: str, uid: str, row: rows.Row) -> rows.Comparisons:
     rest = [(s, 1.0) for s in right[pairs:]] + [(s, 0.0) for s in wrong[pairs:]]
     for i, (sample, reward) in enumerate(rest, start=pairs):
         yield rows.comparison(where, f"{uid}/{i}", messages, (sample,), (reward,), query="problem")
-
-
-def _gold(where: str, row: rows.Row) -> str | None:
-    if row.get("answer") is not None:
-        return require(where, row, "answer", str)
-    return final_answer(require(where, row, "solution", str))
 
 
 _MAX_LENGTH = 1000  # of an answer; int() refuses numbers of some thousand digits

@@ -6,6 +6,8 @@ unrotated and E rotated part of a head, M width of values.
 """
 
 import functools
+import itertools
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -17,21 +19,28 @@ from grm_jax.models.config import ModelConfig
 from grm_jax.parallel import sharding
 
 ACTIVATIONS = {"gelu_tanh": functools.partial(nn.gelu, approximate=True), "silu": nn.silu}
-
-
-# What the names of an adapter's two parameters add to the name of its kernel.
+# Suffixes to the name of a kernel: its adapter's two parameters.
 LORA_A, LORA_B = "_lora_a", "_lora_b"
 
 
-def parameter(module, name, axes, shape, scale, dtype=None, *, param_dtype=None):
-    """A parameter with logical axis names, in the activation type unless `dtype` is given."""
+def parameter(module, name, scale, *, dtype=None, param_dtype=None, **sizes):
+    """A parameter of normal distribution, or of zeros, in the activation type.
+
+    Args:
+      module: whose it is.
+      name: its name there.
+      scale: standard deviation; 0 for zeros.
+      dtype: type in which it is used, if that is not the activation type.
+      param_dtype: type in which it is kept, if that is not the parameter type.
+      sizes: size of each dimension, by its logical axis.
+    """
     init = nn.initializers.normal(scale) if scale else nn.initializers.zeros_init()
-    config = module.config
+    compute = module.config.compute
     value = module.param(
-        name, nn.with_logical_partitioning(init, axes), shape,
-        jnp.dtype(param_dtype or config.compute.param_dtype),
+        name, nn.with_logical_partitioning(init, tuple(sizes)), tuple(sizes.values()),
+        jnp.dtype(param_dtype or compute.param_dtype),
     )  # fmt: skip
-    return jnp.asarray(value, jnp.dtype(dtype or config.compute.dtype))
+    return jnp.asarray(value, jnp.dtype(dtype or compute.dtype))
 
 
 class Kernel(NamedTuple):
@@ -50,30 +59,31 @@ class Kernel(NamedTuple):
     scale: float = 0.0
 
 
-def kernel(module, name, axes, shape, scale, *, contracted: int = 1) -> Kernel:
+def kernel(module, name, *, contracted: int = 1, **sizes) -> Kernel:
     """A parameter that is a projection; with `config.lora` an adapter stands next to it.
 
-    A starts as random as the kernel and B at zero, so that a fresh adapter changes nothing
-    (arXiv 2106.09685, section 4.1).
+    The kernel starts with a standard deviation of 1 / sqrt(contracted width). A starts like the
+    kernel and B at zero, so that a fresh adapter changes nothing (arXiv 2106.09685, section 4.1).
 
     Args:
-      module, name, axes, shape, scale: as in `parameter`.
+      module, name, sizes: as in `parameter`.
       contracted: how many leading dimensions of the kernel are contracted.
 
     Raises:
       ValueError: for parameters that hold an adapter which the config does not know.
     """
-    weight = parameter(module, name, axes, shape, scale)
+    inner = dict(itertools.islice(sizes.items(), contracted))
+    outer = {axis: size for axis, size in sizes.items() if axis not in inner}
+    scale = math.prod(inner.values()) ** -0.5
+    weight = parameter(module, name, scale, **sizes)
     lora = module.config.lora
     if lora is None:
         if module.has_variable("params", name + LORA_A):
             where = "/".join((*module.path, name))
             raise ValueError(f"{where} has an adapter, but model.lora is None")
         return Kernel(weight)
-    a = parameter(module, name + LORA_A, (*axes[:contracted], "lora"),
-                  (*shape[:contracted], lora.rank), scale, param_dtype="float32")  # fmt: skip
-    b = parameter(module, name + LORA_B, ("lora", *axes[contracted:]),
-                  (lora.rank, *shape[contracted:]), 0.0, param_dtype="float32")  # fmt: skip
+    a = parameter(module, name + LORA_A, scale, param_dtype="float32", **inner, lora=lora.rank)
+    b = parameter(module, name + LORA_B, 0.0, param_dtype="float32", lora=lora.rank, **outer)
     return Kernel(weight, a, b, lora.scale)
 
 
@@ -141,16 +151,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, segment_ids_BT, past):
-        c = self.config
-        q_DHE = kernel(self, "q", ("embed", "heads", "head_dim"),
-                       (c.embed_dim, c.num_heads, c.head_dim), c.embed_dim**-0.5)  # fmt: skip
-        kv_shape = (c.embed_dim, c.num_kv_heads, c.head_dim)
-        kv_axes = ("embed", "kv_heads", "head_dim")
-        k_DKE = kernel(self, "k", kv_axes, kv_shape, c.embed_dim**-0.5)
-        v_DKE = kernel(self, "v", kv_axes, kv_shape, c.embed_dim**-0.5)
-        o_HED = kernel(self, "o", ("heads", "head_dim", "embed"),
-                       (c.num_heads, c.head_dim, c.embed_dim),
-                       (c.num_heads * c.head_dim) ** -0.5, contracted=2)  # fmt: skip
+        c, D, E = self.config, self.config.embed_dim, self.config.head_dim
+        q_DHE = kernel(self, "q", embed=D, heads=c.num_heads, head_dim=E)
+        k_DKE = kernel(self, "k", embed=D, kv_heads=c.num_kv_heads, head_dim=E)
+        v_DKE = kernel(self, "v", embed=D, kv_heads=c.num_kv_heads, head_dim=E)
+        o_HED = kernel(self, "o", contracted=2, heads=c.num_heads, head_dim=E, embed=D)
         with jax.named_scope("qkv"):
             q_BTHE = contract("btd,dhe->bthe", x_BTD, q_DHE)
             k_BTKE = contract("btd,dke->btke", x_BTD, k_DKE)
@@ -188,26 +193,19 @@ class LatentAttention(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, positions_BT, segment_ids_BT, past):
         c, mla = self.config, self.config.mla
-        rank, nope, heads = mla.kv_rank, mla.nope_dim, c.num_heads
-        kv_DC = kernel(self, "kv_a", ("embed", "latent"),
-                       (c.embed_dim, rank + mla.rope_dim), c.embed_dim**-0.5)  # fmt: skip
+        D, R, H, N, M = c.embed_dim, mla.kv_rank, c.num_heads, mla.nope_dim, mla.value_dim
+        kv_DC = kernel(self, "kv_a", embed=D, latent=R + mla.rope_dim)
         # No adapters on these two: each stands in two products, one of them its transpose.
-        k_RHN = parameter(self, "k_b", ("latent", "heads", "head_dim"),
-                          (rank, heads, nope), rank**-0.5)  # fmt: skip
-        v_RHM = parameter(self, "v_b", ("latent", "heads", "head_dim"),
-                          (rank, heads, mla.value_dim), rank**-0.5)  # fmt: skip
-        o_HMD = kernel(self, "o", ("heads", "head_dim", "embed"),
-                       (heads, mla.value_dim, c.embed_dim),
-                       (heads * mla.value_dim) ** -0.5, contracted=2)  # fmt: skip
+        k_RHN = parameter(self, "k_b", R**-0.5, latent=R, heads=H, head_dim=N)
+        v_RHM = parameter(self, "v_b", R**-0.5, latent=R, heads=H, head_dim=M)
+        o_HMD = kernel(self, "o", contracted=2, heads=H, head_dim=M, embed=D)
         rotations = attention.rope_frequencies(mla.rope_dim, c.rope_theta, c.yarn)
         q_BTHE = constrain(self, self._queries(x_BTD), "batch", None, "heads", None)
-        rotated_BTHE = attention.rope(q_BTHE[..., nope:], positions_BT, rotations)
+        rotated_BTHE = attention.rope(q_BTHE[..., N:], positions_BT, rotations)
         with jax.named_scope("latent"):
-            kv_BTC = constrain(
-                self, contract("btd,dc->btc", x_BTD, kv_DC), "batch", None, None
-            )
-        latent_BTR = RMSNorm(c, mla.latent_norm_eps, "latent", name="kv_a_norm")(kv_BTC[..., :rank])
-        key_BT1E = attention.rope(kv_BTC[:, :, None, rank:], positions_BT, rotations)
+            kv_BTC = constrain(self, contract("btd,dc->btc", x_BTD, kv_DC), "batch", None, None)
+        latent_BTR = RMSNorm(c, mla.latent_norm_eps, "latent", name="kv_a_norm")(kv_BTC[..., :R])
+        key_BT1E = attention.rope(kv_BTC[:, :, None, R:], positions_BT, rotations)
 
         cached_B1TC = jnp.concatenate([latent_BTR[:, None], jnp.swapaxes(key_BT1E, 1, 2)], -1)
         options = {"scale": c.query_scale, "cap": c.attn_softcap, "window": self.window,
@@ -215,7 +213,7 @@ class LatentAttention(nn.Module):
         marks = (positions_BT, segment_ids_BT)
         if past:
             with jax.named_scope("absorb"):
-                q_BTHR = jnp.einsum("bthn,rhn->bthr", q_BTHE[..., :nope], k_RHN)
+                q_BTHR = jnp.einsum("bthn,rhn->bthr", q_BTHE[..., :N], k_RHN)
             # Keys stand for values too, and their rotated columns are left out of the result: to
             # cut the columns out of a cache would be to copy it.
             blocks = [block._replace(v_BKSE=block.k_BKSE) for block in past]
@@ -223,7 +221,7 @@ class LatentAttention(nn.Module):
             out_BTHC = attention.attend(
                 jnp.concatenate([q_BTHR, rotated_BTHE], -1), tuple(blocks), *marks, **options
             )
-            out_BTHM = jnp.einsum("bthr,rhm->bthm", out_BTHC[..., :rank], v_RHM)
+            out_BTHM = jnp.einsum("bthr,rhm->bthm", out_BTHC[..., :R], v_RHM)
         else:
             with jax.named_scope("expand"):
                 k_BHTN = jnp.einsum("btr,rhn->bhtn", latent_BTR, k_RHN)
@@ -235,7 +233,7 @@ class LatentAttention(nn.Module):
                 jnp.swapaxes(key_BT1E, 1, 2), (*k_BHTN.shape[:3], mla.rope_dim)
             )
             own = attention.Keys(jnp.concatenate([k_BHTN, shared_BHTE], -1), v_BHTM, *marks)
-            q_BTHE = jnp.concatenate([q_BTHE[..., :nope], rotated_BTHE], -1)
+            q_BTHE = jnp.concatenate([q_BTHE[..., :N], rotated_BTHE], -1)
             out_BTHM = attention.attend(q_BTHE, (own,), *marks, **options)
         with jax.named_scope("attention_out"):
             out_BTD = contract("bthm,hmd->btd", out_BTHM, o_HMD)
@@ -244,16 +242,13 @@ class LatentAttention(nn.Module):
 
     def _queries(self, x_BTD):
         c, mla = self.config, self.config.mla
-        axes, shape = ("heads", "head_dim"), (c.num_heads, c.head_dim)
+        heads = {"heads": c.num_heads, "head_dim": c.head_dim}
         with jax.named_scope("queries"):
             if mla.query_rank is None:
-                q_DHE = kernel(self, "q", ("embed", *axes), (c.embed_dim, *shape),
-                               c.embed_dim**-0.5)  # fmt: skip
+                q_DHE = kernel(self, "q", embed=c.embed_dim, **heads)
                 return contract("btd,dhe->bthe", x_BTD, q_DHE)
-            q_DQ = kernel(self, "q_a", ("embed", "latent"), (c.embed_dim, mla.query_rank),
-                          c.embed_dim**-0.5)  # fmt: skip
-            q_QHE = kernel(self, "q_b", ("latent", *axes), (mla.query_rank, *shape),
-                           mla.query_rank**-0.5)  # fmt: skip
+            q_DQ = kernel(self, "q_a", embed=c.embed_dim, latent=mla.query_rank)
+            q_QHE = kernel(self, "q_b", latent=mla.query_rank, **heads)
             norm = RMSNorm(c, mla.latent_norm_eps, "latent", name="q_a_norm")
             q_BTQ = norm(contract("btd,dq->btq", x_BTD, q_DQ))
             return contract("btq,qhe->bthe", q_BTQ, q_QHE)
@@ -267,15 +262,13 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD):
-        c = self.config
-        in_axes, in_shape = ("embed", "mlp"), (c.embed_dim, self.width)
-        gate_DF = kernel(self, "gate", in_axes, in_shape, c.embed_dim**-0.5)
-        up_DF = kernel(self, "up", in_axes, in_shape, c.embed_dim**-0.5)
-        down_FD = kernel(self, "down", ("mlp", "embed"), in_shape[::-1], self.width**-0.5)
+        c, D, F = self.config, self.config.embed_dim, self.width
+        gate_DF = kernel(self, "gate", embed=D, mlp=F)
+        up_DF = kernel(self, "up", embed=D, mlp=F)
+        down_FD = kernel(self, "down", mlp=F, embed=D)
         with jax.named_scope("feed_forward"):
             gate_BTF = ACTIVATIONS[c.activation](contract("btd,df->btf", x_BTD, gate_DF))
             hidden_BTF = gate_BTF * contract("btd,df->btf", x_BTD, up_DF)
             hidden_BTF = constrain(self, hidden_BTF, "batch", None, "mlp")
-            return constrain(
-                self, contract("btf,fd->btd", hidden_BTF, down_FD), "batch", None, None
-            )
+            out_BTD = contract("btf,fd->btd", hidden_BTF, down_FD)
+            return constrain(self, out_BTD, "batch", None, None)

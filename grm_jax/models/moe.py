@@ -291,17 +291,16 @@ class Experts(nn.Module):
     def __call__(self, x_BTD):
         c, moe = self.config, self.config.moe
         X, F = moe.num_experts, moe.expert_dim
-        router_DX = parameter(self, "router", ("embed", "experts"), (c.embed_dim, X),
-                              c.embed_dim**-0.5, jnp.float32)  # fmt: skip
+        scale = c.embed_dim**-0.5
+        router_DX = parameter(self, "router", scale, dtype="float32", embed=c.embed_dim, experts=X)
         bias_X = None
         if moe.selection_bias:
             bias_X = self.param("router_bias", nn.with_logical_partitioning(
                 nn.initializers.zeros_init(), ("experts",)), (X,), jnp.float32)  # fmt: skip
-        in_axes, in_shape = ("experts", "embed", "expert_mlp"), (X, c.embed_dim, F)
-        gate_XDF = parameter(self, "gate", in_axes, in_shape, c.embed_dim**-0.5)
-        up_XDF = parameter(self, "up", in_axes, in_shape, c.embed_dim**-0.5)
-        down_XFD = parameter(self, "down", ("experts", "expert_mlp", "embed"),
-                             (X, F, c.embed_dim), F**-0.5)  # fmt: skip
+        inner = {"experts": X, "embed": c.embed_dim, "expert_mlp": F}
+        gate_XDF = parameter(self, "gate", scale, **inner)
+        up_XDF = parameter(self, "up", scale, **inner)
+        down_XFD = parameter(self, "down", F**-0.5, experts=X, expert_mlp=F, embed=c.embed_dim)
         x_ND = x_BTD.reshape(-1, c.embed_dim)
         with jax.named_scope("router"):
             # Exact float32: a rounded logit sends a token to another expert.

@@ -99,10 +99,10 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens_BT, positions_BT, segment_ids_BT, past=()):
         c = self.config
-        table_axes, table_shape = ("vocab", "embed"), (c.vocab_size, c.embed_dim)
-        embedding_VD = parameter(self, "embedding", table_axes, table_shape, c.embed_dim**-0.5)
+        scale, sizes = c.embed_dim**-0.5, {"vocab": c.vocab_size, "embed": c.embed_dim}
+        embedding_VD = parameter(self, "embedding", scale, **sizes)
         if not c.tied_embeddings and self.is_initializing():  # only `heads.logits` reads it
-            parameter(self, "lm_head", table_axes, table_shape, c.embed_dim**-0.5)
+            parameter(self, "lm_head", scale, **sizes)
         x_BTD = constrain(self, embedding_VD[tokens_BT], "batch", None, None)
         if c.scale_embeddings:
             # The published weights expect the factor in the activation type: 67.88 is 68 in bf16.

@@ -22,10 +22,10 @@ class Completion(NamedTuple):
       sample: index within the comparison.
       seed: the two words of the sample's key.
       token_ids: generated ids, the stop token included; () from an engine that speaks text.
-      logprobs: untempered log pi of each.
-      sampling_logprobs: log-prob under the distribution that was sampled from.
+      logprobs: untempered log pi of each token.
+      sampling_logprobs: log-prob of each under the distribution that was sampled from.
       stopped: ended by a stop token, not by the length limit.
-      text: what an engine that speaks text answered; None where `token_ids` say it.
+      text: answer of an engine that speaks text; None where `token_ids` are the answer.
       refusal: why there is no answer and never will be; "" for an answer.
     """
 
@@ -41,7 +41,7 @@ class Completion(NamedTuple):
 
 
 class Engine(Protocol):
-    """What draws work units: `JittedEngine` on our devices, `remote.RemoteEngine` on a server.
+    """Source of samples: `JittedEngine` on our devices, `remote.RemoteEngine` on a server.
 
     Attributes:
       buckets: allowed shapes.
@@ -94,28 +94,6 @@ def compact(config, state, prefix, lengths_P, keys_PS, rows_Q, columns_QR):
     return state, prefix, lengths_P[rows_Q], keys_QR
 
 
-def declared_programs(buckets: Buckets, *, moves: bool = True, shards: int = 1) -> set[tuple]:
-    """Every program that an engine with these buckets may ever compile, known before it runs.
-
-    Args:
-      buckets: allowed shapes.
-      moves: stragglers may move into smaller shapes, as they do if `chunk` is shorter than what
-        is generated.
-      shards: devices that the prompts are split over.
-
-    Returns:
-      (name, bucket) pairs, and ("compact", from, to), as in `JittedEngine.programs`.
-    """
-    found, waiting = set(), buckets.shapes()
-    while waiting:
-        bucket = waiting.pop()
-        found |= {("prefill", bucket._replace(S=0, U=0)), ("begin", bucket), ("decode", bucket)}
-        reached = _moves(bucket, buckets.samples, shards) if moves else []
-        found |= {("compact", bucket, smaller) for smaller in reached}
-        waiting += [b for b in reached if ("decode", b) not in found]
-    return found
-
-
 def _moves(bucket: Bucket, sizes: tuple[int, ...], shards: int) -> list[Bucket]:
     """Shapes that survivors of a bucket can move to: at most half as many places."""
     prompts = [bucket.P]
@@ -132,8 +110,9 @@ def _moves(bucket: Bucket, sizes: tuple[int, ...], shards: int) -> list[Bucket]:
 class JittedEngine:
     """Draws work units on the devices of a mesh, or on the default one.
 
-    Decoding runs in chunks of tokens. When more than half of a unit's samples are done, the rest
-    moves into the next smaller bucket: which samples move, and where, depends on the unit alone.
+    Decoding runs in chunks of tokens. When more than half of a unit's samples are done, the others
+    move into the smallest bucket that holds them: which samples move, and where, depends on the
+    unit alone.
 
     Attributes:
       programs: (name, bucket) of every program that was needed so far; ("compact", from, to).
@@ -156,7 +135,7 @@ class JittedEngine:
           buckets: allowed shapes.
           stop_ids: tokens that end a sample.
           pad_id: fills unused places.
-          chunk: tokens between looks at who is done; None decodes in one go.
+          chunk: tokens between two checks of which samples are done; None decodes in one go.
           sharding: of arrays that lead with prompts; None for the default device.
         """
         self.config = config
@@ -221,18 +200,16 @@ class JittedEngine:
             )
         return completions
 
-    def _put(self, x):
-        return put(x, self._sharding)
-
     def _decode(
         self, params, bucket, tokens_PT, lengths_P, keys_PS, active_PS, temperature, top_p, limit
     ) -> sampler.Samples:
-        tokens, lengths, keys_now = self._put(tokens_PT), self._put(lengths_P), self._put(keys_PS)
+        tokens, lengths, keys_now, active = (
+            put(x, self._sharding) for x in (tokens_PT, lengths_P, keys_PS, active_PS)
+        )
         prefix = sampler.prefill(self.config, params, tokens, lengths)
         state = sampler.begin(
-            self.config, tokens, lengths, self._put(active_PS),
-            buffer=bucket.U, pad_id=self._pad_id,
-        )  # fmt: skip
+            self.config, tokens, lengths, active, buffer=bucket.U, pad_id=self._pad_id
+        )
         self.programs |= {("prefill", bucket._replace(S=0, U=0)), ("begin", bucket)}
 
         out = None  # host copy of all samples of the unit
@@ -256,9 +233,8 @@ class JittedEngine:
             if smaller is not None:
                 rows, columns = _survivors(done_PS, smaller)
                 state, prefix, lengths, keys_now = compact(
-                    self.config, state, prefix, lengths, keys_now,
-                    put(rows), put(columns),
-                )  # fmt: skip
+                    self.config, state, prefix, lengths, keys_now, put(rows), put(columns)
+                )
                 self.programs.add(("compact", bucket, smaller))
                 places_QR = np.take_along_axis(places_QR[rows], columns, axis=1)
                 bucket = smaller
@@ -275,7 +251,7 @@ class JittedEngine:
 
 
 def _survivors(done_PS: np.ndarray, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:
-    """Which prompts and which of their samples go on; done ones fill the remaining places."""
+    """Prompts, and samples of each, that are decoded further; done ones fill the other places."""
     rows_Q = np.argsort(done_PS.all(axis=1), kind="stable")[: bucket.P]
     columns_QR = np.argsort(done_PS[rows_Q], axis=1, kind="stable")[:, : bucket.S]
     return rows_Q.astype(np.int32), columns_QR.astype(np.int32)

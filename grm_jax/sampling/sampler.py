@@ -7,10 +7,13 @@ The loop is outside of the vmap; the cache of the samples is written by one
 `dynamic_update_slice` at the shared loop counter. That cache is laid out as the scan over groups
 of layers reads it under vmap, [J, S, I, P, K, U, E]: in any other order of these axes XLA
 transposes the whole cache at every step. Stacks of layers that are scanned apart have caches of
-their own, because to cut one in two would be to copy it.
+their own, because cutting one cache in two would copy it.
 
 The last token of the prompt is not part of the prefix: decoding starts by feeding it to every
 sample. So every logit comes from the decode step, and prefill never meets the vocabulary.
+
+A sample depends on its prompt and its key only: not on its neighbours, on S, on the padding of
+prompt or buffer, or on the sharding (up to float32 near-ties).
 
 Letters: P prompts, T prompt tokens, S samples of a prompt, U generated tokens, V vocabulary, L
 layers (J groups of I), K key/value heads, E head width.
@@ -40,8 +43,9 @@ class DecodeState(NamedTuple):
       done_PS: bool, samples that stopped; absent samples are done from the start.
       lengths_PS: int32, tokens generated, the stop token included.
       tokens_PSU: int32; pad after the end.
-      logprobs_PSU: float32 log pi, untempered and untruncated; 0 after the end.
-      sampling_logprobs_PSU: float32 log-prob under the distribution that was sampled from.
+      logprobs_PSU: float32 log pi, untempered, of the whole vocabulary; 0 after the end.
+      sampling_logprobs_PSU: float32 log-prob under the tempered nucleus that was sampled from; 0
+        when greedy.
       k_JSIPKUE, v_JSIPKUE: cache of each stack; slot u holds the token fed at step u.
     """
 
@@ -57,15 +61,7 @@ class DecodeState(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What was drawn.
-
-    Attributes:
-      tokens_PSU: int32; pad after the end.
-      logprobs_PSU: float32 log pi, untempered and untruncated.
-      sampling_logprobs_PSU: float32 log-prob under tempered, truncated pi; 0 when greedy.
-      lengths_PS: int32, tokens generated, the stop token included.
-      stopped_PS: bool, ended by a stop token and not by the length limit.
-    """
+    """The drawn samples: arrays as in `DecodeState`, and whether a stop token ended each."""
 
     tokens_PSU: jax.Array
     logprobs_PSU: jax.Array
@@ -121,14 +117,21 @@ def constrain_caches(config: ModelConfig, state: DecodeState) -> DecodeState:
     return state._replace(k_JSIPKUE=k_cache, v_JSIPKUE=v_cache)
 
 
-def start(
+@functools.partial(jax.jit, static_argnames=("config", "buffer", "pad_id"))
+def begin(
     config: ModelConfig,
-    last_P: jax.Array,
+    tokens_PT: jax.Array,
+    lengths_P: jax.Array,
     active_PS: jax.Array,
+    *,
     buffer: int,
     pad_id: int,
 ) -> DecodeState:
-    """An empty state: nothing generated, absent samples done."""
+    """The state before the first token, with room for U = `buffer` tokens.
+
+    The last token of each prompt is the first to be fed; absent samples are done.
+    """
+    last_P = jnp.take_along_axis(tokens_PT, lengths_P[:, None] - 1, axis=1)[:, 0]
     P, S = active_PS.shape
     k_cache, v_cache = (
         tuple(
@@ -190,6 +193,10 @@ def truncate_top_p(logprobs: jax.Array, top_p: jax.Array) -> jax.Array:
 def _draw(logits_PSV, keys_PS, step, temperature, top_p):
     """Tokens and their log-probs under the sampling distribution, both [P, S]."""
 
+    def gumbel(key):
+        key = jax.random.fold_in(key, step)
+        return jax.random.gumbel(key, logits_PSV.shape[-1:], jnp.float32)
+
     def greedy():
         tokens_PS = jnp.argmax(logits_PSV, axis=-1).astype(jnp.int32)
         return tokens_PS, jnp.zeros(tokens_PS.shape, jnp.float32)
@@ -199,13 +206,7 @@ def _draw(logits_PSV, keys_PS, step, temperature, top_p):
         logprobs_PSV = jax.lax.cond(
             top_p < 1.0, lambda x: truncate_top_p(x, top_p), lambda x: x, logprobs_PSV
         )
-        gumbel_PSV = jax.vmap(
-            jax.vmap(
-                lambda key: jax.random.gumbel(
-                    jax.random.fold_in(key, step), logits_PSV.shape[-1:], jnp.float32
-                )
-            )
-        )(keys_PS)
+        gumbel_PSV = jax.vmap(jax.vmap(gumbel))(keys_PS)
         tokens_PS = jnp.argmax(logprobs_PSV + gumbel_PSV, axis=-1).astype(jnp.int32)
         picked_PS1 = jnp.take_along_axis(logprobs_PSV, tokens_PS[..., None], axis=-1)
         return tokens_PS, picked_PS1[..., 0]
@@ -310,61 +311,6 @@ def decode(
         )
 
     return jax.lax.while_loop(more, generate, state)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "buffer", "pad_id"))
-def begin(config, tokens_PT, lengths_P, active_PS, *, buffer, pad_id) -> DecodeState:
-    """`start` as one program: picks the last token of each prompt and allocates the cache."""
-    last_P = jnp.take_along_axis(tokens_PT, lengths_P[:, None] - 1, axis=1)[:, 0]
-    return start(config, last_P, active_PS, buffer, pad_id)
-
-
-def sample(
-    config: ModelConfig,
-    params: dict,
-    prompts_PT: jax.Array,
-    prompt_lengths_P: jax.Array,
-    keys_PS: jax.Array,
-    active_PS: jax.Array,
-    *,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    stop_ids: tuple[int, ...],
-    buffer: int,
-    pad_id: int = 0,
-) -> Samples:
-    """Draws S samples of each of P prompts: `prefill`, then `decode` to the end.
-
-    A sample depends on its prompt and its key only: not on its neighbours, on S, on the padding
-    of prompt or buffer, or on the sharding (up to float32 near-ties).
-
-    Args:
-      config: shape of the model.
-      params: decoder parameters.
-      prompts_PT: int32 prompts, padded on the right.
-      prompt_lengths_P: int32 lengths, at least 1.
-      keys_PS: typed keys.
-      active_PS: bool; absent samples cost nothing once all others are done and return length 0.
-      temperature: 0 is greedy.
-      top_p: nucleus mass, 1 for all.
-      max_new_tokens: at most `buffer`; traced.
-      stop_ids: tokens that end a sample.
-      buffer: U, the static size of the output.
-      pad_id: fills unused places.
-
-    Raises:
-      ValueError: if max_new_tokens exceeds the buffer.
-    """
-    if not 0 < max_new_tokens <= buffer:
-        raise ValueError(f"max_new_tokens must be 1 to {buffer} (buffer), got {max_new_tokens}")
-    prefix = prefill(config, params, prompts_PT, prompt_lengths_P)
-    state = begin(config, prompts_PT, prompt_lengths_P, active_PS, buffer=buffer, pad_id=pad_id)
-    state = decode(
-        config, params, prefix, prompt_lengths_P, keys_PS, state,
-        *scalars(max_new_tokens, temperature, top_p), stop_ids=stop_ids, pad_id=pad_id,
-    )  # fmt: skip
-    return samples(state)
 
 
 def scalars(limit: int, temperature: float, top_p: float) -> tuple[jax.Array, ...]:

@@ -9,7 +9,8 @@ from experiments import run as runs
 from experiments import spct
 from experiments.config import build
 from experiments.run import Run
-from grm_jax.sampling.engine import JittedEngine, declared_programs
+from grm_jax.sampling.engine import JittedEngine
+from tests import programs
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def test_the_whole_loop(config, tmp_path, compilation_counter, monkeypatch):
     typed = build(config)
     for section in (typed.rft, typed.grpo, typed.meta_rm, typed.benchmark):
         assert section.draw.max_new_tokens <= typed.sampling.chunk
-        declared |= declared_programs(section.buckets, moves=False)
+        declared |= programs.declared(section.buckets, moves=False)
 
     engines = []
 

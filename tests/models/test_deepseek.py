@@ -17,6 +17,7 @@ from grm_jax.models.config import MLAConfig, YarnConfig
 from grm_jax.models.transformer import KVBlock
 from grm_jax.models.variants import VARIANTS, mla_query_scale
 from grm_jax.sampling import keys, sampler
+from tests import programs
 
 TINY = VARIANTS["tiny_deepseek"]
 LOW_RANK = dataclasses.replace(TINY, mla=dataclasses.replace(TINY.mla, query_rank=10))
@@ -87,9 +88,9 @@ def test_the_cache_holds_one_latent_a_token_and_nothing_else():
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in (block.k_LBKTE, block.v_LBKTE))
     assert held == 27 * (512 + 64) * 2 == 31_104
     cache = jax.eval_shape(
-        lambda last: sampler.start(config, last, jnp.ones((1, 4), bool), 8, 0),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
+        lambda *x: sampler.begin(config, *x, buffer=8, pad_id=0),
+        token, jax.ShapeDtypeStruct((1,), jnp.int32), jax.ShapeDtypeStruct((1, 4), bool),
+    )  # fmt: skip
     assert [x.shape[0] for x in cache.k_JSIPKUE] == [1, 26]  # the dense layer has its own
     assert sum(x.size for x in cache.k_JSIPKUE) * 2 == 4 * 8 * 31_104
     assert sum(x.size for x in cache.v_JSIPKUE) == 0
@@ -176,9 +177,9 @@ def sample(config, params, temperature):
     keys_PS = keys.sample_keys(
         jax.random.key(2), ["a", "b"], np.broadcast_to(np.arange(SAMPLES), (2, SAMPLES))
     )
-    out = sampler.sample(
+    out = programs.sample(
         config, params, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths, jnp.int32), keys_PS,
-        jnp.ones((2, SAMPLES), bool), temperature=temperature, top_p=1.0, max_new_tokens=NEW,
+        jnp.ones((2, SAMPLES), bool), temperature=temperature, limit=NEW,
         stop_ids=STOPS, buffer=NEW,
     )  # fmt: skip
     return prompts, lengths, keys_PS, out
@@ -211,11 +212,11 @@ def test_decode_copies_neither_cache_nor_experts():
     config = dataclasses.replace(TINY, num_layers=8)
     params = transformer.abstract_params(config)
     P, S, buffer = 2, 8, 128
-    state = jax.eval_shape(
-        lambda last: sampler.start(config, last, jnp.ones((P, S), bool), buffer, 0),
-        jax.ShapeDtypeStruct((P,), jnp.int32),
-    )
     row = jax.ShapeDtypeStruct((P, 256), jnp.int32)
+    state = jax.eval_shape(
+        lambda *x: sampler.begin(config, *x, buffer=buffer, pad_id=0),
+        row, jax.ShapeDtypeStruct((P,), jnp.int32), jax.ShapeDtypeStruct((P, S), bool),
+    )  # fmt: skip
     _, prefix = jax.eval_shape(
         lambda p, t: transformer.apply(config, p, t, t, t), params, row
     )

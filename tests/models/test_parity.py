@@ -11,7 +11,8 @@ import pytest
 import tiny_checkpoints as tiny
 from tiny_checkpoints import LENGTH, one_torch_thread, torch  # noqa: F401
 
-from grm_jax.sampling import keys, sampler
+from grm_jax.sampling import keys
+from tests import programs
 
 # With few layers, an embedding that is the output matrix too makes a model repeat its input.
 CHANGES = {
@@ -99,11 +100,11 @@ def test_greedy_tokens_equal_generate(pair):
     lengths = np.array([5, 12, 9, 1])
     prompts = tiny.random_tokens(len(lengths), lengths.max(), seed=2)
     want, logits = their_generation(pair.theirs, prompts, lengths)
-    out = sampler.sample(
+    out = programs.sample(
         pair.config, pair.params, jnp.asarray(prompts, jnp.int32),
         jnp.asarray(lengths, jnp.int32),
         keys.sample_keys(jax.random.key(0), list("abcd"), np.zeros((len(lengths), 1), int)),
-        jnp.ones((len(lengths), 1), bool), temperature=0.0, top_p=1.0, max_new_tokens=NEW,
+        jnp.ones((len(lengths), 1), bool), temperature=0.0, limit=NEW,
         stop_ids=(), buffer=NEW,
     )  # fmt: skip
     got = np.asarray(out.tokens_PSU[:, 0])

@@ -14,6 +14,7 @@ from grm_jax.sampling import keys, sampler
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Bucket, Buckets, Request, WorkUnit, plan_units
+from tests import programs
 
 CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=6)
 BUCKETS = Buckets((16,), (16,), samples=(1, 4), samples_per_unit=8)
@@ -59,7 +60,7 @@ def draw(requests, chunk=None, **wanted):
 
 
 def test_declared_programs_without_moves_are_those_of_the_shapes():
-    found = engine_module.declared_programs(BUCKETS, moves=False)
+    found = programs.declared(BUCKETS, moves=False)
     one, four = Bucket(8, 1, 16, 16), Bucket(2, 4, 16, 16)
     assert found == {
         ("prefill", one._replace(S=0, U=0)), ("begin", one), ("decode", one),
@@ -68,7 +69,7 @@ def test_declared_programs_without_moves_are_those_of_the_shapes():
 
 
 def test_every_move_of_stragglers_is_declared():
-    declared = engine_module.declared_programs(BUCKETS)
+    declared = programs.declared(BUCKETS)
     worker = engine(chunk=1)
     rng = np.random.default_rng(0)
     for bucket in BUCKETS.shapes():
@@ -85,12 +86,12 @@ def test_every_move_of_stragglers_is_declared():
 
 
 def test_programs_are_the_compiled_ones_and_warm_runs_are_quiet(compilation_counter):
-    programs = {
+    kernels = {
         "prefill": sampler.prefill, "begin": sampler.begin, "decode": sampler.decode,
         "compact": engine_module.compact,
     }  # fmt: skip
-    for program in programs.values():
-        program.clear_cache()
+    for kernel in kernels.values():
+        kernel.clear_cache()
     worker = engine(chunk=3)
     units = [
         *plan_units(REQUESTS, BUCKETS, max_new_tokens=LIMIT),
@@ -106,12 +107,12 @@ def test_programs_are_the_compiled_ones_and_warm_runs_are_quiet(compilation_coun
     with compilation_counter() as compiled:
         first = run_all()
     names = [name for name, *_ in worker.programs]
-    for name in programs:
+    for name in kernels:
         assert compiled.count(name) == names.count(name) > 0, name
     assert names.count("prefill") == 1
 
     known = set(worker.programs)
-    assert known <= engine_module.declared_programs(BUCKETS)
+    assert known <= programs.declared(BUCKETS)
     with compilation_counter() as compiled, jax.transfer_guard("disallow"):
         again = run_all()
         run_all(temperature=0.0, max_new_tokens=1)
@@ -238,11 +239,11 @@ def test_the_kernel_agrees_with_the_engine(base):
     r = REQUESTS[1]
     tokens = np.full((2, 16), PAD, np.int32)
     tokens[0, : len(r.prompt.ids)] = r.prompt.ids
-    out = sampler.sample(
+    out = programs.sample(
         CONFIG, PARAMS, jnp.asarray(tokens), jnp.asarray([len(r.prompt.ids), 1], jnp.int32),
         keys.sample_keys(STAGE, ["u1", ""], np.broadcast_to(np.arange(4), (2, 4))),
-        jnp.asarray(np.array([[True] * 4, [False] * 4])), temperature=1.0, top_p=1.0,
-        max_new_tokens=LIMIT, stop_ids=STOPS, buffer=16, pad_id=PAD,
+        jnp.asarray(np.array([[True] * 4, [False] * 4])), temperature=1.0, limit=LIMIT,
+        stop_ids=STOPS, buffer=16, pad_id=PAD,
     )  # fmt: skip
     for s in range(4):
         n = int(out.lengths_PS[0, s])

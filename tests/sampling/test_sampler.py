@@ -10,6 +10,7 @@ import pytest
 from grm_jax.models import heads, transformer
 from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import keys, sampler
+from tests import programs
 
 # The window is shorter than the prompts, so that local layers lose sight of their beginning.
 CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=6)
@@ -47,11 +48,11 @@ def draw(
         tokens_PT[p, : LENGTHS[row]] = PROMPTS[row]
     if active is None:
         active = np.ones((len(rows), len(columns)), bool)
-    out = sampler.sample(
+    out = programs.sample(
         CONFIG, PARAMS, jnp.asarray(tokens_PT),
         jnp.asarray([LENGTHS[row] for row in rows], jnp.int32),
         KEYS_PS[np.array(rows)][:, np.array(columns)], jnp.asarray(active),
-        temperature=temperature, top_p=top_p, max_new_tokens=limit, stop_ids=stops,
+        temperature=temperature, top_p=top_p, limit=limit, stop_ids=stops,
         buffer=buffer, pad_id=PAD,
     )  # fmt: skip
     return sampler.Samples(*(np.asarray(x) for x in out))
@@ -231,9 +232,9 @@ def test_padding_of_the_prompt_is_never_read(base):
     tokens_PT = np.random.default_rng(5).integers(4, VOCAB, (3, T)).astype(np.int32)
     for p, prompt in enumerate(PROMPTS):
         tokens_PT[p, : LENGTHS[p]] = prompt
-    out = sampler.sample(
+    out = programs.sample(
         CONFIG, PARAMS, jnp.asarray(tokens_PT), jnp.asarray(LENGTHS, jnp.int32), KEYS_PS,
-        jnp.ones((3, S), bool), temperature=1.0, top_p=1.0, max_new_tokens=U, stop_ids=STOPS,
+        jnp.ones((3, S), bool), temperature=1.0, limit=U, stop_ids=STOPS,
         buffer=U, pad_id=PAD,
     )  # fmt: skip
     np.testing.assert_array_equal(out.tokens_PSU, base.tokens_PSU)
@@ -268,12 +269,6 @@ def test_one_prefill_program_serves_any_number_of_samples(base, compilation_coun
     assert not out.stopped_PS.any()
     alike = np.arange(U) < base.lengths_PS[:, 1, None]
     np.testing.assert_array_equal(out.tokens_PSU[:, 0][alike], base.tokens_PSU[:, 1][alike])
-
-
-@pytest.mark.parametrize("limit", [0, U + 1])
-def test_a_limit_outside_the_buffer_is_refused(limit):
-    with pytest.raises(ValueError, match=f"max_new_tokens must be 1 to {U}"):
-        draw(limit=limit)
 
 
 def test_limit_temperature_and_top_p_are_traced(base, compilation_counter):

@@ -40,10 +40,11 @@ def decode(config: ModelConfig):
     """Lowers the decode loop: 2 prompts of 256 tokens, 8 samples, 64 new tokens."""
     P, S = 2, 8
     lengths_P = jax.ShapeDtypeStruct((P,), jnp.int32)
-    state = jax.eval_shape(
-        lambda last_P: sampler.start(config, last_P, jnp.ones((P, S), bool), 64, 0), lengths_P
-    )
     row = jax.ShapeDtypeStruct((P, 256), jnp.int32)
+    state = jax.eval_shape(
+        lambda *x: sampler.begin(config, *x, buffer=64, pad_id=0),
+        row, lengths_P, jax.ShapeDtypeStruct((P, S), bool),
+    )  # fmt: skip
     params = transformer.abstract_params(config)
     _, prefix = jax.eval_shape(
         lambda p, t: transformer.apply(config, p, t, t, jnp.ones_like(t)), params, row

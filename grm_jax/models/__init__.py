@@ -1,1 +1,1 @@
-"""What is computed: the decoder, its heads and the published shapes."""
+"""The decoder, its heads, and the published shapes."""

@@ -1,9 +1,9 @@
 """Grouped-query attention over blocks of keys, merged by log-sum-exp.
 
-Keys come in blocks: a shared prefix, a private suffix, the own tokens. Each block contributes an
-unnormalised output with its running maximum and normaliser (the online softmax), and the blocks
-are merged at the end. The same code therefore serves training (one block), prefill and decode
-(three blocks), and nothing ever concatenates a cache.
+Keys come in blocks: a shared prefix, a private suffix, the tokens of the queries. Each block
+contributes an unnormalised output with its running maximum and normaliser (the online softmax), and
+the blocks are merged at the end. The same code therefore serves training (one block), prefill and
+decode (three blocks), and nothing ever concatenates a cache.
 
 Letters: B batch, T query tokens, S keys, K key/value heads, G query heads per key/value head,
 E head width.
@@ -63,7 +63,7 @@ def rope_frequencies(width: int, theta: float, yarn: YarnConfig | None) -> Rotat
         return Rotations(frequencies.astype(np.float32), 1.0)
 
     def index(turns):
-        """Where, as a fractional i, a frequency turns so often in the trained length."""
+        """The fractional i of the frequency that turns so often in the trained length."""
         return half * math.log(yarn.original_length / (turns * 2 * math.pi)) / math.log(theta)
 
     low = max(math.floor(index(yarn.beta_fast)), 0)
@@ -79,9 +79,7 @@ def rope(x_BTHE: jax.Array, positions_BT: jax.Array, rotations: Rotations) -> ja
     half = x_BTHE.shape[-1] // 2
     frequencies = jnp.asarray(rotations.frequencies)[None, None, None, :]
     angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies
-    sin, cos = (
-        (rotations.factor * f(angles)).astype(x_BTHE.dtype) for f in (jnp.sin, jnp.cos)
-    )
+    sin, cos = ((rotations.factor * f(angles)).astype(x_BTHE.dtype) for f in (jnp.sin, jnp.cos))
     first, second = x_BTHE[..., :half], x_BTHE[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 

@@ -82,19 +82,18 @@ def tiled(
 ) -> jax.Array:
     """Causal attention of a single block to itself by plain operations, in tiles of queries.
 
-    A tile meets the keys from the first that its window reaches to its own last one, and not the
-    rest of the row, which the reference computes and masks. Arguments and result are those of
-    `attention.attend`, of one block.
+    A tile meets only the keys from the start of its window to its last query; the reference
+    computes and masks the whole row. Arguments and result are those of `attention.attend`.
     """
-    (own,) = blocks
+    (block,) = blocks
     length = q_BTHE.shape[1]
     tile = max(_SHORTEST_TILE, -(-length // _TILES))
     parts = []
     for start in range(0, length, tile):
         here = slice(start, start + tile)
         seen = slice(0 if window is None else max(0, start - window + 1), start + tile)
-        keys = Keys(own.k_BKSE[:, :, seen], own.v_BKSE[:, :, seen], own.positions_BS[:, seen],
-                    own.segment_ids_BS[:, seen])  # fmt: skip
+        keys = Keys(block.k_BKSE[:, :, seen], block.v_BKSE[:, :, seen], block.positions_BS[:, seen],
+                    block.segment_ids_BS[:, seen])  # fmt: skip
         parts.append(
             attention.attend(
                 q_BTHE[:, here], (keys,), positions_BT[:, here], segment_ids_BT[:, here],
@@ -104,9 +103,9 @@ def tiled(
     return jnp.concatenate(parts, axis=1)
 
 
-def _problem(q_BTHE, own: Keys, rules: Rules) -> str:
-    """Why splash attention cannot compute these shapes; empty if it can."""
-    widths = {"queries": q_BTHE.shape[-1], "values": own.v_BKSE.shape[-1]}
+def _problem(q_BTHE, block: Keys, rules: Rules) -> str:
+    """The reason why splash attention cannot compute these shapes; empty if it can."""
+    widths = {"queries": q_BTHE.shape[-1], "values": block.v_BKSE.shape[-1]}
     for name, width in widths.items():
         if width % _LANES:
             return f"heads of {name} are {width} wide, and it needs multiples of {_LANES}"
@@ -133,22 +132,12 @@ def splash(
 ) -> jax.Array:
     """Causal attention of a single block to itself by the Pallas kernel of jax for TPU.
 
-    Args:
-      q_BTHE: rotated queries.
-      blocks: the own keys and values.
-      positions_BT: not read; see the head of this file.
-      segment_ids_BT: int32; 0 marks padding, whose output is zero.
-      scale: factor on q.k, before the cap.
-      cap: soft cap on the scaled logits, or None.
-      window: width of the sliding window, or None.
-      rules: of logical axes.
-      interpret: compute with plain operations, on any platform.
-
-    Returns:
-      [B, T, H, E] in the dtype of the values.
+    Arguments and result are those of `attention.attend`, but positions are not read (see the head
+    of this file). `rules` are those of logical axes; `interpret` computes with plain operations, on
+    any platform.
     """
     del positions_BT
-    (own,) = blocks
+    (block,) = blocks
     length = q_BTHE.shape[1]
     padding = -length % _LANES
     rows = ((0, 0), (0, padding))
@@ -156,7 +145,7 @@ def splash(
     q_BHTE = jnp.swapaxes((q_BTHE.astype(jnp.float32) * scale).astype(q_BTHE.dtype), 1, 2)
     q_BHTE, k_BKTE, v_BKTE = (
         jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
-        for x in (q_BHTE, own.k_BKSE, own.v_BKSE)
+        for x in (q_BHTE, block.k_BKSE, block.v_BKSE)
     )
     segments_BT = jnp.pad(segment_ids_BT, rows)
 
@@ -178,7 +167,7 @@ def splash(
     out_BHTE = on_device(q_BHTE, k_BKTE, v_BKTE, segments_BT)
     out_BTHE = jnp.swapaxes(out_BHTE, 1, 2)[:, :length]
     # Padding sees padding in the kernel.
-    return jnp.where((segment_ids_BT > 0)[:, :, None, None], out_BTHE, 0).astype(own.v_BKSE.dtype)
+    return jnp.where((segment_ids_BT > 0)[:, :, None, None], out_BTHE, 0).astype(block.v_BKSE.dtype)
 
 
 def _kernel(num_heads: int, length: int, cap: float | None, window: int | None, interpret: bool):
@@ -190,10 +179,10 @@ def _kernel(num_heads: int, length: int, cap: float | None, window: int | None, 
     mask = masks.CausalMask(shape) if window is None else (
         masks.LocalMask(shape, window_size=(window - 1, 0), offset=0)
     )  # fmt: skip
-    block = next(size for size in _BLOCKS if length % size == 0)
+    size = next(size for size in _BLOCKS if length % size == 0)
     sizes = kernels.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block,
-        block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
+        block_q=size, block_kv=size, block_kv_compute=size, block_q_dkv=size,
+        block_kv_dkv=size, block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
     )  # fmt: skip
     kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * num_heads), block_sizes=sizes, head_shards=1, q_seq_shards=1,

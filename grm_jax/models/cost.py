@@ -1,4 +1,4 @@
-"""What a model costs, by arithmetic on its shape: parameters, FLOPs and bytes. Python numbers only.
+"""The cost of a model by arithmetic on its shape: parameters, FLOPs and bytes, as Python numbers.
 
 FLOPs are those of matrix products, 2 for a multiply and add: projections, feed-forward layers, the
 router, chosen experts, the output layer, and q.k and weights.v of exactly the (query, key) pairs
@@ -44,19 +44,15 @@ def _attention_matrices(config: ModelConfig) -> int:
     return queries + latents + expansion + c.num_heads * mla.value_dim * c.embed_dim
 
 
-def _expert_matrices(config: ModelConfig, experts: float) -> float:
-    """Entries of the router, the shared experts and this many routed ones of a layer."""
-    moe = config.moe
-    widths = 3 * (experts * moe.expert_dim + moe.shared_dim)
-    return config.embed_dim * (moe.num_experts + widths)
-
-
 def _layer_matrices(config: ModelConfig, experts: float) -> float:
     """Matrix entries of all layers, counting this many routed experts in each."""
-    dense, sparse = _depths(config)
+    moe, (dense, sparse) = config.moe, _depths(config)
     total = config.num_layers * _attention_matrices(config)
     total += dense * 3 * config.embed_dim * config.ffn_dim
-    return total + (sparse * _expert_matrices(config, experts) if sparse else 0)
+    if sparse:
+        widths = moe.num_experts + 3 * (experts * moe.expert_dim + moe.shared_dim)
+        total += sparse * config.embed_dim * widths
+    return total
 
 
 def _vectors(config: ModelConfig) -> int:
@@ -77,7 +73,7 @@ def num_params(config: ModelConfig) -> int:
 
 
 def num_active_params(config: ModelConfig) -> int:
-    """Parameters less those of the experts that a token does not go to; tables are whole."""
+    """Parameters without the experts that a token does not go to; tables are counted whole."""
     if config.moe is None:
         return num_params(config)
     unused = config.moe.num_experts - config.moe.experts_per_token
@@ -190,8 +186,8 @@ def expected_experts(num_experts: int, experts_per_token: int, tokens: int) -> f
 def weight_bytes(config: ModelConfig, tokens: int, *, output: bool = True) -> int:
     """Bytes of the weights that a pass over so many tokens reads.
 
-    Of experts the expected number of distinct ones, of the embedding the looked-up rows, or the
-    whole where the output layer reads it anyway.
+    Experts count with the expected number of distinct ones, the embedding with the looked-up rows,
+    or whole where the output layer reads it anyway.
 
     Args:
       config: shape of the model.
@@ -249,7 +245,7 @@ def _cache_bytes_per_layer(config: ModelConfig) -> int:
 
 
 class DecodeCost(NamedTuple):
-    """What decode steps need. Bytes but for the last.
+    """The needs of decode steps: bytes, and FLOPs.
 
     Attributes:
       weights: of the model, once a step.
@@ -280,7 +276,7 @@ def sample_flops(config: ModelConfig, prompt_length: int, new: int) -> int:
 def decode_cost(
     config: ModelConfig, *, prompts: int, samples: int, prompt_length: int, new: int
 ) -> DecodeCost:
-    """What it takes to draw `new` tokens of each sample from prefilled prompts, in `new` steps.
+    """The cost of drawing `new` tokens of each sample from prefilled prompts, in `new` steps.
 
     The cache of a prompt holds all but its last token, which the first step feeds, as in
     `sampling.sampler`. Local layers need only what their window holds. Nothing stops early.

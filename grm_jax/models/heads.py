@@ -1,4 +1,4 @@
-"""What is read off the hidden states: token log-probs and scalar rewards.
+"""Heads on the hidden states: token log-probs and scalar rewards.
 
 Letters: B batch, T tokens, D width, V vocabulary.
 """
@@ -90,7 +90,7 @@ def scalar_init(config: ModelConfig, key: jax.Array) -> dict:
     """Parameters of a linear head without bias: {"kernel": [D]}; float32 if adapters are."""
     scale = config.embed_dim**-0.5
     kernel_D = scale * jax.random.normal(key, (config.embed_dim,), jnp.float32)
-    # Beside adapters it is trained too, and param_dtype is that of a frozen base.
+    # It is trained together with adapters, and param_dtype is the type of a frozen base.
     dtype = config.compute.param_dtype if config.lora is None else jnp.float32
     return {"kernel": kernel_D.astype(dtype)}
 

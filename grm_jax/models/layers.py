@@ -27,7 +27,7 @@ def parameter(module, name, scale, *, dtype=None, param_dtype=None, **sizes):
     """A parameter of normal distribution, or of zeros, in the activation type.
 
     Args:
-      module: whose it is.
+      module: owner of the parameter.
       name: its name there.
       scale: standard deviation; 0 for zeros.
       dtype: type in which it is used, if that is not the activation type.
@@ -166,9 +166,9 @@ class Attention(nn.Module):
         rotations = attention.rope_frequencies(c.head_dim, c.rope_theta, c.yarn)
         q_BTHE = attention.rope(q_BTHE, positions_BT, rotations)
         k_BKTE = jnp.swapaxes(attention.rope(k_BTKE, positions_BT, rotations), 1, 2)
-        own = attention.Keys(k_BKTE, v_BKTE, positions_BT, segment_ids_BT)
+        block = attention.Keys(k_BKTE, v_BKTE, positions_BT, segment_ids_BT)
         out_BTHE = attention_kernels.attend(
-            q_BTHE, (*past, own), positions_BT, segment_ids_BT,
+            q_BTHE, (*past, block), positions_BT, segment_ids_BT,
             kernel=c.compute.attention_kernel, rules=c.compute.rules,
             chunk=c.compute.attention_chunk, scale=c.query_scale, cap=c.attn_softcap,
             window=self.window,
@@ -232,9 +232,9 @@ class LatentAttention(nn.Module):
             shared_BHTE = jnp.broadcast_to(
                 jnp.swapaxes(key_BT1E, 1, 2), (*k_BHTN.shape[:3], mla.rope_dim)
             )
-            own = attention.Keys(jnp.concatenate([k_BHTN, shared_BHTE], -1), v_BHTM, *marks)
+            block = attention.Keys(jnp.concatenate([k_BHTN, shared_BHTE], -1), v_BHTM, *marks)
             q_BTHE = jnp.concatenate([q_BTHE[..., :N], rotated_BTHE], -1)
-            out_BTHM = attention.attend(q_BTHE, (own,), *marks, **options)
+            out_BTHM = attention.attend(q_BTHE, (block,), *marks, **options)
         with jax.named_scope("attention_out"):
             out_BTD = contract("bthm,hmd->btd", out_BTHM, o_HMD)
         out_BTD = constrain(self, out_BTD, "batch", None, None)

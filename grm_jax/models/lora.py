@@ -1,11 +1,11 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): beside a frozen base, apart from it, merged into it.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) of a frozen base: split, joined, and merged.
 
 A model with `config.lora` has two float32 parameters, A and B, next to each adapted kernel of its
 tree. `split` takes the tree apart into the base, as a model without adapters has it, and the
 adapters, which alone are trained; `join` puts it together again without copying an array. So policy
 and reference share one base: the reference is the base under `strip(config)`.
 
-Adapters exist while a stage trains. What it leaves is `merge`d, an ordinary model.
+Adapters exist while a stage trains. At its end they are `merge`d into an ordinary model.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from grm_jax.models import transformer
 from grm_jax.models.config import ModelConfig
@@ -27,15 +28,9 @@ def strip(config: ModelConfig) -> ModelConfig:
 def split(params: dict) -> tuple[dict, dict]:
     """The base and the adapters, each at its places in the tree; {} where there are none."""
     base, adapters = {}, {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            parts = split(value)
-        else:
-            parts = ({}, value) if name.endswith((LORA_A, LORA_B)) else (value, {})
-        for part, side in zip(parts, (base, adapters), strict=True):
-            if not (isinstance(part, dict) and not part):
-                side[name] = part
-    return base, adapters
+    for path, leaf in flatten_dict(params).items():
+        (adapters if path[-1].endswith((LORA_A, LORA_B)) else base)[path] = leaf
+    return unflatten_dict(base), unflatten_dict(adapters)
 
 
 def join(base: dict, adapters: dict) -> dict:
@@ -46,27 +41,23 @@ def join(base: dict, adapters: dict) -> dict:
     """
     if not base or not adapters:
         return base or adapters
-    joined = {**base, **adapters}
-    for name in base:
-        if name not in adapters:
-            continue
-        if not (isinstance(base[name], dict) and isinstance(adapters[name], dict)):
-            raise ValueError(f"lora.join: {name} is in both trees")
-        joined[name] = join(base[name], adapters[name])
-    return joined
+    leaves, others = flatten_dict(base), flatten_dict(adapters)
+    if common := sorted(leaves.keys() & others.keys()):
+        raise ValueError(f"lora.join: {'/'.join(common[0])} is in both trees")
+    return unflatten_dict(leaves | others)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_adapters(config: ModelConfig, key: jax.Array) -> dict:
     """Fresh adapters, which change nothing yet, for a base that came from elsewhere."""
-    # Compiled, so that the random base beside them is never made.
+    # Compiled, so that the random base next to them is never made.
     return split(transformer.init(config, key))[1]
 
 
 def start(
     config: ModelConfig, params: dict, key: jax.Array, mesh: jax.sharding.Mesh
 ) -> tuple[dict, dict]:
-    """What a stage that starts from `params` keeps frozen, and what it trains.
+    """The frozen and the trained parameters of a stage that starts from `params`.
 
     Returns:
       (params, fresh adapters on the mesh); without `config.lora` ({}, params).
@@ -88,25 +79,21 @@ def merge(config: ModelConfig, params: dict) -> dict:
     """
     if config.lora is None:
         return params
-    merged = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            merged[name] = merge(config, value)
-        elif name + LORA_A in params:
-            a, b = params[name + LORA_A], params[name + LORA_B]
-            merged[name] = _add_product(value, a, b, config.lora.scale)
-        elif not name.endswith((LORA_A, LORA_B)):
-            merged[name] = value
-    return merged
+    leaves, merged = flatten_dict(params), {}
+    for (*path, name), leaf in leaves.items():
+        a, b = (leaves.get((*path, name + suffix)) for suffix in (LORA_A, LORA_B))
+        if not name.endswith((LORA_A, LORA_B)):
+            merged[*path, name] = leaf if a is None else _add_product(leaf, a, b, config.lora.scale)
+    return unflatten_dict(merged)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _add_product(weight, a, b, scale):
-    """All kernels lead with their layers, and one layer at a time is there in float32."""
+    """Kernels lead with their layers; only one layer at a time is held in float32."""
 
-    def one(layer):
+    def merge_layer(layer):
         weight, a, b = layer
         product = jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
         return (weight.astype(jnp.float32) + scale * product).astype(weight.dtype)
 
-    return jax.lax.map(one, (weight, a, b))
+    return jax.lax.map(merge_layer, (weight, a, b))

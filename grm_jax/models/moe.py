@@ -83,8 +83,8 @@ def _block_experts_bwd(activation, args, grad_ZWD):
 
     def step(z, grads):
         x_grad, *weight_grads = grads
-        own = (w[owner_Z[z]] for w in weights)
-        _, pull = jax.vjp(functools.partial(_expert, activation), x_ZWD[z], *own)
+        own_weights = (w[owner_Z[z]] for w in weights)
+        _, pull = jax.vjp(functools.partial(_expert, activation), x_ZWD[z], *own_weights)
         x_part, *parts = pull(grad_ZWD[z])
         added = (g.at[owner_Z[z]].add(p.astype(g.dtype))
                  for g, p in zip(weight_grads, parts, strict=True))  # fmt: skip
@@ -190,7 +190,7 @@ def _local_experts(activation, path, x_ND, ids_NA, weights_NA, *weights):
 def _all_experts(activation, path, rules, x_ND, ids_NA, weights_NA, *weights):
     """`_local_experts` on each device of the mesh, with the experts that the device keeps.
 
-    Devices that share out experts see the tokens of all of them, work on those of their own
+    Devices that share out experts see the tokens of all of them, compute those of their own
     experts, and add up: every token reaches its experts however uneven the choice is.
     """
     local = functools.partial(_local_experts, activation, path)
@@ -203,15 +203,16 @@ def _all_experts(activation, path, rules, x_ND, ids_NA, weights_NA, *weights):
     gathered = tuple(axis for axis in parts if axis in batch)
     summed = (*widths, *(axis for axis in parts if axis not in batch))
 
-    def on_device(x_nD, ids_nA, weights_nA, *own):
+    def on_device(x_nD, ids_nA, weights_nA, *experts):
         tokens = (x_nD, ids_nA, weights_nA)
         if gathered:
             tokens = (jax.lax.all_gather(x, gathered, tiled=True) for x in tokens)
         x_ND, ids_NA, weights_NA = tokens
         if parts:
-            ids_NA = ids_NA - jax.lax.axis_index(parts) * len(own[0])
-            ids_NA = jnp.where((ids_NA >= 0) & (ids_NA < len(own[0])), ids_NA, len(own[0]))
-        out = local(x_ND, ids_NA, weights_NA, *own)
+            ids_NA = ids_NA - jax.lax.axis_index(parts) * len(experts[0])
+            here_NA = (ids_NA >= 0) & (ids_NA < len(experts[0]))
+            ids_NA = jnp.where(here_NA, ids_NA, len(experts[0]))
+        out = local(x_ND, ids_NA, weights_NA, *experts)
         out = jax.lax.psum(out, summed) if summed else out
         out = jax.lax.psum_scatter(out, gathered, tiled=True) if gathered else out
         return out.astype(x_nD.dtype)

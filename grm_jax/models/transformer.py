@@ -1,7 +1,7 @@
 """The decoder, Gemma-2 or DeepSeek: one apply for training, log-probs, prefill and decode.
 
 Past keys and values are explicit, read-only arguments. The caller owns the cache: it writes the
-returned block of the own tokens wherever it wants, outside of any vmap.
+returned block of the new tokens to a place of its choice, outside of any vmap.
 
 Letters: B batch, T tokens, D width, H query heads, K key/value heads, E head width, F
 feed-forward width, L layers, V vocabulary.
@@ -27,7 +27,7 @@ from grm_jax.models.layers import (
 from grm_jax.models.moe import Experts
 from grm_jax.parallel import sharding
 
-# What is kept for the backward pass. Products without a batch axis are those with weights.
+# Arrays kept for the backward pass. Products without a batch axis are products with weights.
 _REMAT_POLICIES = {
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -125,8 +125,8 @@ class Transformer(nn.Module):
                 length=last - first,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(c, dense, name=name)
-            # Cut before it is reshaped, so that XLA sees a cut through a concatenation of stacks,
-            # as the sampler's cache is one, and copies nothing.
+            # Cut before the reshape: XLA then sees a cut through a concatenation of stacks, which
+            # the sampler's cache is, and copies nothing.
             own_past = [[x[first * size : last * size] for x in block] for block in past_kv]
             own_past = jax.tree.map(
                 lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), own_past
@@ -142,8 +142,8 @@ class Transformer(nn.Module):
 
 
 def _boxed_init(config: ModelConfig, key: jax.Array):
-    one = jnp.zeros((1, 1), jnp.int32)
-    return Transformer(config).init(key, one, one, one)["params"]
+    token = jnp.zeros((1, 1), jnp.int32)
+    return Transformer(config).init(key, token, token, token)["params"]
 
 
 def init(config: ModelConfig, key: jax.Array) -> dict:
@@ -174,21 +174,22 @@ def param_shardings(config: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
 
 
 def frozen_dtypes(config: ModelConfig) -> dict:
-    """Types that parameters can have without a bit of difference where they are not trained.
+    """Types of parameters that are not trained, with results that are equal bit for bit.
 
-    Kernels and tables are cast to the type of the activations wherever they are used, so they may
-    be cast once, which halves what a rollout or a reference reads of float32 parameters. Scales of
-    norms and routers are used in float32 and keep their type.
+    Kernels and tables are cast to the type of the activations wherever they are used. Casting them
+    once instead halves the bytes of float32 parameters that a rollout or a reference reads. Scales
+    of norms and routers are used in float32 and keep their type.
     """
-    def one(path, leaf):
+
+    def dtype_of(path, leaf):
         kept = path[-1].key in ("scale", "router", "router_bias")
         return leaf.dtype if kept else jnp.dtype(config.compute.dtype)
 
-    return jax.tree.map_with_path(one, abstract_params(config))
+    return jax.tree.map_with_path(dtype_of, abstract_params(config))
 
 
 def constrain_params(config: ModelConfig, tree: dict) -> dict:
-    """Fixes how parameters, or what has their shapes, are split; the identity without a mesh.
+    """Fixes how parameters, or gradients, are split over a mesh; the identity without one.
 
     Args:
       config: shape of the model.
@@ -229,10 +230,10 @@ def apply(
       past: read-only blocks of earlier tokens; never written here.
 
     Returns:
-      hidden_BTD after the final norm, in `config.compute.dtype`, and the block of the own tokens.
+      hidden_BTD after the final norm, in `config.compute.dtype`, and the block of these tokens.
     """
     if config.compute.param_dtype != config.compute.dtype:
-        # Before they are gathered from other devices, which then takes half of the traffic.
+        # Cast before parameters are gathered from other devices, which halves the traffic.
         dtypes = frozen_dtypes(config)
         cast = jax.tree.map(lambda x, dtype: x.astype(dtype), params, dtypes)
         params = constrain_params(config, cast)

@@ -4,8 +4,8 @@
     hub.save(new_folder, config, params, head=head, source=folder)
 
 Loading compares names, types and shapes of all tensors before it reads any, then moves one tensor
-after the other to where it belongs: beside the parameters, memory holds about one tensor. Saving is
-the way back, bit for bit. Gemma-2, DeepSeek-V2 and DeepSeek-V3, as language models and as reward
+after the other to where it belongs: besides the parameters, memory holds about one tensor. Saving
+is the way back, bit for bit. Gemma-2, DeepSeek-V2 and DeepSeek-V3, as language models and as reward
 models.
 """
 

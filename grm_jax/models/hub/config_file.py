@@ -22,16 +22,16 @@ ARCHITECTURES = {
 DTYPES = ("float32", "bfloat16")
 STORED_DTYPES = (*DTYPES, "float16")
 _MOST_BLOCKS = 200_000  # layers times experts; DeepSeek-V3 has 15,000
-# Counts of layers after the last one, which predict further tokens (V3): no part of the model.
+# Counts of layers after the last one, which predict further tokens (V3); the model has none.
 LATER_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")
 
 
 def read_raw(folder: str | os.PathLike) -> dict:
-    """config.json as it is.
+    """The fields of config.json.
 
     Raises:
       FileNotFoundError: without such a file.
-      ValueError: for one that is not a JSON object.
+      ValueError: for a file that is not a JSON object.
     """
     return read_json(pathlib.Path(folder).expanduser() / CONFIG)
 
@@ -40,21 +40,20 @@ def architecture(folder: str | os.PathLike) -> str:
     """The one architecture that config.json names.
 
     Raises:
-      ValueError: for one outside `ARCHITECTURES`.
+      ValueError: for an architecture outside `ARCHITECTURES`.
     """
-    found = read_raw(folder).get("architectures")
-    if found not in [[name] for name in ARCHITECTURES]:
+    names = read_raw(folder).get("architectures")
+    if names not in [[name] for name in ARCHITECTURES]:
         place = f"{pathlib.Path(folder) / CONFIG}: architectures"
-        raise mismatch(place, f"one of {', '.join(ARCHITECTURES)}", found)
-    return found[0]
+        raise mismatch(place, f"one of {', '.join(ARCHITECTURES)}", names)
+    return names[0]
 
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
-    """The shape of the model of a folder; `dtype` and `param_dtype` are those of its weights.
+    """The shape of the model of a folder; `dtype` and `param_dtype` are the type of its weights.
 
-    In place of float16 they are float32, which holds every value of it.
-    Layers that predict further tokens (`num_nextn_predict_layers` of DeepSeek-V3) are no part of
-    it.
+    In place of float16 they are float32, which holds each of its values. Layers that predict
+    further tokens (`num_nextn_predict_layers` of DeepSeek-V3) are left out.
 
     Raises:
       FileNotFoundError: without config.json.
@@ -67,8 +66,8 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
         raise fields.fail("id2label", "one label", fields.get("id2label", "nothing, so two"))
     dtype = fields.get("dtype", fields.get("torch_dtype", "float32"))
     if dtype not in STORED_DTYPES or fields.get("torch_dtype", dtype) != dtype:
-        found = {key: raw[key] for key in ("dtype", "torch_dtype") if key in raw}
-        raise fields.fail("dtype", " or ".join(STORED_DTYPES), found)
+        given = {key: raw[key] for key in ("dtype", "torch_dtype") if key in raw}
+        raise fields.fail("dtype", " or ".join(STORED_DTYPES), given)
     dtype = "float32" if dtype == "float16" else dtype
     try:
         config = ARCHITECTURES[name].read(fields, Compute(dtype, dtype))
@@ -85,7 +84,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
 
 
 def write_config(config: ModelConfig, *, head: bool = False, **fields) -> dict:
-    """What config.json says of a model.
+    """The config.json of a model.
 
     Args:
       config: shape of the model.
@@ -96,14 +95,14 @@ def write_config(config: ModelConfig, *, head: bool = False, **fields) -> dict:
       ValueError: for a shape that none of the architectures has, naming the field.
     """
     family = families.of(config)
-    own = family.write(config)
+    table = family.write(config)
     # A family has the shapes that read back as they were written; adapters are merged before.
-    check_equal("model", family.read(Fields(CONFIG, own), config.compute), config)
+    check_equal("model", family.read(Fields(CONFIG, table), config.compute), config)
     written = {
         "architectures": [family.architecture + CAUSAL],
         "model_type": family.model_type,
         "torch_dtype": config.compute.param_dtype,
-        **own,
+        **table,
         **fields,
     }
     return with_head(written, head)
@@ -137,5 +136,3 @@ def with_head(raw: dict, reward: bool) -> dict:
         return raw | {"architectures": [family + REWARD], **labels}
     kept = {key: value for key, value in raw.items() if key not in ("id2label", "label2id")}
     return kept | {"architectures": [family + CAUSAL]}
-
-

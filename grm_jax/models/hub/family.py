@@ -2,10 +2,10 @@
 
 Each row of a table pairs a field of config.json with one of `ModelConfig`. Rows are read to make a
 config and written to make a config.json, so the two cannot drift apart. A setting that changes what
-a model computes and that the decoder does not follow is refused by name. What only training or the
-reading library uses has no row and passes unread.
+a model computes and that the decoder does not follow is refused by name. Settings for training, or
+for the library that reads the file, have no row and pass unread.
 
-Both generations of files are read: `rope_theta` beside `rope_scaling`, or both in
+Both generations of files are read: `rope_theta` next to `rope_scaling`, or both in
 `rope_parameters`.
 """
 
@@ -20,7 +20,7 @@ _MOST = 10**7  # of anything that is counted
 
 
 class Fields:
-    """A section of a JSON file whose complaints name file, field, expected and found."""
+    """A section of a JSON file; its errors name file, field, expected and found."""
 
     def __init__(self, where: str, raw: dict):
         self.where, self.raw = where, raw
@@ -226,14 +226,14 @@ class Family(NamedTuple):
         Raises:
           ValueError: naming file and field, for what the decoder does not compute.
         """
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for row in self.table:
             value = row.codec.read(fields, row.theirs)
             if row.ours:
                 record, _, name = row.ours.rpartition(".")
-                (found.setdefault(record, {}) if record else found)[name] = value
-        found |= {name: RECORDS[name](**x) for name, x in found.items() if isinstance(x, dict)}
-        return self.make(**found, compute=compute)
+                (values.setdefault(record, {}) if record else values)[name] = value
+        values |= {name: RECORDS[name](**x) for name, x in values.items() if isinstance(x, dict)}
+        return self.make(**values, compute=compute)
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """The config.json of a shape, which is the family's if it reads back as it was.

@@ -19,7 +19,7 @@ Path = tuple[str, ...]
 
 
 class Place(NamedTuple):
-    """What a stored tensor, or a part of it, is to us.
+    """A slice of one of our leaves that is a stored tensor, or a part of it.
 
     Attributes:
       path: keys of the leaf.
@@ -52,34 +52,30 @@ class Leaf(NamedTuple):
     dtype: str | None
 
 
-HEAD = ("head", "kernel")  # beside the decoder, not a leaf of its tree
+HEAD = ("head", "kernel")  # next to the decoder, not a leaf of its tree
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SCORE = "score.weight"
 
 
 def leaves(tensors: Iterable[Tensor]) -> dict[Path, Leaf]:
     """The leaves that the tensors fill, by path."""
-    found: dict[Path, Leaf] = {}
+    by_path: dict[Path, Leaf] = {}
     for tensor in tensors:
         # A single byte with strides of zero stands for the tensor; its views have their shapes.
         stand_in = np.broadcast_to(np.int8(0), tensor.shape)
         for place in tensor.places:
             counts = tuple(i + 1 for i in place.index)
-            if place.path in found:
-                before = found[place.path].shape[: len(counts)]
+            if place.path in by_path:
+                before = by_path[place.path].shape[: len(counts)]
                 counts = tuple(max(pair) for pair in zip(counts, before, strict=True))
             shape = counts + place.view(stand_in).shape
-            found[place.path] = Leaf(shape, len(counts), place.dtype)
-    return found
+            by_path[place.path] = Leaf(shape, len(counts), place.dtype)
+    return by_path
 
 
-def one(name, shape, path, index=(), view=None, **place) -> Tensor:
-    """A tensor with a single place, as it is if there is no view."""
-    return Tensor(name, shape, (Place(path, index, view or _same, **place),))
-
-
-def _same(x):
-    return x
+def single(name, shape, path, index=(), view=None, **place) -> Tensor:
+    """A tensor with a single place; without a view it is stored as we have it."""
+    return Tensor(name, shape, (Place(path, index, view or (lambda x: x), **place),))
 
 
 def row(x_1D):
@@ -112,8 +108,8 @@ def attention(config: ModelConfig, name, root, index) -> Iterator[Tensor]:
     for leaf, count in (("q", config.num_heads), ("k", config.num_kv_heads),
                         ("v", config.num_kv_heads)):  # fmt: skip
         shape = (count * config.head_dim, width)
-        yield one(f"{name}{leaf}_proj.weight", shape, (*root, leaf), index, heads_out(count))
-    yield one(f"{name}o_proj.weight", (width, config.num_heads * config.head_dim),
+        yield single(f"{name}{leaf}_proj.weight", shape, (*root, leaf), index, heads_out(count))
+    yield single(f"{name}o_proj.weight", (width, config.num_heads * config.head_dim),
               (*root, "o"), index, heads_in(config.num_heads))  # fmt: skip
 
 
@@ -121,17 +117,17 @@ def gated(config: ModelConfig, name, root, index, hidden) -> Iterator[Tensor]:
     """A gated feed-forward layer."""
     for leaf in ("gate", "up", "down"):
         shape = (hidden, config.embed_dim)
-        yield one(f"{name}{leaf}_proj.weight", shape[::-1] if leaf == "down" else shape,
+        yield single(f"{name}{leaf}_proj.weight", shape[::-1] if leaf == "down" else shape,
                   (*root, leaf), index, transpose)  # fmt: skip
 
 
 def experts(config: ModelConfig, name, root, index) -> Iterator[Tensor]:
     """The router, routed experts and shared ones."""
     moe = config.moe
-    yield one(f"{name}gate.weight", (moe.num_experts, config.embed_dim), (*root, "router"),
+    yield single(f"{name}gate.weight", (moe.num_experts, config.embed_dim), (*root, "router"),
               index, transpose)  # fmt: skip
     if moe.selection_bias:
-        yield one(f"{name}gate.e_score_correction_bias", (moe.num_experts,),
+        yield single(f"{name}gate.e_score_correction_bias", (moe.num_experts,),
                   (*root, "router_bias"), index, dtype="float32")  # fmt: skip
     for expert in range(moe.num_experts):
         place = f"{name}experts.{expert}.", root, (*index, expert)

@@ -10,6 +10,7 @@ import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from grm_jax.files import mismatch, read_json
 from grm_jax.models.config import ModelConfig
@@ -19,7 +20,7 @@ from grm_jax.models.hub.tensor_files import INDEX, SINGLE, Stored
 
 
 class Checkpoint(NamedTuple):
-    """What a folder holds.
+    """The model in a folder.
 
     Attributes:
       config: shape of the model.
@@ -44,15 +45,15 @@ def load(
       folder: config.json and the files. Weights that are not finite are counted in a warning.
       shardings: a `Sharding` for each leaf of the parameters; the head goes where the final norm
         does. None puts all on the default device.
-      param_dtype: type of the parameters; None for the one that config.json names, to which
+      param_dtype: type of the parameters; None for the type that config.json names, to which
         weights of a wider type are not rounded.
 
     Raises:
       FileNotFoundError: for a missing file, naming it.
       ValueError: before any tensor is read, for a config that is not computed here, a damaged
         file, and for tensors that are missing, unknown, doubled, of another shape or of a wider
-        type; the message lists all names with what was expected and found. Also for an output
-        matrix that differs from the embedding to which config.json ties it.
+        type; the message lists every name with the expected and the found tensor. Also for an
+        output matrix that differs from the embedding to which config.json ties it.
     """
     folder = pathlib.Path(folder).expanduser()
     config = config_file.read_config(folder)
@@ -61,15 +62,16 @@ def load(
     leaves = names.leaves(tensors)
     dtype = param_dtype or config.compute.param_dtype
     dtypes = {path: jnp.dtype(leaf.dtype or dtype) for path, leaf in leaves.items()}
+    shardings = shardings and flatten_dict(shardings)
     boxes = _boxes(leaves, shardings)
 
-    found, astray = _headers(folder)
-    _skip_later_layers(found, config.num_layers, folder)
-    tied = LM_HEAD in found and config.tied_embeddings
+    headers, astray = _headers(folder)
+    _skip_later_layers(headers, config.num_layers, folder)
+    tied = LM_HEAD in headers and config.tied_embeddings
     extra = [Tensor(LM_HEAD, (config.vocab_size, config.embed_dim), ())] if tied else []
     narrow = None if param_dtype else dtypes
-    _check([*tensors, *extra], found, astray, narrow, folder)
-    stored = {name: places[0] for name, places in found.items()}
+    _check([*tensors, *extra], headers, astray, narrow, folder)
+    stored = {name: places[0] for name, places in headers.items()}
     if tied:
         _check_tied(stored)
 
@@ -92,10 +94,9 @@ def load(
             jax.make_array_from_single_device_arrays(
                 leaves[path].shape, _sharding(shardings, path), parts)
         )  # fmt: skip
-    tree = _nest(arrays)
-    config = config.replace(param_dtype=dtype)
-    head = tree.pop(HEAD[0], None)
-    return Checkpoint(config, tree, head)
+    params = unflatten_dict(arrays)
+    head = params.pop(HEAD[0], None)
+    return Checkpoint(config.replace(param_dtype=dtype), params, head)
 
 
 def count_stored(folder: str | os.PathLike) -> int:
@@ -109,12 +110,12 @@ def count_stored(folder: str | os.PathLike) -> int:
     """
     folder = pathlib.Path(folder).expanduser()
     config = config_file.read_config(folder)
-    found, _ = _headers(folder)
-    _skip_later_layers(found, config.num_layers, folder)
-    found.pop(SCORE, None)
+    headers, _ = _headers(folder)
+    _skip_later_layers(headers, config.num_layers, folder)
+    headers.pop(SCORE, None)
     if config.tied_embeddings:
-        found.pop(LM_HEAD, None)
-    return sum(math.prod(stored.shape) for places in found.values() for stored in places)
+        headers.pop(LM_HEAD, None)
+    return sum(math.prod(stored.shape) for places in headers.values() for stored in places)
 
 
 def check_vocab(
@@ -130,7 +131,7 @@ def check_vocab(
         raise mismatch(f"{folder}: tokenizer", expected, tokenizer_vocab_size)
 
 
-# What the files hold, against what the model needs.
+# The tensors of the files, compared with those of the model.
 
 
 def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, str]]:
@@ -150,33 +151,33 @@ def _headers(folder: pathlib.Path) -> tuple[dict[str, list[Stored]], dict[str, s
     for name, file in named.items():
         if not isinstance(file, str) or pathlib.PurePath(file).name != file:
             raise mismatch(f"{index}: {name}", "the name of a file in the folder", repr(file))
-    found: dict[str, list[Stored]] = {}
+    headers: dict[str, list[Stored]] = {}
     for file in sorted(set(named.values())):
         if not (folder / file).exists():
             raise FileNotFoundError(f"{index}: names {file}, which is not in the folder")
         for name, stored in tensor_files.read_header(folder / file).items():
-            found.setdefault(name, []).append(stored)
-    ignored = sorted(set(found) - set(named))
+            headers.setdefault(name, []).append(stored)
+    ignored = sorted(set(headers) - set(named))
     if ignored:
         absl.logging.warning("%s: ignored %d tensors that it does not name, such as %s",
                              index, len(ignored), ignored[0])  # fmt: skip
-    found = {name: places for name, places in found.items() if name in named}
+    headers = {name: places for name, places in headers.items() if name in named}
     astray = {
         name: f"the index says {file}"
         for name, file in named.items()
-        if file not in [stored.path.name for stored in found.get(name, ())]
+        if file not in [stored.path.name for stored in headers.get(name, ())]
     }
-    return found, astray
+    return headers, astray
 
 
-def _skip_later_layers(found: dict, num_layers: int, folder: pathlib.Path) -> None:
+def _skip_later_layers(headers: dict, num_layers: int, folder: pathlib.Path) -> None:
     """Removes the layers after the last one, which predict further tokens."""
     raw = config_file.read_raw(folder)
     count = max(raw.get(field) or 0 for field in config_file.LATER_LAYERS)
     roots = tuple(f"model.layers.{layer}." for layer in range(num_layers, num_layers + count))
-    skipped = [name for name in found if name.startswith(roots)]
+    skipped = [name for name in headers if name.startswith(roots)]
     for name in skipped:
-        del found[name]
+        del headers[name]
     if skipped:
         absl.logging.warning(
             "%s: skipped %d tensors of %s*: layers that predict further tokens are no part of "
@@ -186,7 +187,7 @@ def _skip_later_layers(found: dict, num_layers: int, folder: pathlib.Path) -> No
 
 def _check(
     tensors: list[Tensor],
-    found: dict[str, list[Stored]],
+    headers: dict[str, list[Stored]],
     astray: dict[str, str],
     dtypes: dict[Path, np.dtype] | None,
     folder: pathlib.Path,
@@ -194,8 +195,8 @@ def _check(
     """Compares all names before anything is read; `dtypes` are those that must not be rounded."""
     good, bad = [], []
     wanted = {tensor.name: tensor for tensor in tensors}
-    for name in [*wanted, *sorted(set(found) - set(wanted))]:
-        tensor, stored = wanted.get(name), found.get(name, [])
+    for name in [*wanted, *sorted(set(headers) - set(wanted))]:
+        tensor, stored = wanted.get(name), headers.get(name, [])
         expected = str(list(tensor.shape)) if tensor else "-"
         there = ", ".join(f"{list(s.shape)} {s.dtype} in {s.path.name}" for s in stored) or "-"
         fault = ""
@@ -236,41 +237,29 @@ def _check_tied(stored: dict[str, Stored]) -> None:
 # Our leaves.
 
 
-def _nest(arrays: dict[Path, Any]) -> dict:
-    tree: dict = {}
-    for (*path, last), value in arrays.items():
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[last] = value
-    return tree
-
-
-def _sharding(shardings: dict, path: Path):
-    node = shardings
-    for key in ("final_norm", "scale") if path == HEAD else path:
-        if not isinstance(node, dict) or key not in node:
-            raise mismatch("shardings", f"one for {'/'.join(path)}", "none")
-        node = node[key]
-    return node
+def _sharding(shardings: dict[Path, Any], path: Path):
+    place = ("final_norm", "scale") if path == HEAD else path
+    if place not in shardings:
+        raise mismatch("shardings", f"one for {'/'.join(path)}", "none")
+    return shardings[place]
 
 
 def _boxes(leaves: dict[Path, Leaf], shardings: dict | None) -> dict[Path, dict]:
     """For each leaf: device -> the slices of the leaf that it holds."""
-    found = {}
+    boxes = {}
     for path, leaf in leaves.items():
         everything = {None: (slice(None),) * len(leaf.shape)}
         places = everything if shardings is None else (
             _sharding(shardings, path).addressable_devices_indices_map(leaf.shape)
         )  # fmt: skip
-        found[path] = {
+        boxes[path] = {
             device: tuple(
                 slice(*part.indices(size)[:2])
                 for part, size in zip(box, leaf.shape, strict=True)
             )
             for device, box in places.items()
         }
-    return found
+    return boxes
 
 
 def _extent(box: tuple[slice, ...]) -> tuple[int, ...]:
@@ -304,11 +293,10 @@ def _assign(tensor: Tensor, data: np.ndarray, buffers: dict, boxes: dict) -> boo
             start = [i - part.start for i, part in zip(place.index, box, strict=False)]
             if not all(0 <= s < n for s, n in zip(start, _extent(box), strict=False)):
                 continue
-            own = box[lead:]
-            if place.order is None:
-                piece = view[own]
-            else:
-                piece = view[own[:-1]][..., place.order[own[-1]]]
+            *outer, last = box[lead:]
+            piece = view[(*outer, last if place.order is None else slice(None))]
+            if place.order is not None:
+                piece = piece[..., place.order[last]]
             # In the order of the file it need not be copied; the device transposes faster.
             order = np.argsort([-stride for stride in piece.strides], kind="stable")
             axes = tuple(int(axis) for axis in np.argsort(order))

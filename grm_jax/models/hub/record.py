@@ -1,4 +1,4 @@
-"""What an orbax folder says about its model, so that the way to the hub's format needs no config.
+"""The record of a model in an orbax folder, from which it is converted to the hub without a config.
 
     params/      the parameters; {"decoder", "head"} for a reward model
     model.json   the fields of ModelConfig and of Compute but `rules`, side by side under "model";
@@ -27,7 +27,7 @@ def write(
     reward: bool,
     source: str | os.PathLike | None = None,
 ) -> None:
-    """Writes model.json, and what belongs to the model in a folder of the hub that it came from."""
+    """Writes model.json, and copies config.json and small files of the hub's folder `source`."""
     folder = pathlib.Path(folder)
     if source is not None:
         source = pathlib.Path(source).expanduser()
@@ -35,7 +35,7 @@ def write(
         shutil.copyfile(source / config_file.CONFIG, folder / config_file.CONFIG)
     fields = dataclasses.asdict(config)
     fields |= fields.pop("compute")
-    del fields["rules"]  # of the mesh it ran on, not of the model
+    del fields["rules"]  # they belong to the mesh of a run, not to the model
     text = json.dumps({"model": fields, "reward": reward}, indent=2) + "\n"
     (folder / MODEL).write_text(text, encoding="utf-8")
 

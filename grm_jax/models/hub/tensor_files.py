@@ -70,12 +70,12 @@ def read_header(path: pathlib.Path) -> dict[str, Stored]:
 
 def once(pairs: list[tuple]) -> dict:
     """A JSON object, for `json.loads`; raises ValueError for a name that is there twice."""
-    found = {}
+    fields = {}
     for name, value in pairs:
-        if name in found:
+        if name in fields:
             raise ValueError(f"{name}: is there twice")
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def _tensors(path: pathlib.Path, header: dict, start: int, size: int) -> dict[str, Stored]:

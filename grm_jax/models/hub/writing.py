@@ -12,6 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file, families, names, tensor_files
@@ -57,10 +58,10 @@ def save(
     """
     with new_folder(folder) as partial:
         tensors = families.tensors(config, head=head is not None)
-        arrays = _flat(params)
+        arrays = flatten_dict(params)
         if head is not None:
             arrays = {path: x for path, x in arrays.items() if path != ("lm_head",)}
-            arrays |= _flat(head, HEAD[:1])
+            arrays |= flatten_dict({HEAD[0]: head})
         _check_leaves(arrays, names.leaves(tensors))
         specs = {
             t.name: tensor_files.Spec(jnp.dtype(arrays[t.places[0].path].dtype), t.shape)
@@ -85,7 +86,7 @@ def save(
                     name: file for file, group in zip(files, groups, strict=True) for name in group
                 },
             }
-            (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            (partial / INDEX).write_text(_dump(index), encoding="utf-8")
         if source is not None:
             copy_small_files(source, partial)
         (partial / config_file.CONFIG).write_text(text, encoding="utf-8")
@@ -93,7 +94,7 @@ def save(
 
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A folder beside the wanted one, which gets its name when the block ends without an error.
+    """A folder next to the wanted one, which gets its name when the block ends without an error.
 
     A killed process leaves it behind, as <folder>.partial-<random>.
 
@@ -150,14 +151,6 @@ def _check_leaves(arrays: dict[Path, Any], leaves: dict[Path, Leaf]) -> None:
         raise ValueError("parameters do not fit the config:\n  " + "\n  ".join(lines))
 
 
-def _flat(tree: dict, path: Path = ()) -> dict[Path, Any]:
-    found = {}
-    for key, value in tree.items():
-        here = (*path, key)
-        found |= _flat(value, here) if isinstance(value, dict) else {here: value}
-    return found
-
-
 def _collect(tensor: Tensor, spec: tensor_files.Spec, arrays: dict[Path, Any]) -> np.ndarray:
     """A tensor as files have it, from our leaves."""
     out = np.empty(spec.shape, spec.dtype)
@@ -195,5 +188,5 @@ def _config_text(config: ModelConfig, dtype: str, reward: bool, source) -> str:
     return path.read_text(encoding="utf-8") if changed == raw else _dump(changed)
 
 
-def _dump(fields: dict) -> str:
-    return json.dumps(fields, indent=2) + "\n"
+def _dump(value: dict) -> str:
+    return json.dumps(value, indent=2) + "\n"

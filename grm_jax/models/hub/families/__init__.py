@@ -26,25 +26,25 @@ def tensors(config: ModelConfig, *, head: bool = False) -> list[Tensor]:
         matrix is not.
     """
     family, vocabulary = of(config), (config.vocab_size, config.embed_dim)
-    found = [names.one(names.EMBEDDING, vocabulary, ("embedding",))]
+    tensors = [names.single(names.EMBEDDING, vocabulary, ("embedding",))]
     layers = itertools.count()
     for stack in config.stacks:
         for group, member in itertools.product(range(stack.last - stack.first), config.members):
             name = f"model.layers.{next(layers)}."
-            found += _layer(family, config, name, (stack.name, member), (group,), stack.dense)
-    found.append(names.one("model.norm.weight", (config.embed_dim,), ("final_norm", "scale")))
+            tensors += _layer(family, config, name, (stack.name, member), (group,), stack.dense)
+    tensors.append(names.single("model.norm.weight", (config.embed_dim,), ("final_norm", "scale")))
     if head:
-        found.append(names.one(names.SCORE, (1, config.embed_dim), names.HEAD, view=names.row))
+        tensors.append(names.single(names.SCORE, (1, config.embed_dim), names.HEAD, view=names.row))
     elif not config.tied_embeddings:
-        found.append(names.one(names.LM_HEAD, vocabulary, ("lm_head",)))
-    return found
+        tensors.append(names.single(names.LM_HEAD, vocabulary, ("lm_head",)))
+    return tensors
 
 
 def _layer(family, config, name, root, index, dense) -> Iterator[Tensor]:
     for ours, theirs in family.norms.items():
         if config.post_norms or ours.startswith("pre_"):
             path = (*root, ours, "scale")
-            yield names.one(f"{name}{theirs}_layernorm.weight", (config.embed_dim,), path, index)
+            yield names.single(f"{name}{theirs}_layernorm.weight", (config.embed_dim,), path, index)
     yield from family.attention(config, f"{name}self_attn.", (*root, "attention"), index)
     mlp = f"{name}mlp.", (*root, "mlp"), index
     yield from names.gated(config, *mlp, config.ffn_dim) if dense else names.experts(config, *mlp)

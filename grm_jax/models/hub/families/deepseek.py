@@ -28,19 +28,19 @@ def _latent_attention(config: ModelConfig, name, root, index) -> Iterator[Tensor
     mla, width, count = config.mla, config.embed_dim, config.num_heads
     head, rank = mla.nope_dim + mla.rope_dim, mla.kv_rank
 
-    def one(theirs, shape, *leaf, view=None, **place):
-        return names.one(f"{name}{theirs}.weight", shape, (*root, *leaf), index, view, **place)
+    def tensor(theirs, shape, *leaf, view=None, **place):
+        return names.single(f"{name}{theirs}.weight", shape, (*root, *leaf), index, view, **place)
 
     queries = {"view": names.heads_out(count), "order": _half_split(mla.nope_dim, mla.rope_dim)}
     if mla.query_rank is None:
-        yield one("q_proj", (count * head, width), "q", **queries)
+        yield tensor("q_proj", (count * head, width), "q", **queries)
     else:
-        yield one("q_a_proj", (mla.query_rank, width), "q_a", view=names.transpose)
-        yield one("q_a_layernorm", (mla.query_rank,), "q_a_norm", "scale")
-        yield one("q_b_proj", (count * head, mla.query_rank), "q_b", **queries)
-    yield one("kv_a_proj_with_mqa", (rank + mla.rope_dim, width), "kv_a", view=names.transpose,
-              order=_half_split(rank, mla.rope_dim))  # fmt: skip
-    yield one("kv_a_layernorm", (rank,), "kv_a_norm", "scale")
+        yield tensor("q_a_proj", (mla.query_rank, width), "q_a", view=names.transpose)
+        yield tensor("q_a_layernorm", (mla.query_rank,), "q_a_norm", "scale")
+        yield tensor("q_b_proj", (count * head, mla.query_rank), "q_b", **queries)
+    yield tensor("kv_a_proj_with_mqa", (rank + mla.rope_dim, width), "kv_a", view=names.transpose,
+                 order=_half_split(rank, mla.rope_dim))  # fmt: skip
+    yield tensor("kv_a_layernorm", (rank,), "kv_a_norm", "scale")
     # Each head's keys are followed by its values.
     keys = _part_of_heads(count, slice(None, mla.nope_dim))
     values = _part_of_heads(count, slice(mla.nope_dim, None))
@@ -49,7 +49,7 @@ def _latent_attention(config: ModelConfig, name, root, index) -> Iterator[Tensor
         (count * (mla.nope_dim + mla.value_dim), rank),
         (Place((*root, "k_b"), index, keys), Place((*root, "v_b"), index, values)),
     )
-    yield one("o_proj", (width, count * mla.value_dim), "o", view=names.heads_in(count))
+    yield tensor("o_proj", (width, count * mla.value_dim), "o", view=names.heads_in(count))
 
 
 def _max_length(config: ModelConfig) -> int:

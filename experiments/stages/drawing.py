@@ -89,9 +89,9 @@ def draw_stage(
     ):
         work = run.drawer(engine, config).draw(params, comparisons, store, origin, on_unit=on_unit)
         trajectories = list(store.iterate(fingerprint=name, stage=origin.stage))
-    if work.dropped or work.truncated:
+    if work.dropped or work.shortened:
         run.say(
-            f"{stage}: {len(work.dropped)} dropped, {len(work.truncated)} shortened, "
+            f"{stage}: {len(work.dropped)} dropped, {len(work.shortened)} shortened, "
             f"{len(work.alike)} of them until a best response is equal to another"
         )
     return trajectories

@@ -125,7 +125,7 @@ def run_stage(run: Run) -> None:
         for _ in range(config.inner_epochs):
             state, metrics = update(state, reference, batch)
         jax.block_until_ready(metrics)  # the next rollout needs them, and the times are separate
-        counts = {"dropped": work.dropped, "truncated": work.truncated, "alike": work.alike}
+        counts = {"dropped": work.dropped, "truncated": work.shortened, "alike": work.alike}
         return training.Stepped(
             state, {**metrics, **{name: len(uids) for name, uids in counts.items()}}, tokens,
             {"rollout_seconds": drawn - began, "update_seconds": time.monotonic() - drawn,

@@ -29,13 +29,12 @@ class DrawConfig(Checked):
         principles of their comparison if it has any; or "query", which asks for principles from
         the query alone, and for no scores.
       reference: show the reference of a comparison.
-      answer: what is asked for: "scores" of all responses, or the number of the "best" (the
-        prompt of LLM-as-a-Judge, n >= 2 only), which counts as the scores 1 for it and 0 for the
-        others.
+      answer: "scores" asks for scores of all responses; "best" for the number of the best response
+        (the prompt of LLM-as-a-Judge, n >= 2 only), which counts as score 1, the others as 0.
       binary_singles: n = 1 is scored 0 or 1 (the form of training) instead of 1 to 10.
-      max_dropped: share of comparisons that may be dropped because their prompt is too long,
-        where they may be shortened: however short their texts are cut.
-      max_truncated: share of prompts whose responses may be shortened instead; 0 drops.
+      max_dropped: share of comparisons that may be dropped because their prompt is too long, even
+        when shortened as far as `max_truncated` allows.
+      max_truncated: share of comparisons whose prompt may be shortened instead; 0 drops them.
     """
 
     k: Count

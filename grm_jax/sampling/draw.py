@@ -45,16 +45,16 @@ class WorkList:
 
     Attributes:
       units: the work units.
-      comparisons: what is judged, by uid.
+      comparisons: by uid.
       dropped: uids of comparisons whose prompt is too long.
-      truncated: uids of comparisons with shortened texts.
-      alike: those of `truncated` where the cut made a best response equal to another one.
+      shortened: uids of comparisons with a shortened prompt.
+      alike: uids of shortened comparisons where the cut made a best response equal to another.
     """
 
     units: list[WorkUnit]
     comparisons: Mapping[str, Comparison]
     dropped: tuple[str, ...]
-    truncated: tuple[str, ...]
+    shortened: tuple[str, ...]
     alike: tuple[str, ...]
 
     @property
@@ -65,14 +65,14 @@ class WorkList:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawer:
-    """An engine, and how trajectories are drawn by it.
+    """An engine with the settings by which it draws trajectories.
 
     Attributes:
       engine: draws the work units.
       tokenizer: of the model.
       config: how to draw.
       seed: of the presentation orders.
-      base_key: of the run; stage, step, uid and sample are folded in. Planning needs none.
+      base_key: of the run; stage, step, uid and sample are folded in. Not needed to plan.
     """
 
     engine: Engine
@@ -84,7 +84,7 @@ class Drawer:
     def plan(
         self, comparisons: Sequence[Comparison], *, step: int = 0, hinted: bool = False
     ) -> WorkList:
-        """The work list of some comparisons: a pure function of the fields and the arguments.
+        """The work list of some comparisons, a pure function of fields and arguments.
 
         Samples that share a presentation order share one prompt, which is prefilled once.
 
@@ -95,7 +95,7 @@ class Drawer:
         limit = self.engine.buckets.prompt_lengths[-1]
         widest = self.engine.buckets.samples[-1]
         requests: list[Request] = []
-        dropped, truncated, alike = [], [], []
+        dropped, shortened, alike = [], [], []
         for comparison in comparisons:
             by_order: dict[orders.Order, list[int]] = {}
             for sample, order in enumerate(self._orders(comparison, step)):
@@ -110,7 +110,7 @@ class Drawer:
                 dropped.append(comparison.uid)
                 continue
             if any(prompt.shortened for prompt in shown.values()):
-                truncated.append(comparison.uid)
+                shortened.append(comparison.uid)
             if any(prompt.alike for prompt in shown.values()):
                 alike.append(comparison.uid)
             requests += [
@@ -120,7 +120,7 @@ class Drawer:
             ]
         for name, uids, allowed in (
             ("dropped", dropped, self.config.max_dropped),
-            ("truncated", truncated, self.config.max_truncated),
+            ("truncated", shortened, self.config.max_truncated),
         ):
             if len(uids) > allowed * len(comparisons):
                 raise TooLong(
@@ -130,11 +130,9 @@ class Drawer:
                 )
         if comparisons and not requests:
             raise TooLong(f"all {len(comparisons)} comparisons are too long; nothing is left")
-        units = plan_units(
-            requests, self.engine.buckets, max_new_tokens=self.config.max_new_tokens
-        )  # fmt: skip
+        units = plan_units(requests, self.engine.buckets, self.config.max_new_tokens)
         by_uid = {comparison.uid: comparison for comparison in comparisons}
-        return WorkList(units, by_uid, tuple(dropped), tuple(truncated), tuple(alike))
+        return WorkList(units, by_uid, tuple(dropped), tuple(shortened), tuple(alike))
 
     def _orders(self, comparison: Comparison, step: int) -> Sequence[orders.Order]:
         """The presentation order of each of the k samples."""
@@ -163,10 +161,10 @@ class Drawer:
             return dataclasses.replace(work, dropped=dropped + work.dropped)
 
     def judged_once(self, comparisons: Sequence[Comparison]) -> "Drawer":
-        """A drawer of many work lists that are each too short to judge a share of their prompts.
+        """A drawer for many work lists that are too short to hold a share of long prompts against.
 
-        Prompts that are too long are counted here, over `comparisons`; the lists then drop theirs,
-        or shorten them where the config lets any be shortened, however many they are.
+        Prompts that are too long are counted here, over `comparisons`. Each list then drops its
+        long prompts, however many, or shortens them if the config allows any to be shortened.
 
         Raises:
           TooLong: as `plan`, for all of `comparisons`.
@@ -184,9 +182,9 @@ class Drawer:
         *,
         skip: set[int] = frozenset(),
     ) -> Iterator[tuple[WorkUnit, list[Completion], list[Trajectory]]]:
-        """Draws the units of a work list one after the other, except those in `skip`.
+        """Draws the units of a work list one after the other, except the indices in `skip`.
 
-        `params` are those of the decoder; None for an engine that has its own.
+        `params` are the decoder's; None for an engine with parameters of its own.
         """
         key = keys.stage_key(self.base_key, origin.stage, origin.step)
         for unit in work.units:
@@ -196,11 +194,10 @@ class Drawer:
                 params, unit, stage_key=key, temperature=self.config.temperature,
                 top_p=self.config.top_p, max_new_tokens=self.config.max_new_tokens,
             )  # fmt: skip
+            comparisons = work.comparisons
             trajectories = [
-                to_trajectory(
-                    one, work.comparisons[one.prompt.uid], self.config, self.tokenizer, origin
-                )
-                for one in completions
+                to_trajectory(c, comparisons[c.prompt.uid], self.config, self.tokenizer, origin)
+                for c in completions
             ]
             yield unit, completions, trajectories
 
@@ -216,15 +213,15 @@ class Drawer:
         """Draws what the store does not hold yet, one append a unit.
 
         Args:
-          params: decoder parameters; None for an engine that has its own.
+          params: decoder parameters; None for an engine with parameters of its own.
           comparisons: the work, in an order that must be the same when a run is resumed.
           store: where trajectories go; complete units are not drawn again.
           origin: the draw that the trajectories belong to.
-          on_unit: called after each unit with its number of samples and what was drawn; a unit
-            that was found complete has samples and no trajectories.
+          on_unit: called after each unit with its number of samples and its trajectories; none
+            for a unit that the store holds already.
 
         Returns:
-          The work list, with what was dropped and truncated.
+          The work list, with the dropped and the shortened comparisons.
         """
         work = self.plan(comparisons, step=origin.step, hinted=origin.hinted)
         complete = store.completed_units(origin.fingerprint, origin.stage, origin.step)
@@ -234,7 +231,7 @@ class Drawer:
         for unit, _, trajectories in self.units(params, work, origin, skip=complete):
             header = UnitHeader(origin.fingerprint, origin.stage, origin.step, unit.index)
             store.append_unit(header, trajectories)
-            # What a server was paid for is in the store now.
+            # The answers that a server was paid for are in the store now.
             getattr(self.engine, "forget", lambda: None)()
             on_unit(len(trajectories), trajectories)
         return work
@@ -263,7 +260,7 @@ def to_trajectory(
             completion.token_ids[:-1] if completion.stopped else completion.token_ids
         )
     text = prompt.given + text
-    # A text that was cut off may end in an intermediate box: it has no scores.
+    # A text that hit the length limit may end in an intermediate box: it has no scores.
     strict = _parsed(scores.parse_strict, text, comparison, config)
     if not completion.stopped and strict.scores is not None:
         strict = scores.Parsed(None, "unfinished")
@@ -271,8 +268,8 @@ def to_trajectory(
     if completion.refusal:
         strict = lenient = scores.Parsed(None, completion.refusal)
     correct = None
-    told = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
-    if told:
+    labelled = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
+    if labelled:
         shown = [comparison.rewards[i] for i in prompt.order]
         correct = strict.scores is not None and scores.is_correct(strict.scores, shown)
     return Trajectory(
@@ -293,7 +290,7 @@ def to_trajectory(
         finish="stop" if completion.stopped else "length",
         correct=correct,
         hinted=origin.hinted,
-        truncated=prompt.shortened,
+        truncated=prompt.shortened,  # the stored name
         given=prompt.given,
     )
 
@@ -301,7 +298,7 @@ def to_trajectory(
 def unanswered(
     comparison: Comparison, like: Trajectory, config: DrawConfig, tokenizer: Tokenizer
 ) -> list[Trajectory]:
-    """Samples without scores of a comparison that a plan dropped, of the draw of `like`."""
+    """Samples without scores of a comparison that a plan dropped, in the draw of `like`."""
     given = given_beginning(comparison, config)
     prompt = Prompt(comparison.uid, tuple(range(comparison.n)), (), given=given, shortened=True)
     nothing = Completion(prompt, 0, (0, 0), (), (), (), True, "")
@@ -312,7 +309,7 @@ def unanswered(
 
 
 def _parsed(parse: Callable, text: str, comparison: Comparison, config: DrawConfig):
-    """Scores in presented order by one of the parsers, whatever was asked for."""
+    """Scores in presented order by one of the parsers; a best response counts 1, others 0."""
     if config.answer == "scores":
         return parse(text, comparison.n, *prompts.score_range(config.binary(comparison)))
     best = parse(text, 1, 1, comparison.n)

@@ -1,4 +1,4 @@
-"""Engines draw one work unit; the jitted one moves stragglers into smaller shapes."""
+"""Engines, which draw a work unit; the jitted one moves stragglers into smaller shapes."""
 
 import functools
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ class Completion(NamedTuple):
     """One sample of one request.
 
     Attributes:
-      prompt: what was continued.
+      prompt: the continued prompt.
       sample: index within the comparison.
       seed: the two words of the sample's key.
       token_ids: generated ids, the stop token included; () from an engine that speaks text.

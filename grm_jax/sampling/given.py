@@ -1,10 +1,10 @@
-"""Principles that a judge is given instead of writing them: whose they are.
+"""Sources of principles that a judge is given instead of writing them.
 
-With the same policy and the same form of answer, what is given decides what principles are worth:
+With the same policy and the same form of answer, the source shows the worth of principles:
 
-    own        the principles of its greedy sample, for all samples: nothing new but their number
-    shuffled   those of another comparison: the form without the content
-    given      those of the comparison: of a user's file, or the true ones of the small world
+    own        the principles of the judge's greedy sample, for all samples
+    shuffled   the principles of another comparison: the form without the content
+    given      the principles of the comparison, from a user's file or true in the small world
     query      written from the query alone, once a query, so that no response can sway them
 """
 
@@ -43,14 +43,14 @@ def give(
     Args:
       source: one of `SOURCES`.
       comparisons: at least two different queries for "shuffled".
-      draw: draws by the policy that will judge.
-      mode: the principle mode that it was trained in.
+      draw: draws greedy trajectories of the policy that will judge.
+      mode: the principle mode that the policy was trained in.
       seed: of the shuffling.
       max_missing: share of comparisons that may get none, because a sample had none, or there is
         no other query to shuffle with; for these the judge writes its own.
 
     Raises:
-      NoPrinciples: more comparisons than that get none.
+      NoPrinciples: a larger share of comparisons gets none.
     """
     if source == "given":
         texts = [comparison.principles for comparison in comparisons]
@@ -76,23 +76,23 @@ def give(
 
 
 def others(comparisons: Sequence[Comparison], seed: int) -> list[int | None]:
-    """For each comparison the index of another one, with another query and alike in kind, or None.
+    """The index of another comparison of the same kind, with another query, for each; or None.
 
-    Single responses, which are judged 0 or 1, get those of single responses.
+    The kinds are single responses, which are judged 0 or 1, and several.
     """
-    found: list[int | None] = [None] * len(comparisons)
+    partners: list[int | None] = [None] * len(comparisons)
     for single in (False, True):
-        own = [i for i, comparison in enumerate(comparisons) if (comparison.n == 1) is single]
-        cycle = np.random.default_rng((seed, int(single))).permutation(own).tolist()
+        kind = [i for i, comparison in enumerate(comparisons) if (comparison.n == 1) is single]
+        cycle = np.random.default_rng((seed, int(single))).permutation(kind).tolist()
         for place, i in enumerate(cycle):
             for j in cycle[place + 1 :] + cycle[:place]:
                 if comparisons[j].messages != comparisons[i].messages:
-                    found[i] = j
+                    partners[i] = j
                     break
-    return found
+    return partners
 
 
 def _principles(trajectory: Trajectory) -> str:
-    """What stands between the heading and the critique; "" if there is nothing."""
+    """The text between the heading and the critique."""
     text = split_parts(trajectory.text).principles.strip()
     return text.removeprefix(PRINCIPLES_HEADING).strip()

@@ -29,8 +29,8 @@ def stage_key(base_key: jax.Array, stage: str, step: int) -> jax.Array:
 @jax.jit
 def _fold(key, words_P2, samples_PS):
     def prompt(words_2, samples_S):
-        own = jax.random.fold_in(jax.random.fold_in(key, words_2[0]), words_2[1])
-        return jax.vmap(lambda sample: jax.random.fold_in(own, sample))(samples_S)
+        prompt_key = jax.random.fold_in(jax.random.fold_in(key, words_2[0]), words_2[1])
+        return jax.vmap(lambda sample: jax.random.fold_in(prompt_key, sample))(samples_S)
 
     return jax.vmap(prompt)(words_P2, samples_PS)
 

@@ -1,7 +1,7 @@
 """Presentation orders: which response is shown at which position.
 
 An order is a permutation; `order[j]` is the index of the response shown at position j. Orders are
-drawn from a stable hash of what they belong to, never from a global generator.
+drawn from a stable hash of seed, uid and sample or step, never from a global generator.
 """
 
 import itertools
@@ -24,9 +24,9 @@ def _permutation(n: int, rng: np.random.Generator) -> Order:
 
 
 def group_order(n: int, *, uid: str, step: int, seed: int) -> Order:
-    """The one order that all trajectories of a GRPO group share.
+    """The order that all trajectories of a GRPO group share.
 
-    With an order of its own each, the advantage would measure luck with positions.
+    If each had its own order, the advantage would measure luck with positions.
     """
     return _permutation(n, _generator("group", seed, uid, step))
 
@@ -37,31 +37,27 @@ def orders_for(
     """The presentation order of each of the k samples of a comparison.
 
     Args:
-      policy: "random" draws one for each sample, as in the paper; "balanced" spreads the samples
-        evenly over a random order and its cyclic shifts, so that each response stands equally
-        often at each place, up to one, and min(n, `max_orders`) prompts are prefilled;
-        "both" shows the order of the data and its reverse in turn, as benchmarks that judge a pair
+      policy: "random" draws an order for each sample, as in the paper; "balanced" spreads the
+        samples evenly over a random order and its cyclic shifts, so that the counts of a response
+        at the places differ by at most one, and min(n, `max_orders`) prompts are prefilled; "both"
+        alternates between the order of the data and its reverse, as benchmarks that judge a pair
         twice do; "identity" keeps the order of the data.
       n: number of responses.
       k: number of samples. A sample's order does not depend on k.
       uid: of the comparison.
       seed: of the run.
-      max_orders: bound for "balanced"; below n, places are not balanced.
+      max_orders: bound for "balanced", at least 1; below n, places are not balanced.
 
     Raises:
-      ValueError: for an unknown policy, or a bound that leaves no order.
+      ValueError: for an unknown policy.
     """
-    if max_orders < 1:
-        raise ValueError(f"max_orders must be at least 1, got {max_orders}")
     given = tuple(range(n))
     if policy == "identity":
         return (given,) * k
     if policy == "both":
         return tuple(itertools.islice(itertools.cycle((given, given[::-1])), k))
     if policy == "random":
-        return tuple(
-            _permutation(n, _generator("order", seed, uid, sample)) for sample in range(k)
-        )
+        return tuple(_permutation(n, _generator("order", seed, uid, s)) for s in range(k))
     if policy == "balanced":
         base, count = _permutation(n, _generator("balanced", seed, uid)), min(max_orders, n)
         orders = [base[shift:] + base[:shift] for shift in (i * n // count for i in range(count))]

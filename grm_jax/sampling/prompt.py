@@ -52,9 +52,9 @@ def make_prompt(
     """The prompt of a comparison in one order.
 
     Args:
-      comparison: what is judged.
+      comparison: the responses to judge.
       order: presentation order.
-      config: form, principle mode, and what is asked for.
+      config: form, principle mode, and the kind of answer.
       tokenizer: of the model.
       hinted: tell which response is best, or the label of a single one.
       limit: most tokens; a longer prompt is shortened if `config.max_truncated` allows any to be.
@@ -79,7 +79,7 @@ def given_beginning(comparison: Comparison, config: DrawConfig) -> str:
 
 
 def _assemble(comparison, order, config, tokenizer, hinted, messages=None, responses=None):
-    """The prompt of a comparison, or of shorter texts in place of its own."""
+    """The prompt of a comparison, or of shorter texts in place of its messages and responses."""
     text = _text(
         comparison, order, config, hinted,
         comparison.messages if messages is None else messages,
@@ -135,9 +135,7 @@ def _shorten(whole, comparison, config, tokenizer, hinted, limit) -> Prompt | No
             Message(message.role, _cut(message.content, for_turns, tokenizer))
             for message in comparison.messages
         ]
-        prompt = _assemble(
-            comparison, whole.order, config, tokenizer, hinted, messages, responses
-        )  # fmt: skip
+        prompt = _assemble(comparison, whole.order, config, tokenizer, hinted, messages, responses)
         if len(prompt.ids) <= limit:
             alike = _beaten(comparison, responses) < _beaten(comparison, comparison.responses)
             best, high = prompt._replace(shortened=True, alike=alike), middle - 1

@@ -108,7 +108,7 @@ def constrain_prefix(config: ModelConfig, prefix: KVBlock) -> KVBlock:
 
 
 def constrain_caches(config: ModelConfig, state: DecodeState) -> DecodeState:
-    """Fixes how the caches of a state are split over the mesh: as those of the prefix."""
+    """Fixes how the caches of a state are split over the mesh: like the prefix."""
     axes = (None, None, None, "batch", _cache_heads(config), None, None)
     k_cache, v_cache = (
         tuple(sharding.constrain(config.compute.rules, x, axes, "cache") for x in caches)
@@ -166,7 +166,7 @@ def _by_stack(config: ModelConfig, x: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _by_layer(stacks: tuple[jax.Array, ...]) -> jax.Array:
-    """[J, I, ...] of each stack -> [L, ...]; the decoder's own cuts cancel this."""
+    """[J, I, ...] of each stack -> [L, ...]; the cuts of the decoder cancel this."""
     return jnp.concatenate([x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in stacks])
 
 
@@ -264,10 +264,10 @@ def decode(
         shared = prefix._replace(
             k_LBKTE=_by_layer(prefix_k_JIPKTE), v_LBKTE=_by_layer(prefix_v_JIPKTE)
         )
-        hidden_P1D, own = transformer.apply(
+        hidden_P1D, block = transformer.apply(
             config, params, last_P[:, None], first_P1 + step, ones_P1, (shared, suffix)
         )
-        new_kv = (_by_stack(config, x) for x in (own.k_LBKTE, own.v_LBKTE))
+        new_kv = (_by_stack(config, x) for x in (block.k_LBKTE, block.v_LBKTE))
         return hidden_P1D[:, 0], *new_kv
 
     all_samples = jax.vmap(one_sample, in_axes=(1, 1, 1, None), out_axes=(1, 1, 1))
@@ -288,10 +288,10 @@ def decode(
         for stop in stop_ids:
             stops_PS |= tokens_PS == stop
 
-        def extend(caches, own):
+        def extend(caches, columns):
             return tuple(
                 jax.lax.dynamic_update_slice_in_dim(*pair, step, axis=5)
-                for pair in zip(caches, own, strict=True)
+                for pair in zip(caches, columns, strict=True)
             )
 
         def record(buffer_PSU, values_PS, empty):

@@ -1,7 +1,7 @@
-"""Work units: which samples are drawn together, in which shapes.
+"""Work units: the samples that are drawn together, and their shapes.
 
-A unit is a pure function of the work list. A completed unit is never drawn again, an unfinished
-one is drawn again whole, and samples of one unit never meet those of another.
+A unit is a pure function of the work list. A complete unit is never drawn again, and an unfinished
+unit is drawn again whole. Samples of different units never meet.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Bucket(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A prompt, and the indices within its comparison of the samples that are wanted of it."""
+    """A prompt, and the indices of its wanted samples within the comparison."""
 
     prompt: Prompt
     samples: tuple[int, ...]
@@ -48,7 +48,7 @@ class WorkUnit(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One wanted sample of a unit: its request, its index there, and the two words of its key."""
+    """A wanted sample of a unit: its request, its index, and the two words of its key."""
 
     request: Request
     index: int
@@ -100,7 +100,7 @@ def _smallest(sizes: Sequence[int], needed: int, name: str) -> int:
 
 
 def plan_units(
-    requests: Sequence[Request], buckets: Buckets, *, max_new_tokens: int
+    requests: Sequence[Request], buckets: Buckets, max_new_tokens: int
 ) -> list[WorkUnit]:
     """Groups requests of equal shape into units, in the order of the work list.
 
@@ -120,11 +120,9 @@ def plan_units(
 
 
 def unit_keys(key: jax.Array, unit: WorkUnit) -> tuple[jax.Array, list[Sample]]:
-    """Keys of all places [P, S] of a unit, and the samples that it draws.
+    """Keys of all places [P, S] of a unit, unused ones included, and its samples.
 
-    Args:
-      key: of the stage, from `keys.stage_key`.
-      unit: its unused places get keys that nothing is drawn with.
+    `key` is that of the stage, from `keys.stage_key`.
     """
     indices_PS = np.zeros((unit.bucket.P, unit.bucket.S), np.int32)
     for p, request in enumerate(unit.requests):

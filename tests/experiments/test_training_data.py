@@ -188,7 +188,7 @@ def test_a_step_whose_prompts_are_all_too_long_takes_the_next_batch():
 
     batches = iter([long, long, mixed, after])
     work = Drawer.plan_next(types.SimpleNamespace(plan=plan), batches, step=7)
-    assert work.dropped == ("a/0", "a/1", "a/0", "a/1", "b/1") and work.truncated == ("b/0",)
+    assert work.dropped == ("a/0", "a/1", "a/0", "a/1", "b/1") and work.shortened == ("b/0",)
     assert next(batches) is after
 
 

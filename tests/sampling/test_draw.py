@@ -177,7 +177,7 @@ def test_too_long_prompts_are_dropped_up_to_the_limit(tokenizer):
     config = dataclasses.replace(CONFIG, max_dropped=0.1)
     work = planned(tokenizer, long_and_short(1), config)
     assert work.dropped == ("l0",)
-    assert work.truncated == ()
+    assert work.shortened == ()
     assert work.num_samples == 40
     assert all(prompt.uid != "l0" for prompt in prompts_of(work))
     with pytest.raises(ValueError, match=r"2 of 12 .* 400 tokens .* dropped; .* 10% .*'l0'"):
@@ -194,7 +194,7 @@ def test_a_plan_without_work_is_refused(tokenizer):
 def test_truncation_keeps_instructions_and_fits(tokenizer):
     config = dataclasses.replace(CONFIG, max_truncated=0.2)
     work = planned(tokenizer, long_and_short(2), config)
-    assert work.truncated == ("l0", "l1")
+    assert work.shortened == ("l0", "l1")
     assert work.dropped == ()
     short = tokenizer.decode(prompt_ids(comparison("s0"), (0, 1, 2), config, tokenizer))
     instructions = [
@@ -224,7 +224,7 @@ def test_what_no_cut_makes_short_enough_is_dropped_and_counted(tokenizer):
     many = comparison("many", tuple(map(float, range(40))), words=30)
     config = dataclasses.replace(CONFIG, max_truncated=1.0, max_dropped=0.1)
     work = planned(tokenizer, [many, *long_and_short(1)], config)
-    assert work.dropped == ("many",) and work.truncated == ("l0",) and work.num_samples == 44
+    assert work.dropped == ("many",) and work.shortened == ("l0",) and work.num_samples == 44
     with pytest.raises(TooLong, match=r"2 of 12 .* would be dropped; .* 10%.*'many'"):
         planned(tokenizer, [many, dataclasses.replace(many, uid="m"), *long_and_short(0)], config)
     for allowed in (0.0, 1.0):  # with and without cutting
@@ -241,7 +241,7 @@ def test_responses_that_a_cut_makes_equal_are_counted_apart(tokenizer):
                                                                 enumerate(middle)))  # fmt: skip
     config = dataclasses.replace(CONFIG, max_truncated=1.0)
     work = planned(tokenizer, [cut, same, ends, *COMPARISONS], config)
-    assert work.truncated == ("cut", "same", "ends") and work.alike == ("cut",)
+    assert work.shortened == ("cut", "same", "ends") and work.alike == ("cut",)
 
 
 def test_a_dropped_comparison_can_be_counted_as_one_without_a_verdict(tokenizer):
@@ -275,13 +275,13 @@ def test_short_lists_are_judged_by_a_long_one(tokenizer):
         planned(tokenizer, step, config)
     drawer = Drawer(ScriptedEngine(tokenizer), tokenizer, config, 3)
     work = drawer.judged_once(every).plan(step)
-    assert len(work.dropped) == 1 and work.truncated == ()
+    assert len(work.dropped) == 1 and work.shortened == ()
     with pytest.raises(ValueError, match="2 of 12 .* would be dropped; max_dropped allows 10%"):
         drawer.judged_once(long_and_short(2))
     # What may be shortened is, and nothing is dropped for it.
     config = dataclasses.replace(config, max_truncated=0.1)
     work = dataclasses.replace(drawer, config=config).judged_once(every).plan(step)
-    assert work.dropped == () and len(work.truncated) == 1
+    assert work.dropped == () and len(work.shortened) == 1
 
 
 def test_truncation_shortens_the_conversation_last(tokenizer):

@@ -94,9 +94,11 @@ def write_config(config: ModelConfig, *, head: bool = False, **fields) -> dict:
     Raises:
       ValueError: for a shape that none of the architectures has, naming the field.
     """
+    if config.lora is not None:  # adapters are merged before
+        raise mismatch("model.lora", None, config.lora)
     family = families.of(config)
     table = family.write(config)
-    # A family has the shapes that read back as they were written; adapters are merged before.
+    # A family has the shapes that read back as they were written.
     check_equal("model", family.read(Fields(CONFIG, table), config.compute), config)
     written = {
         "architectures": [family.architecture + CAUSAL],

@@ -84,36 +84,36 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def visible_files(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
     """Files below a folder by name, without those in or of names that begin with a dot.
 
-    Links are followed, as if what they name were there. Of folders that lead to each other in a
-    circle, each is entered once from wherever the circle is come upon.
+    Links are followed, as if their target were in their place. Folders that lead to each other in a
+    circle are entered once from each entry to the circle.
 
     Args:
       folder: where; need not exist.
       pattern: of `glob`, below the folder; it may begin with "**/" for any depth.
     """
-    deep, name = pattern.startswith("**/"), pattern.removeprefix("**/")
+    deep, pattern = pattern.startswith("**/"), pattern.removeprefix("**/")
     inner: dict[str, dict[str, str]] = {}  # by real folder: its folders, names to real ones
 
     @functools.cache
     def below(top: str) -> set[str]:
-        found, todo = set(), [top]
+        reached, todo = set(), [top]
         while todo:
             here = todo.pop()
             if here not in inner:
                 names = glob.glob("*/", root_dir=here) if deep else ()
-                inner[here] = {one: os.path.realpath(os.path.join(here, one)) for one in names}
-            todo += {*inner[here].values()} - found
-            found.update(inner[here].values())
-        return found
+                inner[here] = {name: os.path.realpath(os.path.join(here, name)) for name in names}
+            todo += {*inner[here].values()} - reached
+            reached.update(inner[here].values())
+        return reached
 
     real = os.path.realpath(folder)
-    walk, files = [(pathlib.Path(folder), real, {real})], []  # what of its circle was entered
+    walk, files = [(pathlib.Path(folder), real, {real})], []  # entered folders of its circle
     below(real)
     for path, here, entered in walk:
-        files += [path / one for one in glob.glob(name, root_dir=here)]
-        for one, there in inner[here].items():
+        files += [path / name for name in glob.glob(pattern, root_dir=here)]
+        for name, there in inner[here].items():
             circle = here in below(there)
             if not (circle and there in entered):
-                walk.append((path / one, there, entered if circle else {there}))
+                walk.append((path / name, there, entered if circle else {there}))
                 entered.add(there)
     return sorted(path for path in files if not path.is_dir())

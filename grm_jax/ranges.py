@@ -6,8 +6,8 @@
         steps: Count
         schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"
 
-A config whose field is outside its range cannot be made. What two fields must be together stands
-in a `__post_init__` of the dataclass, which calls that of `Checked` first, and `demand`.
+A config with a field outside its range cannot be made. Conditions on two fields stand in a
+`__post_init__` of the dataclass, which calls that of `Checked` first, and `demand`.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ class Range:
 
     Attributes:
       text: the rest of the sentence "the field must be ...".
-      holds: whether a value is one of them.
-      choices: all of them, where they can be listed.
+      holds: whether a value is in the range.
+      choices: all values, where they can be listed.
     """
 
     text: str
@@ -71,7 +71,7 @@ def _ascending(sizes: Sequence[int]) -> bool:
 
 Count = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
-Seed = Annotated[int, between(0, 2**32 - 1)]  # what numpy and `jax.random.key` take alike
+Seed = Annotated[int, between(0, 2**32 - 1)]  # both numpy and `jax.random.key` take these
 Positive = Annotated[float, above(0)]
 NonNegative = Annotated[float, at_least(0)]
 Finite = Annotated[float, Range("a finite number", math.isfinite)]
@@ -104,11 +104,11 @@ class Checked:
 
 @functools.cache
 def ranges(cls: type) -> dict[str, Range]:
-    """The range of each field of a dataclass that has one; None is left to the type."""
-    found = {}
+    """Ranges of the fields of a dataclass, by name; whether None is allowed is left to the type."""
+    by_name = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         for option in (hint, *typing.get_args(hint)):
             for extra in getattr(option, "__metadata__", ()):
                 if isinstance(extra, Range):
-                    found[name] = extra
-    return found
+                    by_name[name] = extra
+    return by_name

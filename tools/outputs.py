@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grm_jax.models import heads, hub, transformer
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import Completion, JittedEngine
 from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
@@ -52,8 +53,6 @@ def greedy(
     )
     request = Request(Prompt("greedy", (0,), tuple(ids)), (0,))
     (unit,) = plan_units([request], buckets, max_new_tokens=length)
-    (completion,) = engine.run(
-        checkpoint.params, unit, stage_key=jax.random.key(0), temperature=0.0, top_p=1.0,
-        max_new_tokens=length,
-    )  # fmt: skip
+    config = DrawConfig(k=1, temperature=0.0, max_new_tokens=length)
+    (completion,) = engine.run(checkpoint.params, unit, config, jax.random.key(0))
     return completion

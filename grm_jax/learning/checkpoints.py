@@ -3,15 +3,15 @@
 A thin wrapper around the orbax `CheckpointManager`. One checkpoint holds up to four items:
 
     state   any tree of arrays, typed PRNG keys included (usually a `TrainState`)
-    meta    whatever JSON holds: byte offsets of logs, rollouts not yet consumed, fingerprints
-    data    the state of a grain iterator, when one is passed. As JSON, which grain's own handler
-            would write once a process: the position is that of all, however many restore it
-    metrics the score, where one was measured
+    meta    JSON: byte offsets of logs, rollouts not yet consumed, fingerprints
+    data    the state of a grain iterator, when one is passed. As JSON and not by grain's handler,
+            which writes a file for each process: all processes share the position
+    metrics the score, where it was measured
 
-Saving is asynchronous: `save` returns when nothing that changes later is still to be read, and
-orbax writes into a temporary folder, lists the checksum of every file and renames the folder at the
-end. A process killed at any moment leaves the previous checkpoint as the latest one, and one that
-was damaged afterwards is told by its checksums.
+Saving is asynchronous: `save` returns when its arguments may change, and orbax writes into a
+temporary folder, lists the checksum of every file and renames the folder at the end. A process
+killed at any moment leaves the previous checkpoint as the latest one; later damage is detected by
+the checksums.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from grm_jax.parallel.sharding import fetch
 _NEW, _OLD = ".new", ".old"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
-# In the meta data, so that it is not taken for another one: folder and step, and `run`.
+# Fields of the meta data by which a misplaced checkpoint is refused: folder and step, and `run`.
 _PLACE, _RUN = "checkpoint", "checkpoint_of"
 _SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
 _last_digest: tuple[dict[str, weakref.ref], str | None] = ({}, None)  # leaves, digest
@@ -51,7 +51,7 @@ def _quiet() -> None:
     """Keeps orbax, which logs every file through absl, out of the terminal.
 
     By a filter and not by the verbosity, because its threads write on after a call has returned.
-    What fails there is raised here.
+    Failures in them are raised here.
     """
     absl.logging.get_absl_logger().addFilter(_not_of_orbax)
 
@@ -62,7 +62,7 @@ def _score(metrics: dict[str, float]) -> float:
 
 @contextlib.contextmanager
 def _failing_as(kind: type[Exception], what: str) -> Iterator[None]:
-    """Raises whatever goes wrong inside as an error of one kind that says what failed."""
+    """Raises any error inside as an error of one kind, with the failed action in its message."""
     try:
         yield
     except Exception as error:
@@ -83,13 +83,13 @@ def require_finite(tree, where: str) -> None:
 
 def _digests(checkpoint: pathlib.Path) -> dict[str, str]:
     """SHA-256 of every file of the items of a checkpoint, by its path inside the checkpoint."""
-    found = {}
+    digests = {}
     for path in sorted(checkpoint.glob("*/**/*")):  # files of orbax above the items still change
         if path.is_file():
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(checkpoint).as_posix()] = digest
-    return found
+            digests[path.relative_to(checkpoint).as_posix()] = digest
+    return digests
 
 
 def _is_key(x) -> bool:
@@ -129,17 +129,17 @@ class Checkpoints:
     """The checkpoints of one stage, numbered by step.
 
     Attributes:
-      folder: their home.
-      run: names the run that they are of; "" where that is not known.
+      folder: a folder for each checkpoint.
+      run: name of the run that saves them; "" where it is not known.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2, run: str = ""):
         """Opens or creates the folder and removes what a killed process left half written.
 
         Args:
-          folder: home of the checkpoints of one stage; made if absent.
-          keep: how many of the latest checkpoints survive, and with them the best one.
-          run: names the run; the checkpoints of another one are refused.
+          folder: of the checkpoints of one stage; made if absent.
+          keep: how many of the latest checkpoints survive, in addition to the best one.
+          run: name of the run; checkpoints of another run are refused.
         """
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, got {keep}")
@@ -169,7 +169,7 @@ class Checkpoints:
         (checkpoint / _SUMS).write_text("".join(lines))
 
     def wait(self) -> None:
-        """Returns when what was saved is complete on disk.
+        """Returns when all saved checkpoints are complete on disk.
 
         Raises:
           OSError: if it could not be written; the checkpoints before it are as they were.
@@ -240,27 +240,27 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def _damage(self, step: int) -> str:
-        """What is wrong with a checkpoint; empty if its files are what was written."""
+        """The damage of a checkpoint; empty if its files are equal to the written ones."""
         checkpoint = self.folder / str(step)
         try:
             lines = (checkpoint / _SUMS).read_text().splitlines()
             listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-            found = _digests(checkpoint)
+            present = _digests(checkpoint)
         except (OSError, UnicodeDecodeError) as error:
             return f"not complete or not readable ({error})"
         if not listed:
             return f"{_SUMS} lists nothing"
-        hidden = {name for name in found if name.rpartition("/")[2].startswith(".")}
-        if absent := sorted(listed.keys() ^ found.keys() - (hidden - listed.keys())):
+        hidden = {name for name in present if name.rpartition("/")[2].startswith(".")}
+        if absent := sorted(listed.keys() ^ present.keys() - (hidden - listed.keys())):
             return f"{absent[0]} is missing" + ("" if absent[0] in listed else f" in {_SUMS}")
-        if changed := [name for name in listed if listed[name] != found[name]]:
+        if changed := [name for name in listed if listed[name] != present[name]]:
             return f"{changed[0]} is not what was written (SHA-256)"
         return ""
 
     def _latest_sound(self) -> int:
         """The latest checkpoint without damage; later ones are moved aside, with a warning.
 
-        Of several processes the first one looks and moves, and tells the others.
+        Of several processes the first one looks and moves; the others get its result.
         """
         steps = self.steps()
         step = self._put_damaged_aside(steps) if processes.index() == 0 else 0
@@ -336,13 +336,13 @@ class Checkpoints:
         return _uncommit(restored.state, abstract_state), restored.meta
 
     def close(self) -> None:
-        """Waits for what was saved and releases the threads of orbax. Raises as `wait`."""
+        """Waits for unfinished writes and releases the threads of orbax. Raises as `wait`."""
         self.wait()
         self._manager.close()
 
 
 def save_params(folder: str | os.PathLike, params) -> None:
-    """Writes the final parameters of a stage, replacing what was there.
+    """Writes the final parameters of a stage, in place of older ones.
 
     The new tree is complete on disk before the old one is touched; `load_params` finds one of the
     two whatever the moment of a kill.
@@ -371,19 +371,19 @@ def save_params(folder: str | os.PathLike, params) -> None:
 
 
 def params_digest(params) -> str:
-    """Hash of all parameters, in the order of the tree; of those it was last asked for, kept."""
+    """Hash of all parameters, in the order of the tree. The last result is kept."""
     global _last_digest
     leaves = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
-    known, found = _last_digest
-    if found and known.keys() == leaves.keys() and all(known[k]() is x for k, x in leaves.items()):
-        return found
-    digest = hashlib.sha256()
+    known, last = _last_digest
+    if last and known.keys() == leaves.keys() and all(known[k]() is x for k, x in leaves.items()):
+        return last
+    sha = hashlib.sha256()
     for name, leaf in leaves.items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(fetch(leaf)).tobytes())
-    found = digest.hexdigest()[:16]
-    _last_digest = {name: weakref.ref(leaf) for name, leaf in leaves.items()}, found
-    return found
+        sha.update(name.encode())
+        sha.update(np.ascontiguousarray(fetch(leaf)).tobytes())
+    digest = sha.hexdigest()[:16]
+    _last_digest = {name: weakref.ref(leaf) for name, leaf in leaves.items()}, digest
+    return digest
 
 
 def load_params(folder: str | os.PathLike, abstract, digest: str | None = None):
@@ -392,7 +392,7 @@ def load_params(folder: str | os.PathLike, abstract, digest: str | None = None):
     Args:
       folder: as given to `save_params`.
       abstract: tree with shape and dtype at each leaf, and a sharding where one is wanted.
-      digest: `params_digest` of what was saved, if it is known.
+      digest: `params_digest` of the saved parameters, if it is known.
 
     Raises:
       FileNotFoundError: when nothing was saved there.

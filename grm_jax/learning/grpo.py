@@ -22,14 +22,15 @@ Left open by the paper, decided here, each a field of `GRPOConfig`:
   of exactly +-1. Dividing by G - 1 only shrinks every advantage by the same factor.
 - A group whose rewards are all equal has advantages of exactly zero. It still feels the KL term
   and it counts in the mean, so that a batch of solved prompts is not blown up.
-- pi_old is read from the sampler, which is what the formula says: the ratio then corrects for
-  what the sampler did, also on the second epoch and when sampler and trainer disagree (low
+- pi_old is read from the sampler, as the formula says: the ratio then corrects for the policy
+  that was sampled, also on the second epoch and when sampler and trainer disagree (low
   precision, another kernel). "trainer" instead puts the ratio at exactly 1, which hides the
   disagreement; it therefore needs a single epoch.
-- The policy is what is sampled: at a temperature T, pi, pi_old and pi_ref are softmax(logits / T).
-  The experiments refuse a nucleus (top-p below 1): what it cuts off has no gradient.
-- The reference policy is whatever parameters are passed in; the experiments pass those of RFT.
-  Where adapters are trained it is their frozen base, which the policy shares with it.
+- The policy is the sampled distribution: at a temperature T, pi, pi_old and pi_ref are
+  softmax(logits / T). The experiments refuse a nucleus (top-p below 1): tokens outside of it have
+  no gradient.
+- The reference policy is an argument; the experiments pass the parameters of RFT. With adapters
+  it is their frozen base, which it shares with the policy.
 - Trajectories that hit the length limit are trained on like any other; without a closed box
   their reward is -1.
 
@@ -131,7 +132,7 @@ class GRPOConfig(Checked):
       advantage_std_eps: added to the standard deviation.
       ratio_level: "token"; or "sequence", where every token carries the geometric mean of the
         ratios of its sequence (arXiv 2507.18071; wants a far smaller eps).
-      length_norm: what a token is divided by, beside the mean over sequences: "sequence" its own
+      length_norm: divisor of a token, in addition to the number of sequences: "sequence" is the
         length |o_i| (the paper); "token" the mean length, so that all tokens of the batch weigh
         the same; "constant" `length_constant`.
       length_constant: divisor of "constant", usually the longest completion.

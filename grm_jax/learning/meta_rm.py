@@ -14,8 +14,8 @@ Left open by the paper, decided here:
   and counted.
 - `balance="comparison"` weighs the correct and the incorrect trajectories of a comparison
   equally. Otherwise the bias of easy and hard comparisons is learnt first and most.
-- Both are judged stage by stage: over stages that are right unequally often, who wrote a
-  trajectory would predict its label, and a vote is among trajectories of one.
+- Both are applied stage by stage: stages are right unequally often, so across them the writer of a
+  trajectory would predict its label; and a vote never mixes stages.
 - The size of the data and the number of steps, which belong to the experiment.
 
 Letters: B batch, T tokens, D width.
@@ -72,8 +72,8 @@ class Selection(NamedTuple):
 
     Attributes:
       examples: in the order of the trajectories given.
-      counts: trajectories by what became of them: "used_correct", "used_incorrect", "hinted",
-        "unknown" (correctness not known), "not_mixed".
+      counts: trajectories by outcome: "used_correct", "used_incorrect", "hinted", "unknown"
+        (correctness not known), "not_mixed".
     """
 
     examples: tuple[Example, ...]
@@ -103,9 +103,9 @@ class MetaBatch(NamedTuple):
 def select(trajectories: Iterable[Trajectory], config: MetaRMConfig) -> Selection:
     """Chooses and weighs training examples from the trajectories of all stages.
 
-    Hinted trajectories are left out: their correctness is that of the hint. What is mixed, and
-    what is balanced, is judged within a comparison and stage, where balanced weights have a mean
-    of 1 and both classes the same sum; where there is a single class, weights are 1.
+    Hinted trajectories are left out: their correctness is that of the hint. Classes are compared
+    and balanced within a comparison and stage, where balanced weights have a mean of 1 and both
+    classes the same sum; where there is a single class, weights are 1.
     """
     counts = dict.fromkeys(("used_correct", "used_incorrect", "hinted", "unknown", "not_mixed"), 0)
     usable = []
@@ -183,7 +183,7 @@ def make_batch(
 
 
 def init(model_config: ModelConfig, decoder_params: dict, key: jax.Array) -> dict:
-    """{"decoder": a copy of what is trained of the decoder, "head": a random scalar head}.
+    """{"decoder": a copy of its trained parameters, "head": a random scalar head}.
 
     The copy lets the training step donate its state without taking the decoder away from others.
     """
@@ -194,25 +194,18 @@ def init(model_config: ModelConfig, decoder_params: dict, key: jax.Array) -> dic
 
 
 def finished(model_config: ModelConfig, params: dict) -> dict:
-    """A trained meta RM as others read it: adapters merged, the head in the type of the decoder."""
+    """A trained meta RM without adapters, which are merged; its head in the decoder's type."""
     params = lora.merge(model_config, params)
     head = jax.tree.map(lambda x: x.astype(model_config.compute.param_dtype), params["head"])
     return {**params, "head": head}
 
 
-def scores(
-    model_config: ModelConfig,
-    params: dict,
-    tokens_BT: jax.Array,
-    positions_BT: jax.Array,
-    segment_ids_BT: jax.Array,
-    last_B: jax.Array,
-) -> jax.Array:
+def scores(model_config: ModelConfig, params: dict, batch: MetaBatch) -> jax.Array:
     """Unbounded float32 logit [B] of each row, read at its last real token."""
     hidden_BTD, _ = transformer.apply(
-        model_config, params["decoder"], tokens_BT, positions_BT, segment_ids_BT
+        model_config, params["decoder"], batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT
     )
-    hidden_B1D = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)
+    hidden_B1D = jnp.take_along_axis(hidden_BTD, batch.last_B[:, None, None], axis=1)
     return heads.scalar_apply(params["head"], hidden_B1D[:, 0])
 
 
@@ -231,7 +224,7 @@ def make_train_step(
 ) -> Callable[[TrainState, dict, MetaBatch], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted training step: (state, base, batch) -> (state, metrics); the state is donated.
 
-    `base` is what stays frozen: {"decoder": ...} if the state holds adapters, and {} otherwise.
+    `base` holds the frozen parameters: {"decoder": ...} if the state holds adapters, else {}.
     The loss is the weighted mean over the global batch. Metrics: loss; accuracy and
     weighted_accuracy (by the weights of the loss) at a threshold of 0; logit_correct and
     logit_incorrect, the mean logits of both classes, 0 without any; correct_share; rows;
@@ -249,7 +242,7 @@ def make_train_step(
 
         def loss_fn(params, piece):
             part, scale_B, rows_b = piece
-            logits_b = scores(model_config, lora.join(base, params), *part[:4])
+            logits_b = scores(model_config, lora.join(base, params), part)
             loss = jnp.sum(scale_B * binary_cross_entropy(logits_b, part.labels_B))
             empty_B = jnp.zeros(rows, jnp.float32)
             return loss, {"logits": empty_B.at[rows_b].set(jax.lax.stop_gradient(logits_b))}
@@ -284,6 +277,6 @@ def make_score_fn(model_config: ModelConfig) -> Callable[[dict, MetaBatch], jax.
     """The jitted scorer: (params, batch) -> logits [B]. Absent rows hold a finite number."""
 
     def meta_rm_score(params: dict, batch: MetaBatch) -> jax.Array:
-        return scores(model_config, params, *batch[:4])
+        return scores(model_config, params, batch)
 
     return jax.jit(meta_rm_score)

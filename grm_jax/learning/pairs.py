@@ -36,8 +36,8 @@ def antisymmetric_scores(logits_NN: np.ndarray) -> np.ndarray:
         diagonal does not count.
 
     Returns:
-      The sum over all opponents b of (S(a, b) - S(b, a)) / 2: for two responses opposite numbers
-      whose sign is the verdict, and whatever the place of a response alone is worth cancels.
+      The sum over all opponents b of (S(a, b) - S(b, a)) / 2, in which a bonus for a place cancels.
+      For two responses these are opposite numbers, whose sign is the verdict.
     """
     logits_NN = np.asarray(logits_NN, np.float64)
     return ((logits_NN - logits_NN.T) / 2).sum(axis=1)
@@ -78,8 +78,8 @@ def make_train_step(
             )
 
         def loss_fn(params, pairs):
-            rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pairs[:4])
-            scores = meta_rm.scores(model_config, lora.join(base, params), *rows)
+            rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pairs)
+            scores = meta_rm.scores(model_config, lora.join(base, params), rows)
             better_P, worse_P = scores.reshape(-1, 2).T
             loss = jnp.sum(pair_loss(better_P, worse_P)) / count
             return loss, {

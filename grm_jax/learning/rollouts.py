@@ -1,4 +1,4 @@
-"""Rollouts on their way into a GRPO update: batches of fixed shape, made on the host.
+"""Batches of rollouts for a GRPO update, in a fixed shape, made on the host.
 
 Letters: B rows in group order, T tokens of a row, U tokens of a completion.
 """
@@ -13,7 +13,7 @@ from grm_jax.data.trajectory import Trajectory
 
 
 class Rollout(NamedTuple):
-    """One sampled trajectory on its way into a batch.
+    """A sampled trajectory as GRPO reads it.
 
     Attributes:
       prompt_ids: token ids of the prompt.

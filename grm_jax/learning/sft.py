@@ -38,7 +38,7 @@ def make_train_step(
 ) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
     """Jitted (state, base, batch) -> (state, metrics); the state is donated, the base is not.
 
-    `base` is what stays frozen: a decoder, if the state holds adapters, and {} otherwise.
+    `base` holds the frozen parameters: a decoder if the state holds adapters, else {}.
 
     The loss is the mean over answer tokens of the *global* batch: the normaliser is computed
     before the batch is split, so the number of micro-batches changes nothing but memory.

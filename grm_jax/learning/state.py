@@ -71,7 +71,7 @@ def learning_rate(state: ScheduleState) -> jax.Array:
 
 @functools.lru_cache
 def _rules(b1: float, b2: float, weight_decay: float, clip_norm: float):
-    """AdamW without its learning rate, and the update that adds it. One object per argument."""
+    """AdamW without its learning rate, and the update that adds it; one object per setting."""
     inner = optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.scale_by_adam(b1=b1, b2=b2),
@@ -152,12 +152,9 @@ def start_state(params, optimizer: optax.GradientTransformation, key: jax.Array)
 def state_shardings(
     params_shardings, optimizer: optax.GradientTransformation, state: TrainState
 ) -> TrainState:
-    """How a state is split: moments as their parameters, everything else whole on every device.
+    """How a state, or its shapes, is split: moments as their parameters, all else is whole.
 
-    Args:
-      params_shardings: a `NamedSharding` for each trained parameter.
-      optimizer: whose state it is.
-      state: the state, or its shapes.
+    `params_shardings` has a `NamedSharding` for each trained parameter.
     """
     mesh = jax.tree.leaves(params_shardings)[0].mesh
     whole = jax.NamedSharding(mesh, jax.P())

@@ -1,1 +1,1 @@
-"""Where it is computed: meshes, logical axis rules, placing and fetching of arrays."""
+"""Meshes, logical axis rules, placing and fetching of arrays."""

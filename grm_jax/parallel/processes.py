@@ -1,4 +1,4 @@
-"""Several processes of one run: which one this is, and waiting for each other."""
+"""The processes of a run: their numbers, and waiting for each other."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ def several() -> bool:
 
 
 def index() -> int:
-    """Which of the processes this is. Touches no device where there is only one."""
+    """The number of this process. Touches no device where there is only one process."""
     return jax.process_index() if several() else 0
 
 

@@ -17,7 +17,7 @@ from grm_jax.parallel.mesh import Rules
 
 
 def mesh_axes(sizes: Mapping[str, int], rules: Rules, name: str) -> tuple[str, ...]:
-    """The axes that really split `name`: those of its rule with more than one device.
+    """The axes of the rule for `name` that have more than one device.
 
     Raises:
       ValueError: for a name without a rule.
@@ -75,23 +75,17 @@ def spec(
 
 
 def shardings(mesh: jax.sharding.Mesh, rules: Rules, axes, shapes):
-    """A `NamedSharding` for each leaf.
-
-    Args:
-      mesh: where.
-      rules: of logical axes.
-      axes: tree with a `PartitionSpec` of logical names at each leaf.
-      shapes: tree of the same structure; leaves have a shape.
+    """A `NamedSharding` for each leaf of `shapes`, whose logical names are a leaf of `axes`.
 
     Raises:
       ValueError: as `spec`, naming the leaf by its path.
     """
 
-    def one(path, leaf, names):
+    def leaf_sharding(path, leaf, names):
         array = "/".join(str(getattr(part, "key", part)) for part in path)
         return NamedSharding(mesh, spec(mesh.shape, rules, names, leaf.shape, array))
 
-    return jax.tree_util.tree_map_with_path(one, shapes, axes)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, shapes, axes)
 
 
 def current_mesh() -> jax.sharding.AbstractMesh | None:
@@ -125,8 +119,8 @@ def put(tree, sharding=None):
 
     Args:
       tree: arrays, of numpy or replicated ones.
-      sharding: one for all leaves, or a tree of them. None is whole on every device of the mesh
-        of `jax.set_mesh`, or the default device without one.
+      sharding: one for all leaves, or a tree of them. None puts arrays whole on every device of
+        the mesh of `jax.set_mesh`, or on the default device without a mesh.
     """
     if not processes.several():
         return jax.device_put(tree, sharding)

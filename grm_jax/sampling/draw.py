@@ -190,10 +190,7 @@ class Drawer:
         for unit in work.units:
             if unit.index in skip:
                 continue
-            completions = self.engine.run(
-                params, unit, stage_key=key, temperature=self.config.temperature,
-                top_p=self.config.top_p, max_new_tokens=self.config.max_new_tokens,
-            )  # fmt: skip
+            completions = self.engine.run(params, unit, self.config, key)
             comparisons = work.comparisons
             trajectories = [
                 to_trajectory(c, comparisons[c.prompt.uid], self.config, self.tokenizer, origin)

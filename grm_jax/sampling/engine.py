@@ -1,5 +1,6 @@
 """Engines, which draw a work unit; the jitted one moves stragglers into smaller shapes."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from grm_jax.models.config import ModelConfig
 from grm_jax.parallel.sharding import fetch, put
 from grm_jax.sampling import sampler
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Bucket, Buckets, WorkUnit, unit_keys
 
@@ -50,20 +52,17 @@ class Engine(Protocol):
     buckets: Buckets
 
     def run(
-        self,
-        params: Any,
-        unit: WorkUnit,
-        *,
-        stage_key: jax.Array,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
+        self, params: Any, unit: WorkUnit, config: DrawConfig, stage_key: jax.Array
     ) -> list[Completion]:
-        """Every sample of a unit, in the order of the requests and of their samples."""
+        """Draws every sample of a unit, in the order of the requests and of their samples.
+
+        Of the config only temperature, top_p and max_new_tokens count.
+        """
 
 
-def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):
-    """Selects prompts, and samples of each, from every array of a state but the scalar."""
+@functools.partial(jax.jit, static_argnums=0)
+def compact(config, state, prefix, lengths_P, keys_PS, rows_Q, columns_QR):
+    """The same decoding with some prompts, and some samples of each, left out."""
 
     def pick(x, prompts, samples):
         """`prompts` and `samples` are the axes P and S of x."""
@@ -71,7 +70,7 @@ def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):
         index = columns_QR.reshape(columns_QR.shape + (1,) * (x.ndim - 2))
         return jnp.moveaxis(jnp.take_along_axis(x, index, axis=1), (0, 1), (prompts, samples))
 
-    return sampler.DecodeState(
+    state = sampler.DecodeState(
         step=state.step,
         **{
             name: tuple(pick(x, 3, 1) for x in value) if name[0] in "kv" else pick(value, 0, 1)
@@ -79,17 +78,12 @@ def _take(state: sampler.DecodeState, rows_Q: jax.Array, columns_QR: jax.Array):
             if name != "step"
         },
     )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def compact(config, state, prefix, lengths_P, keys_PS, rows_Q, columns_QR):
-    """The same decoding with some prompts and samples left out."""
     prefix = prefix._replace(
         k_LBKTE=prefix.k_LBKTE[:, rows_Q], v_LBKTE=prefix.v_LBKTE[:, rows_Q],
         positions_BT=prefix.positions_BT[rows_Q], segment_ids_BT=prefix.segment_ids_BT[rows_Q],
     )  # fmt: skip
     keys_QR = jnp.take_along_axis(keys_PS[rows_Q], columns_QR, axis=1)
-    state = sampler.constrain_caches(config, _take(state, rows_Q, columns_QR))
+    state = sampler.constrain_caches(config, state)
     prefix = sampler.constrain_prefix(config, prefix)
     return state, prefix, lengths_P[rows_Q], keys_QR
 
@@ -107,6 +101,7 @@ def _moves(bucket: Bucket, sizes: tuple[int, ...], shards: int) -> list[Bucket]:
     ]
 
 
+@dataclasses.dataclass(eq=False)
 class JittedEngine:
     """Draws work units on the devices of a mesh, or on the default one.
 
@@ -115,63 +110,38 @@ class JittedEngine:
     unit alone.
 
     Attributes:
+      config: shape of the model.
+      buckets: allowed shapes.
+      stop_ids: tokens that end a sample.
+      pad_id: fills unused places.
+      chunk: tokens between two checks of which samples are done; None decodes in one go.
+      sharding: of arrays that lead with prompts; None for the default device.
       programs: (name, bucket) of every program that was needed so far; ("compact", from, to).
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        buckets: Buckets,
-        *,
-        stop_ids: tuple[int, ...],
-        pad_id: int,
-        chunk: int | None = None,
-        sharding: jax.sharding.Sharding | None = None,
-    ):
-        """Remembers shapes; compiles nothing.
+    config: ModelConfig
+    buckets: Buckets
+    _: dataclasses.KW_ONLY
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    chunk: int | None = None
+    sharding: jax.sharding.Sharding | None = None
+    programs: set[tuple] = dataclasses.field(default_factory=set)
 
-        Args:
-          config: shape of the model.
-          buckets: allowed shapes.
-          stop_ids: tokens that end a sample.
-          pad_id: fills unused places.
-          chunk: tokens between two checks of which samples are done; None decodes in one go.
-          sharding: of arrays that lead with prompts; None for the default device.
-        """
-        self.config = config
-        self.buckets = buckets
-        self.programs: set[tuple] = set()
-        self._stop_ids = tuple(stop_ids)
-        self._pad_id = pad_id
-        self._chunk = chunk
-        self._sharding = sharding
-        self._shards = 1  # devices that the prompts are split over
-        if sharding is not None:
-            devices = sharding.num_devices
-            self._shards = devices // sharding.shard_shape((devices,))[0]
+    @functools.cached_property
+    def _shards(self) -> int:
+        """Devices that the prompts are split over."""
+        devices = 1 if self.sharding is None else self.sharding.num_devices
+        return 1 if devices == 1 else devices // self.sharding.shard_shape((devices,))[0]
 
     def run(
-        self,
-        params: dict,
-        unit: WorkUnit,
-        *,
-        stage_key: jax.Array,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
+        self, params: dict, unit: WorkUnit, config: DrawConfig, stage_key: jax.Array
     ) -> list[Completion]:
-        """Draws every sample of a unit.
-
-        Returns:
-          Completions in the order of the requests and of their samples.
-
-        Raises:
-          ValueError: if max_new_tokens exceeds the bucket.
-        """
+        """See `Engine`. Raises ValueError if max_new_tokens exceeds the bucket."""
         P, S, T, U = unit.bucket
-        if not 0 < max_new_tokens <= U:
-            raise ValueError(f"max_new_tokens must be 1 to {U}, got {max_new_tokens}")
-        tokens_PT = np.full((P, T), self._pad_id, np.int32)
+        if config.max_new_tokens > U:
+            raise ValueError(f"max_new_tokens must be at most {U}, got {config.max_new_tokens}")
+        tokens_PT = np.full((P, T), self.pad_id, np.int32)
         lengths_P = np.ones(P, np.int32)
         active_PS = np.zeros((P, S), bool)
         for p, request in enumerate(unit.requests):
@@ -180,9 +150,8 @@ class JittedEngine:
             active_PS[p, : len(request.samples)] = True
         keys_PS, wanted = unit_keys(stage_key, unit)
         results = self._decode(
-            params, unit.bucket, tokens_PT, lengths_P, keys_PS, active_PS,
-            temperature, top_p, max_new_tokens,
-        )  # fmt: skip
+            params, unit.bucket, config, tokens_PT, lengths_P, keys_PS, active_PS
+        )
         completions = []
         for place, (request, sample, seed) in zip(np.argwhere(active_PS), wanted, strict=True):
             place = tuple(place)
@@ -201,26 +170,26 @@ class JittedEngine:
         return completions
 
     def _decode(
-        self, params, bucket, tokens_PT, lengths_P, keys_PS, active_PS, temperature, top_p, limit
+        self, params, bucket, config, tokens_PT, lengths_P, keys_PS, active_PS
     ) -> sampler.Samples:
         tokens, lengths, keys_now, active = (
-            put(x, self._sharding) for x in (tokens_PT, lengths_P, keys_PS, active_PS)
+            put(x, self.sharding) for x in (tokens_PT, lengths_P, keys_PS, active_PS)
         )
         prefix = sampler.prefill(self.config, params, tokens, lengths)
         state = sampler.begin(
-            self.config, tokens, lengths, active, buffer=bucket.U, pad_id=self._pad_id
+            self.config, tokens, lengths, active, buffer=bucket.U, pad_id=self.pad_id
         )
         self.programs |= {("prefill", bucket._replace(S=0, U=0)), ("begin", bucket)}
 
         out = None  # host copy of all samples of the unit
         places_QR = np.arange(bucket.P * bucket.S).reshape(bucket.P, bucket.S)
-        end = 0
+        end, limit = 0, config.max_new_tokens
         while True:
-            end = min(limit, end + (self._chunk or limit))
+            end = min(limit, end + (self.chunk or limit))
             state = sampler.decode(
                 self.config, params, prefix, lengths, keys_now, state,
-                *sampler.scalars(end, temperature, top_p),
-                stop_ids=self._stop_ids, pad_id=self._pad_id,
+                *sampler.scalars(end, config.temperature, config.top_p),
+                stop_ids=self.stop_ids, pad_id=self.pad_id,
             )  # fmt: skip
             self.programs.add(("decode", bucket))
             done_PS = fetch(state.done_PS)

@@ -40,6 +40,7 @@ from absl import logging
 from grm_jax.files import append, write_atomically
 from grm_jax.parallel import processes
 from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, split
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import Completion
 from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit, unit_keys
 
@@ -229,20 +230,9 @@ class RemoteEngine:
         self._silent = 0  # requests since then that got none
 
     def run(
-        self,
-        params: None,
-        unit: WorkUnit,
-        *,
-        stage_key: jax.Array,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
+        self, params: None, unit: WorkUnit, config: DrawConfig, stage_key: jax.Array
     ) -> list[Completion]:
-        """Draws every sample of a unit; `params` are the server's own.
-
-        Returns:
-          Completions of text, without token ids and log-probs, in the order of the requests and of
-          their samples.
+        """See `engine.Engine`; completions of text, without token ids and log-probs.
 
         Raises:
           RemoteError: the server refuses every request, or failed one as often as is allowed.
@@ -251,9 +241,9 @@ class RemoteEngine:
         wanted = unit_keys(stage_key, unit)[1]
         answers = b""
         if processes.index() == 0:
-            settings = {"temperature": temperature, "top_p": top_p,
-                        self._server.max_tokens_field: max_new_tokens}  # fmt: skip
-            asked = [self._asked(*one, settings) for one in wanted]
+            settings = {"temperature": config.temperature, "top_p": config.top_p,
+                        self._server.max_tokens_field: config.max_new_tokens}  # fmt: skip
+            asked = [self._asked(*sample, settings) for sample in wanted]
             answers = json.dumps(asyncio.run(self._ask_all(asked))).encode()
         answers = json.loads(processes.bytes_from_first(answers))
         return [

@@ -16,6 +16,7 @@ from grm_jax.models.config import LoRAConfig
 from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
@@ -124,9 +125,8 @@ def completions(model, params, sharding, *, moves):
         Request(Prompt(f"c{i}", (0, 1), ids), (0, 1, 2)) for i, ids in enumerate(prompts)
     ]
     (unit,) = plan_units(requests, engine.buckets, max_new_tokens=16)
-    drawn = engine.run(
-        params, unit, stage_key=jax.random.key(5), temperature=1.0, top_p=0.95, max_new_tokens=16
-    )
+    config = DrawConfig(k=3, top_p=0.95, max_new_tokens=16)
+    drawn = engine.run(params, unit, config, jax.random.key(5))
     assert any(program[0] == "compact" for program in engine.programs) is moves
     return drawn
 

@@ -11,6 +11,7 @@ from grm_jax.models import lora, transformer
 from grm_jax.models.config import LoRAConfig
 from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import keys
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
@@ -33,10 +34,8 @@ def completions(config, params, temperature):
     prompts = [Prompt(f"u{i}", (0, 1), tuple(range(5 + i, 12))) for i in range(2)]
     requests = [Request(prompt, range(4)) for prompt in prompts]
     (unit,) = plan_units(requests, BUCKETS, max_new_tokens=12)
-    return engine.run(
-        params, unit, stage_key=keys.stage_key(jax.random.key(3), "grpo", 0),
-        temperature=temperature, top_p=1.0, max_new_tokens=12,
-    )  # fmt: skip
+    wanted = DrawConfig(k=4, temperature=temperature, max_new_tokens=12)
+    return engine.run(params, unit, wanted, keys.stage_key(jax.random.key(3), "grpo", 0))
 
 
 @pytest.mark.parametrize("variant", ["tiny", "tiny_deepseek"])

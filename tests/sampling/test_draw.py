@@ -51,7 +51,7 @@ class ScriptedEngine:
         self._tokenizer, self._stopped = tokenizer, stopped
         self._text = text or (lambda order: f"\\boxed{{{', '.join(str(i + 3) for i in order)}}}")
 
-    def run(self, params, unit, *, stage_key, temperature, top_p, max_new_tokens):
+    def run(self, params, unit, config, stage_key):
         self.units.append(unit)
         return [
             completion(self._tokenizer, self._text(r.prompt.order), r.prompt, s, self._stopped)

@@ -11,6 +11,7 @@ from grm_jax.models import transformer
 from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import engine as engine_module
 from grm_jax.sampling import keys, sampler
+from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Bucket, Buckets, Request, WorkUnit, plan_units
@@ -20,7 +21,7 @@ CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=6)
 BUCKETS = Buckets((16,), (16,), samples=(1, 4), samples_per_unit=8)
 STOPS, PAD, LIMIT = tuple(range(1, 20)), 0, 14
 STAGE = keys.stage_key(jax.random.key(5), "rft", 2)
-WANTED = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": LIMIT}
+WANTED = DrawConfig(k=4, max_new_tokens=LIMIT)
 
 
 def random_params(config, seed=0):
@@ -53,7 +54,8 @@ def draw(requests, chunk=None, **wanted):
     """Completions by (uid, sample), drawn in units planned for these requests."""
     found = {}
     for unit in plan_units(requests, BUCKETS, max_new_tokens=LIMIT):
-        for c in engine(chunk=chunk).run(PARAMS, unit, stage_key=STAGE, **{**WANTED, **wanted}):
+        config = dataclasses.replace(WANTED, **wanted)
+        for c in engine(chunk=chunk).run(PARAMS, unit, config, STAGE):
             assert (c.prompt.uid, c.sample) not in found
             found[c.prompt.uid, c.sample] = c
     return found
@@ -100,9 +102,8 @@ def test_programs_are_the_compiled_ones_and_warm_runs_are_quiet(compilation_coun
     ]
 
     def run_all(**wanted):
-        return [
-            worker.run(PARAMS, unit, stage_key=STAGE, **{**WANTED, **wanted}) for unit in units
-        ]
+        config = dataclasses.replace(WANTED, **wanted)
+        return [worker.run(PARAMS, unit, config, STAGE) for unit in units]
 
     with compilation_counter() as compiled:
         first = run_all()
@@ -140,7 +141,7 @@ def test_completions_are_complete_and_in_order():
     drawn = [
         completion
         for unit in plan_units(REQUESTS, BUCKETS, max_new_tokens=LIMIT)
-        for completion in engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
+        for completion in engine().run(PARAMS, unit, WANTED, STAGE)
     ]
     expected = [(f"u{i}", s) for i in range(4) for s in range(4)]
     assert [(c.prompt.uid, c.sample) for c in drawn] == expected
@@ -164,7 +165,7 @@ def test_samples_do_not_depend_on_the_unit(base):
 def test_samples_do_not_depend_on_the_width(base):
     for only in (request(2, (1,)), request(0, (3,))):
         unit = WorkUnit(0, Bucket(1, 1, 16, 16), (only,))
-        (drawn,) = engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
+        (drawn,) = engine().run(PARAMS, unit, WANTED, STAGE)
         assert_same({(drawn.prompt.uid, drawn.sample): drawn}, base)
 
 
@@ -228,11 +229,10 @@ def test_temperature_top_p_and_limit_reach_the_kernel(base, compilation_counter)
 
 def test_a_limit_outside_the_bucket_is_refused():
     unit = plan_units(REQUESTS, BUCKETS, max_new_tokens=LIMIT)[0]
-    for limit in (0, 17):
-        with pytest.raises(ValueError, match=f"max_new_tokens must be 1 to 16, got {limit}"):
-            engine().run(
-                PARAMS, unit, stage_key=STAGE, temperature=1.0, top_p=1.0, max_new_tokens=limit
-            )
+    with pytest.raises(ValueError, match="max_new_tokens must be at most 16, got 17"):
+        engine().run(PARAMS, unit, dataclasses.replace(WANTED, max_new_tokens=17), STAGE)
+    with pytest.raises(ValueError, match="max_new_tokens: must be at least 1, got 0"):
+        dataclasses.replace(WANTED, max_new_tokens=0)
 
 
 def test_the_kernel_agrees_with_the_engine(base):
@@ -252,5 +252,5 @@ def test_the_kernel_agrees_with_the_engine(base):
 
 def test_an_empty_place_draws_nothing():
     unit = WorkUnit(0, Bucket(2, 4, 16, 16), (request(0, (2,)),))
-    (only,) = engine().run(PARAMS, unit, stage_key=STAGE, **WANTED)
+    (only,) = engine().run(PARAMS, unit, WANTED, STAGE)
     assert (only.prompt.uid, only.sample) == ("u0", 2)

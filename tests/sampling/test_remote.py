@@ -176,9 +176,8 @@ def ask(served, tokenizer, tmp_path, monkeypatch):
         engine = engine_of(served, partial or next(partials), **changes)
         config = dataclasses.replace(CONFIG, k=2, order_policy="identity")
         (unit,) = Drawer(engine, tokenizer, config, 0).plan(COMPARISONS[:3]).units
-        completions = engine.run(
-            None, unit, stage_key=jax.random.key(1), temperature=0.7, top_p=0.9, max_new_tokens=64
-        )
+        wanted = dataclasses.replace(config, temperature=0.7, top_p=0.9, max_new_tokens=64)
+        completions = engine.run(None, unit, wanted, jax.random.key(1))
         assert len(completions) == 6
         return completions
 

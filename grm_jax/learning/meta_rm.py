@@ -81,23 +81,14 @@ class Selection(NamedTuple):
 
 
 class MetaBatch(NamedTuple):
-    """Rows of fixed shape, padded on the right.
+    """Rows of fixed shape, padded on the right."""
 
-    Attributes:
-      tokens_BT: int32 ids of the chat: query and responses, then the trajectory.
-      positions_BT: int32 from 0.
-      segment_ids_BT: int32, 1 on tokens and 0 on padding.
-      last_B: int32 index of the last real token.
-      labels_B: float32, 1 for correct.
-      weights_B: float32, 0 for absent rows.
-    """
-
-    tokens_BT: jax.Array
-    positions_BT: jax.Array
-    segment_ids_BT: jax.Array
-    last_B: jax.Array
-    labels_B: jax.Array
-    weights_B: jax.Array
+    tokens_BT: jax.Array  # int32 ids of the chat: query and responses, then the trajectory
+    positions_BT: jax.Array  # int32 from 0
+    segment_ids_BT: jax.Array  # int32, 1 on tokens and 0 on padding
+    last_B: jax.Array  # int32 index of the last real token
+    labels_B: jax.Array  # float32, 1 for correct
+    weights_B: jax.Array  # float32, 0 for absent rows
 
 
 def select(trajectories: Iterable[Trajectory], config: MetaRMConfig) -> Selection:

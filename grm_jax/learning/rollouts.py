@@ -13,53 +13,31 @@ from grm_jax.data.trajectory import Trajectory
 
 
 class Rollout(NamedTuple):
-    """A sampled trajectory as GRPO reads it.
+    """A sampled trajectory as GRPO reads it."""
 
-    Attributes:
-      prompt_ids: token ids of the prompt.
-      completion_ids: generated ids, the closing token included.
-      logprobs: the sampler's log-probs of the generated ids, of the policy that was sampled.
-      reward: of the trajectory, see `rewards`.
-      hit_length_limit: it ended at the length limit.
-      unparsed: no strict scores.
-    """
-
-    prompt_ids: Sequence[int]
-    completion_ids: Sequence[int]
+    prompt_ids: Sequence[int]  # token ids of the prompt
+    completion_ids: Sequence[int]  # generated ids, the closing token included
+    # the sampler's log-probs of the generated ids, of the policy that was sampled
     logprobs: Sequence[float]
-    reward: float
-    hit_length_limit: bool = False
-    unparsed: bool = False
+    reward: float  # of the trajectory, see `rewards`
+    hit_length_limit: bool = False  # it ended at the length limit
+    unparsed: bool = False  # no strict scores
 
 
 class RolloutBatch(NamedTuple):
-    """A rollout of fixed shape; a row is prompt and completion in one run, padded on the right.
+    """A rollout of fixed shape; a row is prompt and completion in one run, padded on the right."""
 
-    Attributes:
-      tokens_BT: int32 ids.
-      positions_BT: int32, from 0 at the first token of the prompt.
-      segment_ids_BT: int32, 1 on tokens and 0 on padding.
-      prompt_lengths_B: int32.
-      completion_BU: int32 generated ids, which are the targets.
-      completion_mask_BU: float32, 1 on generated tokens.
-      logprobs_BU: float32, log pi_old of the targets by the sampler, 0 on padding.
-      rewards_B: float32.
-      weights_B: float32, 1 on rows and 0 on the rows of absent groups.
-      hit_length_limit_B: float32 flags.
-      unparsed_B: float32 flags.
-    """
-
-    tokens_BT: jax.Array
-    positions_BT: jax.Array
-    segment_ids_BT: jax.Array
-    prompt_lengths_B: jax.Array
-    completion_BU: jax.Array
-    completion_mask_BU: jax.Array
-    logprobs_BU: jax.Array
-    rewards_B: jax.Array
-    weights_B: jax.Array
-    hit_length_limit_B: jax.Array
-    unparsed_B: jax.Array
+    tokens_BT: jax.Array  # int32 ids
+    positions_BT: jax.Array  # int32, from 0 at the first token of the prompt
+    segment_ids_BT: jax.Array  # int32, 1 on tokens and 0 on padding
+    prompt_lengths_B: jax.Array  # int32
+    completion_BU: jax.Array  # int32 generated ids, which are the targets
+    completion_mask_BU: jax.Array  # float32, 1 on generated tokens
+    logprobs_BU: jax.Array  # float32, log pi_old of the targets by the sampler, 0 on padding
+    rewards_B: jax.Array  # float32
+    weights_B: jax.Array  # float32, 1 on rows and 0 on the rows of absent groups
+    hit_length_limit_B: jax.Array  # float32 flags
+    unparsed_B: jax.Array  # float32 flags
 
 
 def rollout(prompt_ids: Sequence[int], trajectory: Trajectory, reward: float) -> Rollout:

@@ -115,19 +115,12 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that decides the next update, given its batch.
+    """Everything that decides the next update, given its batch."""
 
-    Attributes:
-      params: parameters being trained: all, or the adapters of a frozen base (`models.lora`).
-      opt_state: state of the optimizer.
-      step: int32 scalar, updates done.
-      key: base PRNG key of the stage; step k uses fold_in(key, k).
-    """
-
-    params: dict
-    opt_state: optax.OptState
-    step: jax.Array
-    key: jax.Array
+    params: dict  # parameters being trained: all, or the adapters of a frozen base (`models.lora`)
+    opt_state: optax.OptState  # state of the optimizer
+    step: jax.Array  # int32 scalar, updates done
+    key: jax.Array  # base PRNG key of the stage; step k uses fold_in(key, k)
 
 
 def create_state(params, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:

@@ -23,19 +23,12 @@ _MASKED = -1e30
 
 
 class Keys(NamedTuple):
-    """One block of keys and values of one layer.
+    """One block of keys and values of one layer."""
 
-    Attributes:
-      k_BKSE: keys, rotated.
-      v_BKSE: values.
-      positions_BS: int32 absolute positions.
-      segment_ids_BS: int32; 0 marks an empty slot.
-    """
-
-    k_BKSE: jax.Array
-    v_BKSE: jax.Array
-    positions_BS: jax.Array
-    segment_ids_BS: jax.Array
+    k_BKSE: jax.Array  # keys, rotated
+    v_BKSE: jax.Array  # values
+    positions_BS: jax.Array  # int32 absolute positions
+    segment_ids_BS: jax.Array  # int32; 0 marks an empty slot
 
 
 class _Partial(NamedTuple):

@@ -245,21 +245,13 @@ def _cache_bytes_per_layer(config: ModelConfig) -> int:
 
 
 class DecodeCost(NamedTuple):
-    """The needs of decode steps: bytes, and FLOPs.
+    """The needs of decode steps: bytes, and FLOPs."""
 
-    Attributes:
-      weights: of the model, once a step.
-      prefix: of the caches of prompts, once a step and prompt, whatever the number of samples.
-      suffix: of the samples' own caches.
-      written: into the samples' own caches.
-      flops: of all samples.
-    """
-
-    weights: int
-    prefix: int
-    suffix: int
-    written: int
-    flops: int
+    weights: int  # of the model, once a step
+    prefix: int  # of the caches of prompts, once a step and prompt, whatever the number of samples
+    suffix: int  # of the samples' own caches
+    written: int  # into the samples' own caches
+    flops: int  # of all samples
 
     @property
     def bytes(self) -> int:

@@ -44,19 +44,12 @@ def parameter(module, name, scale, *, dtype=None, param_dtype=None, **sizes):
 
 
 class Kernel(NamedTuple):
-    """The weight of a projection and, if it has one, its low-rank adapter; see `contract`.
+    """The weight of a projection and, if it has one, its low-rank adapter; see `contract`."""
 
-    Attributes:
-      weight: its contracted dimensions, then those that are kept.
-      a: contracted dimensions, then the rank.
-      b: the rank, then the kept dimensions.
-      scale: factor on the product of the two.
-    """
-
-    weight: jax.Array
-    a: jax.Array | None = None
-    b: jax.Array | None = None
-    scale: float = 0.0
+    weight: jax.Array  # its contracted dimensions, then those that are kept
+    a: jax.Array | None = None  # contracted dimensions, then the rank
+    b: jax.Array | None = None  # the rank, then the kept dimensions
+    scale: float = 0.0  # factor on the product of the two
 
 
 def kernel(module, name, *, contracted: int = 1, **sizes) -> Kernel:

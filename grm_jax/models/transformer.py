@@ -35,19 +35,12 @@ _REMAT_POLICIES = {
 
 
 class KVBlock(NamedTuple):
-    """Keys and values of all layers for a run of tokens.
+    """Keys and values of all layers for a run of tokens."""
 
-    Attributes:
-      k_LBKTE: rotated keys; in latent attention the latents, then the rotated shared key.
-      v_LBKTE: values; of width 0 in latent attention, whose latents are the values.
-      positions_BT: int32 absolute positions.
-      segment_ids_BT: int32; 0 marks an empty slot, which nobody attends to.
-    """
-
-    k_LBKTE: jax.Array
-    v_LBKTE: jax.Array
-    positions_BT: jax.Array
-    segment_ids_BT: jax.Array
+    k_LBKTE: jax.Array  # rotated keys; in latent attention the latents, then the rotated shared key
+    v_LBKTE: jax.Array  # values; of width 0 in latent attention, whose latents are the values
+    positions_BT: jax.Array  # int32 absolute positions
+    segment_ids_BT: jax.Array  # int32; 0 marks an empty slot, which nobody attends to
 
 
 class Layer(nn.Module):

@@ -41,20 +41,13 @@ class Origin(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WorkList:
-    """The planned work units, and the comparisons that were dropped or shortened to fit.
+    """The planned work units, and the comparisons that were dropped or shortened to fit."""
 
-    Attributes:
-      units: the work units.
-      comparisons: by uid.
-      dropped: uids of comparisons whose prompt is too long.
-      shortened: uids of comparisons with a shortened prompt.
-      alike: uids of shortened comparisons where the cut made a best response equal to another.
-    """
-
-    units: list[WorkUnit]
-    comparisons: Mapping[str, Comparison]
-    dropped: tuple[str, ...]
-    shortened: tuple[str, ...]
+    units: list[WorkUnit]  # the work units
+    comparisons: Mapping[str, Comparison]  # by uid
+    dropped: tuple[str, ...]  # uids of comparisons whose prompt is too long
+    shortened: tuple[str, ...]  # uids of comparisons with a shortened prompt
+    # uids of shortened comparisons where the cut made a best response equal to another
     alike: tuple[str, ...]
 
     @property
@@ -65,20 +58,13 @@ class WorkList:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawer:
-    """An engine with the settings by which it draws trajectories.
+    """An engine with the settings by which it draws trajectories."""
 
-    Attributes:
-      engine: draws the work units.
-      tokenizer: of the model.
-      config: how to draw.
-      seed: of the presentation orders.
-      base_key: of the run; stage, step, uid and sample are folded in. Not needed to plan.
-    """
-
-    engine: Engine
-    tokenizer: Tokenizer
-    config: DrawConfig
-    seed: int
+    engine: Engine  # draws the work units
+    tokenizer: Tokenizer  # of the model
+    config: DrawConfig  # how to draw
+    seed: int  # of the presentation orders
+    # of the run; stage, step, uid and sample are folded in. Not needed to plan
     base_key: jax.Array | None = None
 
     def plan(

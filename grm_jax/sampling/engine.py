@@ -17,29 +17,20 @@ from grm_jax.sampling.scheduler import Bucket, Buckets, WorkUnit, unit_keys
 
 
 class Completion(NamedTuple):
-    """One sample of one request.
+    """One sample of one request."""
 
-    Attributes:
-      prompt: the continued prompt.
-      sample: index within the comparison.
-      seed: the two words of the sample's key.
-      token_ids: generated ids, the stop token included; () from an engine that speaks text.
-      logprobs: untempered log pi of each token.
-      sampling_logprobs: log-prob of each under the distribution that was sampled from.
-      stopped: ended by a stop token, not by the length limit.
-      text: answer of an engine that speaks text; None where `token_ids` are the answer.
-      refusal: why there is no answer and never will be; "" for an answer.
-    """
-
-    prompt: Prompt
-    sample: int
-    seed: tuple[int, int]
+    prompt: Prompt  # the continued prompt
+    sample: int  # index within the comparison
+    seed: tuple[int, int]  # the two words of the sample's key
+    # generated ids, the stop token included; () from an engine that speaks text
     token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...]  # untempered log pi of each token
+    # log-prob of each under the distribution that was sampled from
     sampling_logprobs: tuple[float, ...]
-    stopped: bool
+    stopped: bool  # ended by a stop token, not by the length limit
+    # answer of an engine that speaks text; None where `token_ids` are the answer
     text: str | None = None
-    refusal: str = ""
+    refusal: str = ""  # why there is no answer and never will be; "" for an answer
 
 
 class Engine(Protocol):

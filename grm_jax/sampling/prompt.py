@@ -19,25 +19,16 @@ _SHORTEST = 16  # tokens of a text that was cut
 
 
 class Prompt(NamedTuple):
-    """One comparison in one presentation order, ready to be continued.
+    """One comparison in one presentation order, ready to be continued."""
 
-    Attributes:
-      uid: of the comparison.
-      order: presentation order; order[j] is the index of the response shown at position j.
-      ids: token ids: the user message in the chat format of the model, then `given`.
-      text: the user message, for engines that speak text.
-      given: the beginning of the answer, which is not generated: given principles.
-      shortened: texts of the comparison were cut to fit.
-      alike: the cut made a best response equal to one that is not.
-    """
-
-    uid: str
-    order: Order
+    uid: str  # of the comparison
+    order: Order  # presentation order; order[j] is the index of the response shown at position j
+    # token ids: the user message in the chat format of the model, then `given`
     ids: tuple[int, ...]
-    text: str = ""
-    given: str = ""
-    shortened: bool = False
-    alike: bool = False
+    text: str = ""  # the user message, for engines that speak text
+    given: str = ""  # the beginning of the answer, which is not generated: given principles
+    shortened: bool = False  # texts of the comparison were cut to fit
+    alike: bool = False  # the cut made a best response equal to one that is not
 
 
 def make_prompt(

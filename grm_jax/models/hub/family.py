@@ -53,17 +53,12 @@ class Fields:
 
 
 class Codec(NamedTuple):
-    """How a value of config.json becomes ours, and ours one of config.json.
+    """How a value of config.json becomes ours, and ours one of config.json."""
 
-    Attributes:
-      read: (fields, name of the field) -> our value.
-      write: (our value, the whole config) -> their value; None for a field that is not written.
-      optional: whether our value may be None.
-    """
-
-    read: Callable[[Fields, str], Any]
+    read: Callable[[Fields, str], Any]  # (fields, name of the field) -> our value
+    # (our value, the whole config) -> their value; None for a field that is not written
     write: Callable[[Any, ModelConfig], Any] | None = lambda value, config: value
-    optional: bool = False
+    optional: bool = False  # whether our value may be None
 
 
 class Row(NamedTuple):

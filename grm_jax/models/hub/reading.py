@@ -20,16 +20,11 @@ from grm_jax.models.hub.tensor_files import INDEX, SINGLE, Stored
 
 
 class Checkpoint(NamedTuple):
-    """The model in a folder.
+    """The model in a folder."""
 
-    Attributes:
-      config: shape of the model.
-      params: of the decoder. Those of a DeepSeek reward model have no "lm_head".
-      head: of a reward model, as `heads.scalar_init` makes it; None for a language model.
-    """
-
-    config: ModelConfig
-    params: dict
+    config: ModelConfig  # shape of the model
+    params: dict  # of the decoder. Those of a DeepSeek reward model have no "lm_head"
+    # of a reward model, as `heads.scalar_init` makes it; None for a language model
     head: dict | None
 
 

@@ -82,11 +82,9 @@ def num_active_params(config: ModelConfig) -> int:
 
 
 def num_product_params(config: ModelConfig, *, output: bool = True) -> int:
-    """N: matrix entries that a token is multiplied by.
+    """N: matrix entries that a token is multiplied by, those of the output layer if `output`.
 
-    Args:
-      config: shape of the model.
-      output: with the output layer. Embedding rows are looked up and never multiplied.
+    Embedding rows are looked up and never multiplied.
     """
     experts = config.moe.experts_per_token if config.moe else 0
     table = config.vocab_size * config.embed_dim if output else 0
@@ -94,12 +92,9 @@ def num_product_params(config: ModelConfig, *, output: bool = True) -> int:
 
 
 def attended_pairs(length: int, window: int | None, past: int = 0) -> int:
-    """(query, key) pairs of a causal layer for queries at positions past to past + length - 1.
+    """(query, key) pairs of a causal layer for `length` queries after `past` tokens.
 
-    Args:
-      length: queries.
-      window: keys that a query sees at most, itself included; None for all.
-      past: earlier tokens, which are keys only.
+    A query sees at most `window` keys, its own included; None is all.
     """
 
     def below(end):  # pairs of the queries at 0 to end - 1
@@ -116,14 +111,10 @@ def _layer_windows(config: ModelConfig) -> tuple[int | None, ...]:
 def attention_flops(
     config: ModelConfig, length: int, past: int = 0, *, absorbed: bool = False
 ) -> int:
-    """FLOPs of q.k and weights.v in all layers.
+    """FLOPs of q.k and weights.v in all layers, for `length` queries after `past` tokens.
 
-    Args:
-      config: shape of the model.
-      length: queries, one after the other.
-      past: earlier tokens.
-      absorbed: latent attention over the latents, as in decode, whose keys are R + E wide and
-        values R; else over expanded heads. Without effect on grouped-query attention.
+    `absorbed` is latent attention over the latents, as in decode, whose keys are R + E wide and
+    values R; else over expanded heads. It changes nothing for grouped-query attention.
     """
     c, mla = config, config.mla
     if mla is None:
@@ -163,12 +154,9 @@ def train_flops(
 ) -> int:
     """FLOPs of a forward and a backward pass: 6 N a token and 3 times attention, without remat.
 
-    Args:
-      config: shape of the model.
-      lengths: as in `forward_flops`.
-      output_tokens: as in `forward_flops`.
-      frozen: matrices get no gradient, as under low-rank adapters: 4 N a token and 3 times
-        attention. The products of the adapters themselves, about a hundredth, are not counted.
+    `lengths` and `output_tokens` are as in `forward_flops`. `frozen` matrices get no gradient, as
+    under low-rank adapters: 4 N a token and 3 times attention. The products of the adapters
+    themselves, about a hundredth, are not counted.
     """
     forward = forward_flops(config, lengths, output_tokens=output_tokens)
     attention = sum(attention_flops(config, length) for length in lengths)
@@ -188,11 +176,6 @@ def weight_bytes(config: ModelConfig, tokens: int, *, output: bool = True) -> in
 
     Experts count with the expected number of distinct ones, the embedding with the looked-up rows,
     or whole where the output layer reads it anyway.
-
-    Args:
-      config: shape of the model.
-      tokens: of the pass.
-      output: with the output layer.
     """
     c, moe = config, config.moe
     experts = expected_experts(moe.num_experts, moe.experts_per_token, tokens) if moe else 0
@@ -219,14 +202,9 @@ def train_bytes(
 ) -> int:
     """Bytes of weights, gradients and moments that a training step must move.
 
-    Each micro-batch reads the weights forward and backward and writes a gradient; from the second
-    on it reads the sum so far as well. Then comes the optimizer.
-
-    Args:
-      config: shape of the model.
-      tokens: of the whole step.
-      micro_batches: pieces of equal size.
-      frozen: as in `train_flops`: the weights are only read.
+    Each micro-batch of `tokens / micro_batches` reads the weights forward and backward and writes a
+    gradient; from the second on it reads the sum so far as well. Then comes the optimizer. `frozen`
+    weights are only read.
     """
     gradient = num_params(config) * dtype_bytes(config.compute.param_dtype)
     reads = 2 * micro_batches * weight_bytes(config, tokens // micro_batches)
@@ -268,17 +246,10 @@ def sample_flops(config: ModelConfig, prompt_length: int, new: int) -> int:
 def decode_cost(
     config: ModelConfig, *, prompts: int, samples: int, prompt_length: int, new: int
 ) -> DecodeCost:
-    """The cost of drawing `new` tokens of each sample from prefilled prompts, in `new` steps.
+    """The cost of drawing `new` tokens of each of S samples of P prefilled prompts, in `new` steps.
 
     The cache of a prompt holds all but its last token, which the first step feeds, as in
-    `sampling.sampler`. Local layers need only what their window holds. Nothing stops early.
-
-    Args:
-      config: shape of the model.
-      prompts: P.
-      samples: S, all active.
-      prompt_length: tokens of each prompt, at least 1.
-      new: steps.
+    `sampling.sampler`. Local layers need only the keys in their window. No sample stops early.
     """
     rows, past = prompts * samples, prompt_length - 1
     token = _cache_bytes_per_layer(config)

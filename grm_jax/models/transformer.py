@@ -182,12 +182,7 @@ def frozen_dtypes(config: ModelConfig) -> dict:
 
 
 def constrain_params(config: ModelConfig, tree: dict) -> dict:
-    """Fixes how parameters, or gradients, are split over a mesh; the identity without one.
-
-    Args:
-      config: shape of the model.
-      tree: all parameters, or some of them at their places in the tree.
-    """
+    """Fixes how all or some parameters, or gradients, are split over a mesh, if there is one."""
     if sharding.current_mesh() is None:
         return tree
     names = dict(jax.tree_util.tree_leaves_with_path(

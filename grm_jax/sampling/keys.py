@@ -36,12 +36,9 @@ def _fold(key, words_P2, samples_PS):
 
 
 def sample_keys(key: jax.Array, uids: Sequence[str], samples_PS: np.ndarray) -> jax.Array:
-    """Typed keys [P, S] of the samples of each comparison.
+    """Typed keys [P, S] of samples, by the index of each sample within its comparison.
 
-    Args:
-      key: of the stage, from `stage_key`.
-      uids: P uids of comparisons.
-      samples_PS: sample indices within each comparison.
+    `key` is that of the stage, from `stage_key`; `uids` are those of the P comparisons.
     """
     words_P2 = np.asarray([stable_words(uid) for uid in uids], np.uint32)
     return _fold(key, *put((words_P2, samples_PS.astype(np.uint32))))

@@ -3,7 +3,7 @@
 Any server with POST <url>/chat/completions will do (vLLM, SGLang, a provider). The paper drew its
 RFT data from DeepSeek-V2.5 (appendix C.1). One request a sample, with a seed of its own: so a
 sample depends on no other, a server with a prefix cache still reads each prompt once, and
-providers that do not know `n` serve too. What becomes of a call:
+providers that do not know `n` serve too. The outcomes of a call:
 
 - An answer: a text that ended by itself or at the length limit.
 - No answer, and never one to this request: a content filter, a prompt longer than the context, a
@@ -17,7 +17,7 @@ providers that do not know `n` serve too. What becomes of a call:
 
 A unit is written when it is whole, and a server may charge for each of its samples. So answers are
 kept in a file from when they come until their unit is in the store, and the next run asks for what
-is missing. Of several processes the first one asks, and the others get what it got.
+is missing. Of several processes the first one asks, and the others get its answers.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ _LONGEST_WAIT, _ERROR_WAIT = 60.0, 3.0  # seconds between calls; for the body of
 _LARGEST = 2**24  # bytes of a reply
 _MANY = 32  # requests without an answer, one after the other, before something else is asked
 _FAILING = ("error", "abort", "network_error", "insufficient_system_resource")  # finish reasons
-# What is the matter with one request: in the words of a server, or as a finish reason.
+# Problems of a single request, in the words of a server or as a finish reason.
 _FILTERED = re.compile(
     "content.?(filter|policy|management)|content exists risk|moderation|inspection.?failed|flagged"
     "|usage polic|^(safety|sensitive|recitation|prohibited_content|blocklist|refusal|tool_calls)$",
@@ -114,7 +114,7 @@ def _line(name: str, answer: Answer) -> bytes:
 
 
 class _Asked(NamedTuple):
-    """One request: whose it is, for people; its name among the kept answers; what is sent."""
+    """A request: its sample in words, its name among the kept answers, and its body."""
 
     where: str
     name: str
@@ -130,16 +130,16 @@ def api_key() -> str:
 
 
 def _is_address(url: str) -> bool:
-    found = _URL.fullmatch(url)
+    parts = _URL.fullmatch(url)
     with contextlib.suppress(ValueError):
-        if found and found[1].startswith("["):
-            ipaddress.IPv6Address(found[1][1:-1])
-        return found is not None and int(found[3] or 0) < 2**16
+        if parts and parts[1].startswith("["):
+            ipaddress.IPv6Address(parts[1][1:-1])
+        return parts is not None and int(parts[3] or 0) < 2**16
     return False
 
 
 def check_url(url: str) -> None:
-    """ValueError, without its text, for what is no address, or holds more than an address."""
+    """Raises ValueError, without the text, for a URL that is not an address and nothing more."""
     if not _is_address(url):
         raise ValueError(
             "url: must start with http:// or https:// and a host, without user, password or query; "
@@ -173,7 +173,7 @@ class Server(Checked):
         {"seed": null} for a server that knows none.
       stop_reasons: comma-separated finish reasons of a text that ended by itself, in lower case;
         "null" is none at all.
-      length_reasons: those of a text that was cut off at the length limit.
+      length_reasons: finish reasons of a text that hit the length limit.
       pause: seconds before the second call; it doubles each time, up to a minute.
     """
 
@@ -265,7 +265,7 @@ class RemoteEngine:
         body = {"model": self._server.model, "messages": [message], **settings, "seed": seed}
         body |= json.loads(self._server.extra or "{}")
         body = {name: value for name, value in body.items() if name and value is not None}
-        # The seed tells samples apart, also where a server is not told it.
+        # Samples differ in their seed, also where the server gets none.
         sent = json.dumps({"url": self._server.url, **body, "seed": seed}, sort_keys=True)
         name = hashlib.sha256(sent.encode()).hexdigest()
         return _Asked(f"comparison {request.prompt.uid!r} sample {sample}", name, body)
@@ -307,7 +307,7 @@ class RemoteEngine:
             for answer in sorted(answers, key=lambda answer: isinstance(answer, _Failed)):
                 if isinstance(answer, BaseException):
                     raise answer
-            refused = [one for one in zip(unit, answers, strict=True) if one[1].refusal]
+            refused = [pair for pair in zip(unit, answers, strict=True) if pair[1].refusal]
             if doubtful or refused and not self._answered:
                 await self._ask_another(*(doubtful or refused)[0])
             if unit and len(refused) == len(unit):
@@ -326,13 +326,13 @@ class RemoteEngine:
             raise self._error(asked, f"{answer.refusal} (and nothing else is answered)")
 
     async def _ask(self, asked: _Asked) -> tuple[Answer, bool]:
-        """The outcome of a request, after all its calls, and whether it surely is of this one.
+        """The outcome of a request after all its calls, and whether it surely is the request's own.
 
         Raises:
           RemoteError: see `run`.
           _Failed: another request has ended the run.
         """
-        wait, own = 0.0, False
+        wait, doubtful = 0.0, False
         for attempt in range(self._server.tries):
             await self._sleep(wait)
             now = time.monotonic()
@@ -344,7 +344,7 @@ class RemoteEngine:
             try:
                 answer, sure = await self._call(asked)
             except _Failed as failed:
-                problem, least, own = failed.args
+                problem, least, doubtful = failed.args
                 wait = self._server.pause * 2.0 ** min(attempt, 9) * (1 + random.random())
                 wait = min(_LONGEST_WAIT, max(wait, least))  # in part by chance: not all at once
                 continue
@@ -354,7 +354,7 @@ class RemoteEngine:
             self._answered = self._answered if answer.refusal else asked.body
             return answer, sure
         problem = f"no answer in {self._server.tries} calls; the last: {problem}"
-        if own:  # doubtful: what else the server answers decides whose fault it is
+        if doubtful:  # whether the server answers another request decides whose fault it is
             self._silent += 1
             return Answer("", True, problem), False
         raise self._error(asked, problem)
@@ -410,7 +410,7 @@ class RemoteEngine:
         raise self._error(asked, refusal)
 
     def _outcome(self, raw: str, limit: int) -> tuple[Answer, bool]:
-        """The outcome in the body of a reply, and whether it surely is of this request."""
+        """The outcome in the body of a reply, and whether it is surely this request's own."""
         try:
             reply = json.loads(raw)
             (choice,) = reply["choices"]
@@ -435,7 +435,7 @@ class RemoteEngine:
 
 
 def _text(content: str | list | None) -> str | None:
-    """The text of a message, also of one in parts; what was thought is no part of it."""
+    """The text of a message, which may come in parts, without parts that hold thoughts."""
     if isinstance(content, list):
         parts = [part if isinstance(part, str) else part["text"] for part in content
                  if isinstance(part, str) or part.get("type", "text") == "text"]  # fmt: skip

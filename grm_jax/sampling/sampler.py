@@ -76,11 +76,7 @@ def prefill(
 ) -> KVBlock:
     """Keys and values of all but the last token of each prompt.
 
-    Args:
-      config: shape of the model.
-      params: decoder parameters.
-      tokens_PT: int32 prompts, padded on the right.
-      lengths_P: int32 true lengths, at least 1.
+    Prompts are padded on the right to T; `lengths_P` are their true lengths, at least 1.
     """
     positions_PT = jnp.broadcast_to(
         jnp.arange(tokens_PT.shape[1], dtype=jnp.int32)[None, :], tokens_PT.shape

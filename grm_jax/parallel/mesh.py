@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import jax
 
-from grm_jax.ranges import Checked, Count
+from grm_jax.ranges import Checked, Count, split
 
 AXES = ("data", "fsdp", "tensor", "expert")
 
@@ -83,9 +83,9 @@ class MeshConfig(Checked):
         """
         table = dict(RULES)
         for field in ("rules", "rollout_rules")[: 1 + rollout]:
-            for entry in filter(None, (part.strip() for part in getattr(self, field).split(","))):
+            for entry in split(getattr(self, field)):
                 name, equals, value = (part.strip() for part in entry.partition("="))
-                axes = tuple(filter(None, (axis.strip() for axis in value.split("+"))))
+                axes = tuple(split(value.replace("+", ",")))
                 if not equals or name not in table or set(axes) - set(AXES):
                     raise ValueError(
                         f"{field}: {entry!r} must read name=axis+axis, with a name of "
@@ -105,9 +105,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     sizes = tuple(getattr(config, axis) for axis in AXES)
     if config.size != len(devices):
         product = " * ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise ValueError(
-            f"mesh: {product} = {config.size} devices wanted, {len(devices)} found"
-        )
+        raise ValueError(f"mesh: {product} = {config.size} devices wanted, {len(devices)} found")
     # Auto: the compiler propagates what the constraints do not say. The default, explicit, would
     # type every array by its sharding.
     return jax.make_mesh(

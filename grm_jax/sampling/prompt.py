@@ -4,6 +4,7 @@ The text of a prompt comes from `grm_jax.text.prompts`; here it gets its present
 hint or given principles, its token ids, and, where it is too long, shorter texts.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,34 +70,29 @@ def given_beginning(comparison: Comparison, config: DrawConfig) -> str:
     return prompts.given_principles(comparison.principles)
 
 
-def _assemble(comparison, order, config, tokenizer, hinted, messages=None, responses=None):
-    """The prompt of a comparison, or of shorter texts in place of its messages and responses."""
-    text = _text(
-        comparison, order, config, hinted,
-        comparison.messages if messages is None else messages,
-        comparison.responses if responses is None else responses,
-    )  # fmt: skip
+def _assemble(comparison, order, config, tokenizer, hinted) -> Prompt:
+    text = _text(comparison, order, config, hinted)
     given = given_beginning(comparison, config)
     beginning = tokenizer.encode(given) if given else ()
     ids = (*tokenizer.chat([Message("user", text)]), *beginning)
     return Prompt(comparison.uid, tuple(order), ids, text, given)
 
 
-def _text(comparison, order, config, hinted, messages, responses) -> str:
+def _text(comparison, order, config, hinted) -> str:
     if config.principles == "query":
-        return prompts.principles_prompt(messages, form=config.form)
-    shown = [responses[i] for i in order]
+        return prompts.principles_prompt(comparison.messages, form=config.form)
+    shown = [comparison.responses[i] for i in order]
     if config.answer == "best":
         if hinted:
             raise ValueError("hinted: the prompt of the judge has no hint")
-        return prompts.judge_prompt(messages, shown, form=config.form)
+        return prompts.judge_prompt(comparison.messages, shown, form=config.form)
     binary = config.binary(comparison)
     hint = None
     if hinted:
         best = comparison.label if binary else list(order).index(comparison.best)
         hint = prompts.Hint(best, comparison.hint_note)
     return prompts.grm_prompt(
-        messages,
+        comparison.messages,
         shown,
         form=config.form,
         principles="self" if config.principles == "given" else config.principles,
@@ -121,14 +117,15 @@ def _shorten(whole, comparison, config, tokenizer, hinted, limit) -> Prompt | No
     while low <= high:  # the first budget that fits; prompts shrink along the list
         middle = (low + high) // 2
         for_responses, for_turns = budgets[middle]
-        responses = [_cut(text, for_responses, tokenizer) for text in comparison.responses]
-        messages = [
-            Message(message.role, _cut(message.content, for_turns, tokenizer))
-            for message in comparison.messages
-        ]
-        prompt = _assemble(comparison, whole.order, config, tokenizer, hinted, messages, responses)
+        shorter = dataclasses.replace(
+            comparison,
+            messages=tuple(m._replace(content=_cut(m.content, for_turns, tokenizer))
+                           for m in comparison.messages),
+            responses=tuple(_cut(text, for_responses, tokenizer) for text in comparison.responses),
+        )  # fmt: skip
+        prompt = _assemble(shorter, whole.order, config, tokenizer, hinted)
         if len(prompt.ids) <= limit:
-            alike = _beaten(comparison, responses) < _beaten(comparison, comparison.responses)
+            alike = _beaten(shorter) < _beaten(comparison)
             best, high = prompt._replace(shortened=True, alike=alike), middle - 1
         else:
             low = middle + 1
@@ -145,9 +142,10 @@ def _cut(text: str, budget: int, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(ids[:head]) + _CUT + tokenizer.decode(tail)
 
 
-def _beaten(comparison: Comparison, responses: Sequence[str]) -> int:
+def _beaten(comparison: Comparison) -> int:
     """The number of responses that differ from every best one."""
-    return sum(text not in {responses[i] for i in comparison.winners} for text in responses)
+    best = {comparison.responses[i] for i in comparison.winners}
+    return sum(text not in best for text in comparison.responses)
 
 
 def _budgets(longest: int) -> list[int]:

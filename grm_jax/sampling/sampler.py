@@ -35,28 +35,17 @@ _TOP_P_STEPS = 40  # halvings of the probability threshold
 
 
 class DecodeState(NamedTuple):
-    """Everything the decode loop carries.
+    """Everything the decode loop carries."""
 
-    Attributes:
-      step: int32 scalar, tokens generated so far.
-      last_PS: int32, the token to feed next.
-      done_PS: bool, samples that stopped; absent samples are done from the start.
-      lengths_PS: int32, tokens generated, the stop token included.
-      tokens_PSU: int32; pad after the end.
-      logprobs_PSU: float32 log pi, untempered, of the whole vocabulary; 0 after the end.
-      sampling_logprobs_PSU: float32 log-prob under the tempered nucleus that was sampled from; 0
-        when greedy.
-      k_JSIPKUE, v_JSIPKUE: cache of each stack; slot u holds the token fed at step u.
-    """
-
-    step: jax.Array
-    last_PS: jax.Array
-    done_PS: jax.Array
-    lengths_PS: jax.Array
-    tokens_PSU: jax.Array
-    logprobs_PSU: jax.Array
+    step: jax.Array  # int32 scalar, tokens generated so far
+    last_PS: jax.Array  # int32, the token to feed next
+    done_PS: jax.Array  # bool, samples that stopped; absent samples are done from the start
+    lengths_PS: jax.Array  # int32, tokens generated, the stop token included
+    tokens_PSU: jax.Array  # int32; pad after the end
+    logprobs_PSU: jax.Array  # float32 log pi, untempered, of the whole vocabulary; 0 after the end
+    # float32 log-prob under the tempered nucleus that was sampled from; 0 when greedy
     sampling_logprobs_PSU: jax.Array
-    k_JSIPKUE: tuple[jax.Array, ...]
+    k_JSIPKUE: tuple[jax.Array, ...]  # cache of each stack; slot u holds the token fed at step u
     v_JSIPKUE: tuple[jax.Array, ...]
 
 

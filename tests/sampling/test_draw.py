@@ -468,9 +468,9 @@ def test_a_resumed_draw_yields_the_same_trajectories(tokenizer, jitted, tmp_path
     path.write_bytes(cut)
     drawn, real = [], engine.run
 
-    def run(params, unit, **kwargs):
+    def run(params, unit, *rest):
         drawn.append(unit.index)
-        return real(params, unit, **kwargs)
+        return real(params, unit, *rest)
 
     monkeypatch.setattr(engine, "run", run)
     _, resumed, calls = stored(path, engine, tokenizer, params, config)

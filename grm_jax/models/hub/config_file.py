@@ -83,13 +83,8 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
     return config
 
 
-def write_config(config: ModelConfig, *, head: bool = False, **fields) -> dict:
-    """The config.json of a model.
-
-    Args:
-      config: shape of the model.
-      head: a scalar reward head in place of output logits.
-      fields: further ones, such as `bos_token_id` or `max_position_embeddings`.
+def write_config(config: ModelConfig, *, head: bool = False) -> dict:
+    """The config.json of a model, with a scalar reward `head` or output logits.
 
     Raises:
       ValueError: for a shape that none of the architectures has, naming the field.
@@ -105,7 +100,6 @@ def write_config(config: ModelConfig, *, head: bool = False, **fields) -> dict:
         "model_type": family.model_type,
         "torch_dtype": config.compute.param_dtype,
         **table,
-        **fields,
     }
     return with_head(written, head)
 

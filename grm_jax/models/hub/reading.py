@@ -194,21 +194,13 @@ def _check(
         tensor, stored = wanted.get(name), headers.get(name, [])
         expected = str(list(tensor.shape)) if tensor else "-"
         there = ", ".join(f"{list(s.shape)} {s.dtype} in {s.path.name}" for s in stored) or "-"
-        fault = ""
-        if tensor is None:
-            fault = "unknown"
-        elif not stored:
-            fault = "missing"
-        elif len(stored) > 1:
-            fault = "doubled"
-        elif stored[0].shape != tensor.shape:
-            fault = "other shape"
-        elif name in astray:
-            fault = astray[name]
-        elif dtypes is not None:
-            types = {dtypes[place.path] for place in tensor.places}
-            if any(jnp.promote_types(stored[0].dtype, dtype) != dtype for dtype in types):
-                fault = f"wider than {', '.join(map(str, types))}: choose param_dtype"
+        fault = (
+            "unknown" if tensor is None
+            else "missing" if not stored
+            else "doubled" if len(stored) > 1
+            else "other shape" if stored[0].shape != tensor.shape
+            else astray.get(name) or _too_wide(tensor, stored[0], dtypes)
+        )  # fmt: skip
         row = f"{name}: expected {expected}, found {there}"
         (bad if fault else good).append(f"{row}: {fault}" if fault else row)
     if bad:
@@ -218,6 +210,13 @@ def _check(
             f"{folder}: {len(bad)} of {len(good) + len(bad)} tensors do not fit, listed last:\n"
             f"  {lines}"
         )
+
+
+def _too_wide(tensor: Tensor, stored: Stored, dtypes: dict[Path, np.dtype] | None) -> str:
+    types = {dtypes[place.path] for place in tensor.places} if dtypes else ()
+    if all(jnp.promote_types(stored.dtype, dtype) == dtype for dtype in types):
+        return ""
+    return f"wider than {', '.join(map(str, types))}: choose param_dtype"
 
 
 def _check_tied(stored: dict[str, Stored]) -> None:

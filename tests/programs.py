@@ -1,11 +1,25 @@
-"""The sampling kernels in one call, and every program that an engine may compile."""
+"""Random parameters, the sampling kernels in one call, and every program of an engine."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from grm_jax.models import transformer
 from grm_jax.models.config import ModelConfig
 from grm_jax.sampling import sampler
 from grm_jax.sampling.engine import _moves
 from grm_jax.sampling.scheduler import Buckets
+
+
+def random_params(config: ModelConfig, seed: int = 0) -> dict:
+    """Parameters without compiling `init`; norms, which `init` leaves at one, are random too."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        centre = 1.0 if path[-1].key == "scale" and not config.unit_offset_norms else 0.0
+        return jnp.asarray(centre + 0.25 * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map_with_path(fill, transformer.abstract_params(config))
 
 
 def sample(

@@ -34,16 +34,6 @@ BATCH, LENGTH, PREFIX = 2, 15, 7
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
 
-def random_params(config, seed=0):
-    rng = np.random.default_rng(seed)
-
-    def fill(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(centre + 0.25 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map_with_path(fill, transformer.abstract_params(config))
-
-
 def marks(seed=0, length=LENGTH):
     tokens = np.random.default_rng(seed).integers(0, TINY.vocab_size, (BATCH, length))
     positions = np.broadcast_to(np.arange(length), (BATCH, length))
@@ -63,7 +53,7 @@ def forward_of(config):
 def test_the_absorbed_form_equals_the_expanded_one(name):
     """A past is read in the absorbed form, a first pass in the expanded one."""
     config = CONFIGS[name]
-    params, forward = random_params(config), forward_of(config)
+    params, forward = programs.random_params(config), forward_of(config)
     want, whole = forward(params, *marks())
     _, prefix = forward(params, *part(marks(), 0, PREFIX))
     got, rest = forward(params, *part(marks(), PREFIX, LENGTH), (prefix,))
@@ -98,7 +88,7 @@ def test_the_cache_holds_one_latent_a_token_and_nothing_else():
 
 def test_packed_segments_equal_separate_rows():
     config = V3
-    params, forward = random_params(config), forward_of(config)
+    params, forward = programs.random_params(config), forward_of(config)
     first, second = 9, 6
     tokens, positions, ones = marks()
     packed = (
@@ -114,7 +104,7 @@ def test_packed_segments_equal_separate_rows():
 
 
 def test_remat_changes_no_gradient_and_every_parameter_but_the_bias_has_one():
-    params = random_params(V3)
+    params = programs.random_params(V3)
     weight = jnp.asarray(np.random.default_rng(6).normal(size=(BATCH, LENGTH, 32)), jnp.float32)
 
     def loss(config):
@@ -189,7 +179,7 @@ def sample(config, params, temperature):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_sampling_equals_a_full_pass_for_each_token(name, temperature):
     config = CONFIGS[name]
-    params, forward = random_params(config), forward_of(config)
+    params, forward = programs.random_params(config), forward_of(config)
     prompts, lengths, keys_PS, out = sample(config, params, temperature)
     for p, s in np.ndindex(2, SAMPLES):
         tokens = list(prompts[p, : lengths[p]])

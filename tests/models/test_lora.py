@@ -14,6 +14,7 @@ from grm_jax.models.config import LoRAConfig
 from grm_jax.models.hub import config_file
 from grm_jax.models.variants import VARIANTS
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
+from tests import programs
 
 LORA = LoRAConfig(rank=3, alpha=6.0)
 GEMMA = dataclasses.replace(VARIANTS["tiny"], sliding_window=5, lora=LORA)
@@ -26,16 +27,7 @@ BATCH, LENGTH, PREFIX = 2, 12, 7
 
 abstract = functools.cache(transformer.abstract_params)
 
-
-@functools.cache
-def random_params(config):
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" and not config.unit_offset_norms else 0.0
-        return jnp.asarray(centre + 0.25 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map_with_path(fill, abstract(config))
+random_params = functools.cache(programs.random_params)
 
 
 def flat(tree):

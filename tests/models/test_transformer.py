@@ -13,6 +13,7 @@ from grm_jax.models import heads, transformer
 from grm_jax.models.config import REMATS, ModelConfig
 from grm_jax.models.transformer import KVBlock
 from grm_jax.models.variants import PUBLISHED_PARAMETERS, VARIANTS
+from tests import programs
 
 # A window shorter than the sequences, and a cap that the scores reach.
 CONFIG = dataclasses.replace(VARIANTS["tiny"], sliding_window=5, attn_softcap=3.0)
@@ -21,19 +22,9 @@ SUFFIX = LENGTH - PREFIX
 TOLERANCE = {"rtol": 0, "atol": 1e-5}  # hidden states have unit size
 
 
-def random_params(config, seed=0):
-    """Parameters without compiling `init`; norms, which `init` leaves at zero, are random too."""
-    rng = np.random.default_rng(seed)
-
-    def fill(leaf):
-        return jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map(fill, transformer.abstract_params(config))
-
-
 @pytest.fixture(scope="module")
 def params():
-    return random_params(CONFIG)
+    return programs.random_params(CONFIG)
 
 
 @jax.jit

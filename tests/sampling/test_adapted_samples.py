@@ -3,11 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grm_jax.models import lora, transformer
+from grm_jax.models import lora
 from grm_jax.models.config import LoRAConfig
 from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import keys
@@ -15,18 +14,9 @@ from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.prompt import Prompt
 from grm_jax.sampling.scheduler import Buckets, Request, plan_units
+from tests import programs
 
 BUCKETS = Buckets((8,), (12,), samples=(4,), samples_per_unit=8)
-
-
-def random_params(config):
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" and not config.unit_offset_norms else 0.0
-        return jnp.asarray(centre + 0.25 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map_with_path(fill, transformer.abstract_params(config))
 
 
 def completions(config, params, temperature):
@@ -42,7 +32,7 @@ def completions(config, params, temperature):
 def test_samples_equal_those_of_merged_parameters(variant):
     # Experts have no adapters, and take most of the time to compile.
     config = dataclasses.replace(VARIANTS[variant], moe=None, lora=LoRAConfig(rank=3, alpha=6.0))
-    params = random_params(config)
+    params = programs.random_params(config)
     plain, merged = lora.strip(config), lora.merge(config, params)
     lengths, same_as_base = [], True
     for temperature in (0.0, 1.0):

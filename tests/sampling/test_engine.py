@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grm_jax.models import transformer
 from grm_jax.models.variants import VARIANTS
 from grm_jax.sampling import engine as engine_module
 from grm_jax.sampling import keys, sampler
@@ -24,17 +23,7 @@ STAGE = keys.stage_key(jax.random.key(5), "rft", 2)
 WANTED = DrawConfig(k=4, max_new_tokens=LIMIT)
 
 
-def random_params(config, seed=0):
-    """Parameters without compiling `init`; norms, which `init` leaves at zero, are random too."""
-    rng = np.random.default_rng(seed)
-
-    def fill(leaf):
-        return jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map(fill, transformer.abstract_params(config))
-
-
-PARAMS = random_params(CONFIG)
+PARAMS = programs.random_params(CONFIG)
 
 
 def request(i, samples=range(4)):

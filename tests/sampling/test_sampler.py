@@ -20,17 +20,7 @@ T, S, U = 14, 4, 12
 LONGEST = T + U
 
 
-def random_params(config, seed=0):
-    """Parameters without compiling `init`; norms, which `init` leaves at zero, are random too."""
-    rng = np.random.default_rng(seed)
-
-    def fill(leaf):
-        return jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map(fill, transformer.abstract_params(config))
-
-
-PARAMS = random_params(CONFIG)
+PARAMS = programs.random_params(CONFIG)
 PROMPTS = [np.random.default_rng(i).integers(4, VOCAB, n) for i, n in enumerate(LENGTHS)]
 KEYS_PS = keys.sample_keys(
     jax.random.key(11), ["a", "b", "c"], np.broadcast_to(np.arange(S), (3, S))

@@ -68,15 +68,11 @@ class Example(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The result of `select`.
+    """The result of `select`."""
 
-    Attributes:
-      examples: in the order of the trajectories given.
-      counts: trajectories by outcome: "used_correct", "used_incorrect", "hinted", "unknown"
-        (correctness not known), "not_mixed".
-    """
-
-    examples: tuple[Example, ...]
+    examples: tuple[Example, ...]  # in the order of the trajectories given
+    # trajectories by outcome: "used_correct", "used_incorrect", "hinted", "unknown" (correctness
+    # not known), "not_mixed"
     counts: dict[str, int]
 
 

@@ -106,19 +106,13 @@ class Decision(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """The result of `reject`.
+    """The result of `reject`."""
 
-    Attributes:
-      decisions: one for each trajectory, in the order they were given.
-      kept: the trajectories that become training examples, in the same order.
-      counts: trajectories by outcome, every outcome listed.
-      comparisons: numbers of comparisons: "total", "too_easy", and "used" (at least one kept
-        trajectory).
-    """
-
-    decisions: tuple[Decision, ...]
+    decisions: tuple[Decision, ...]  # one for each trajectory, in the order they were given
+    # the trajectories that become training examples, in the same order
     kept: tuple[Trajectory, ...]
-    counts: dict[str, int]
+    counts: dict[str, int]  # trajectories by outcome, every outcome listed
+    # numbers of comparisons: "total", "too_easy", and "used" (at least one kept trajectory)
     comparisons: dict[str, int]
 
 

@@ -23,20 +23,14 @@ class TooLong(ValueError):
 
 
 class Origin(NamedTuple):
-    """The draw that trajectories belong to.
+    """The draw that trajectories belong to."""
 
-    Attributes:
-      fingerprint: of parameters, template, tokenizer and sampling settings.
-      stage: name of the stage. Hinted samples have a stage of their own, and so their own units
-        and random keys: "<stage>/hinted".
-      step: pass or optimisation step of the stage.
-      hinted: the prompts tell which response is best.
-    """
-
-    fingerprint: str
+    fingerprint: str  # of parameters, template, tokenizer and sampling settings
+    # name of the stage. Hinted samples have a stage of their own, and so their own units and random
+    # keys: "<stage>/hinted"
     stage: str
-    step: int = 0
-    hinted: bool = False
+    step: int = 0  # pass or optimisation step of the stage
+    hinted: bool = False  # the prompts tell which response is best
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,24 +99,18 @@ class JittedEngine:
     Decoding runs in chunks of tokens. When more than half of a unit's samples are done, the others
     move into the smallest bucket that holds them: which samples move, and where, depends on the
     unit alone.
-
-    Attributes:
-      config: shape of the model.
-      buckets: allowed shapes.
-      stop_ids: tokens that end a sample.
-      pad_id: fills unused places.
-      chunk: tokens between two checks of which samples are done; None decodes in one go.
-      sharding: of arrays that lead with prompts; None for the default device.
-      programs: (name, bucket) of every program that was needed so far; ("compact", from, to).
     """
 
-    config: ModelConfig
-    buckets: Buckets
+    config: ModelConfig  # shape of the model
+    buckets: Buckets  # allowed shapes
     _: dataclasses.KW_ONLY
-    stop_ids: tuple[int, ...]
-    pad_id: int
+    stop_ids: tuple[int, ...]  # tokens that end a sample
+    pad_id: int  # fills unused places
+    # tokens between two checks of which samples are done; None decodes in one go
     chunk: int | None = None
+    # of arrays that lead with prompts; None for the default device
     sharding: jax.sharding.Sharding | None = None
+    # (name, bucket) of every program that was needed so far; ("compact", from, to)
     programs: set[tuple] = dataclasses.field(default_factory=set)
 
     @functools.cached_property

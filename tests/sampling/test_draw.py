@@ -299,10 +299,10 @@ def test_truncation_shortens_the_conversation_last(tokenizer):
 def test_only_orders_whose_prompt_was_cut_are_flagged(tokenizer, monkeypatch):
     real = prompt_module._text
 
-    def longer_in_one_order(c, order, config, hinted, messages, responses):
-        text = real(c, order, config, hinted, messages, responses)
-        cut = messages is not c.messages
-        return text if cut or order != (0, 1) else text + " word" * 400
+    def longer_in_one_order(c, order, config, hinted):
+        text = real(c, order, config, hinted)
+        whole = any(c is pair for pair in pairs)
+        return text + " word" * 400 if whole and order == (0, 1) else text
 
     monkeypatch.setattr(prompt_module, "_text", longer_in_one_order)
     config = dataclasses.replace(CONFIG, order_policy="balanced", max_truncated=1.0, k=2)

@@ -19,21 +19,16 @@ Path = tuple[str, ...]
 
 
 class Place(NamedTuple):
-    """A slice of one of our leaves that is a stored tensor, or a part of it.
+    """A slice of one of our leaves that is a stored tensor, or a part of it."""
 
-    Attributes:
-      path: keys of the leaf.
-      index: its layer in the stack, and its expert; () for a leaf that is not stacked.
-      view: stored tensor -> strided view in our layout, never a copy.
-      order: position in the view of each element of our last axis; None where they are the same.
-      dtype: type of the leaf; None for `Compute.param_dtype`.
-    """
-
-    path: Path
+    path: Path  # keys of the leaf
+    # its layer in the stack, and its expert; () for a leaf that is not stacked
     index: tuple[int, ...]
+    # stored tensor -> strided view in our layout, never a copy
     view: Callable[[np.ndarray], np.ndarray]
+    # position in the view of each element of our last axis; None where they are the same
     order: np.ndarray | None = None
-    dtype: str | None = None
+    dtype: str | None = None  # type of the leaf; None for `Compute.param_dtype`
 
 
 class Tensor(NamedTuple):

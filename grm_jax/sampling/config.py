@@ -18,8 +18,7 @@ class DrawConfig(Checked):
 
     Attributes:
       k: samples of each comparison.
-      order_policy: "random", "balanced", "both", "identity" (see `orders.orders_for`), or "group"
-        (one order for all k samples).
+      order_policy: "random", "balanced", "both", "identity" or "group", see `orders.orders_for`.
       max_orders: most permutations under "balanced".
       temperature: 0 is greedy.
       top_p: nucleus mass; 1 keeps everything.
@@ -38,7 +37,7 @@ class DrawConfig(Checked):
     """
 
     k: Count
-    order_policy: Annotated[str, one_of((*orders.POLICIES, "group"))] = "random"
+    order_policy: Annotated[str, one_of(orders.POLICIES)] = "random"
     max_orders: Count = 4
     temperature: NonNegative = 1.0
     top_p: Annotated[float, Range("above 0 and at most 1", lambda p: 0 < p <= 1)] = 1.0

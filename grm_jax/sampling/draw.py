@@ -78,7 +78,11 @@ class Drawer:
         dropped, shortened, alike = [], [], []
         for comparison in comparisons:
             by_order: dict[orders.Order, list[int]] = {}
-            for sample, order in enumerate(self._orders(comparison, step)):
+            drawn = orders.orders_for(
+                self.config.order_policy, comparison.n, self.config.k, uid=comparison.uid,
+                seed=self.seed, step=step, max_orders=self.config.max_orders,
+            )  # fmt: skip
+            for sample, order in enumerate(drawn):
                 by_order.setdefault(order, []).append(sample)
             shown = {
                 order: make_prompt(
@@ -113,17 +117,6 @@ class Drawer:
         units = plan_units(requests, self.engine.buckets, self.config.max_new_tokens)
         by_uid = {comparison.uid: comparison for comparison in comparisons}
         return WorkList(units, by_uid, tuple(dropped), tuple(shortened), tuple(alike))
-
-    def _orders(self, comparison: Comparison, step: int) -> Sequence[orders.Order]:
-        """The presentation order of each of the k samples."""
-        config = self.config
-        if config.order_policy == "group":
-            order = orders.group_order(comparison.n, uid=comparison.uid, step=step, seed=self.seed)
-            return (order,) * config.k
-        return orders.orders_for(
-            config.order_policy, comparison.n, config.k,
-            uid=comparison.uid, seed=self.seed, max_orders=config.max_orders,
-        )  # fmt: skip
 
     def plan_next(self, batches: Iterator[Sequence[Comparison]], *, step: int) -> WorkList:
         """The work list of the next batch that has a prompt which is not too long.

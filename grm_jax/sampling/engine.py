@@ -116,8 +116,10 @@ class JittedEngine:
     @functools.cached_property
     def _shards(self) -> int:
         """Devices that the prompts are split over."""
-        devices = 1 if self.sharding is None else self.sharding.num_devices
-        return 1 if devices == 1 else devices // self.sharding.shard_shape((devices,))[0]
+        if self.sharding is None:
+            return 1
+        devices = self.sharding.num_devices
+        return devices // self.sharding.shard_shape((devices,))[0]
 
     def run(
         self, params: dict, unit: WorkUnit, config: DrawConfig, stage_key: jax.Array

@@ -129,11 +129,12 @@ def test_an_unknown_policy_is_refused():
 
 
 def test_group_order_is_shared_and_differs_by_step():
-    assert orders.group_order(4, uid="a", step=3, seed=0) == orders.group_order(
-        4, uid="a", step=3, seed=0
-    )
-    by_step = [orders.group_order(4, uid="a", step=step, seed=0) for step in range(20)]
-    assert len(set(by_step)) > 8
-    by_uid = {orders.group_order(4, uid=f"u{i}", step=3, seed=0) for i in range(20)}
-    assert len(by_uid) > 8
-    assert orders.group_order(1, uid="a", step=0, seed=0) == (0,)
+    def group(uid="a", n=4, step=3):
+        first, *others = orders.orders_for("group", n, 4, uid=uid, step=step, seed=0)
+        assert others == [first] * 3
+        return first
+
+    assert group() == group()
+    assert len({group(step=step) for step in range(20)}) > 8
+    assert len({group(f"u{i}") for i in range(20)}) > 8
+    assert group(n=1) == (0,)

@@ -126,20 +126,15 @@ def _uncommit(restored, abstract):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, numbered by step.
-
-    Attributes:
-      folder: a folder for each checkpoint.
-      run: name of the run that saves them; "" where it is not known.
-    """
+    """The checkpoints of one stage, numbered by step."""
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2, run: str = ""):
         """Opens or creates the folder and removes what a killed process left half written.
 
         Args:
-          folder: of the checkpoints of one stage; made if absent.
+          folder: holds a folder for each checkpoint; made if absent.
           keep: how many of the latest checkpoints survive, in addition to the best one.
-          run: name of the run; checkpoints of another run are refused.
+          run: name of the run, "" if it is not known; checkpoints of another run are refused.
         """
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, got {keep}")

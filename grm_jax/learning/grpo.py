@@ -143,9 +143,6 @@ class GRPOConfig(Checked):
       old_logprobs: "sampler" or "trainer", see the head of the file.
       inner_epochs: updates on one rollout; the caller runs the update that many times.
       micro_batches: pieces that the update splits a batch into; bounds memory, never the result.
-
-    Raises:
-      ValueError: naming the field.
     """
 
     reward: Annotated[str, one_of(tuple(REWARDS))] = "correct"

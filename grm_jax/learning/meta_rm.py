@@ -49,9 +49,6 @@ class MetaRMConfig(Checked):
       balance: "none" for plain cross-entropy, or "comparison", see the head of the file.
       only_mixed: train only on comparisons with correct and incorrect trajectories.
       micro_batches: pieces that a training step splits a batch into.
-
-    Raises:
-      ValueError: naming the field.
     """
 
     balance: Annotated[str, one_of(BALANCES)] = "comparison"

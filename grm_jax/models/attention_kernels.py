@@ -42,9 +42,7 @@ def attend(
 ) -> jax.Array:
     """`attention.attend`, by a faster kernel where `kernel` and the shapes allow it.
 
-    Args:
-      q_BTHE, blocks, positions_BT, segment_ids_BT, scale, cap, window, chunk: see
-        `attention.attend`.
+    Args (others are those of `attention.attend`):
       kernel: "reference", "splash", "tiled", or "auto": splash on TPU if it can, tiles on CPU, else
         the reference.
       rules: of logical axes; a kernel runs on each device of the mesh by itself.

@@ -192,25 +192,20 @@ def optimizer_state_bytes(config: ModelConfig) -> int:
     return 2 * num_params(config) * dtype_bytes(config.compute.param_dtype)
 
 
-def optimizer_traffic_bytes(config: ModelConfig) -> int:
-    """Bytes that an AdamW update moves: four arrays in, and all of them but the gradient out."""
-    return 7 * num_params(config) * dtype_bytes(config.compute.param_dtype)
-
-
 def train_bytes(
     config: ModelConfig, tokens: int, micro_batches: int = 1, *, frozen: bool = False
 ) -> int:
     """Bytes of weights, gradients and moments that a training step must move.
 
     Each micro-batch of `tokens / micro_batches` reads the weights forward and backward and writes a
-    gradient; from the second on it reads the sum so far as well. Then comes the optimizer. `frozen`
-    weights are only read.
+    gradient; from the second on it reads the sum so far as well. Then AdamW reads four arrays, and
+    writes all of them but the gradient. `frozen` weights are only read.
     """
     gradient = num_params(config) * dtype_bytes(config.compute.param_dtype)
     reads = 2 * micro_batches * weight_bytes(config, tokens // micro_batches)
     if frozen:
         return reads
-    return reads + (2 * micro_batches - 1) * gradient + optimizer_traffic_bytes(config)
+    return reads + (2 * micro_batches - 1 + 7) * gradient
 
 
 def cache_bytes_per_token(config: ModelConfig) -> int:

@@ -24,15 +24,9 @@ LORA_A, LORA_B = "_lora_a", "_lora_b"
 
 
 def parameter(module, name, scale, *, dtype=None, param_dtype=None, **sizes):
-    """A parameter of normal distribution, or of zeros, in the activation type.
+    """A random parameter with standard deviation `scale`; `sizes` are by the logical axis.
 
-    Args:
-      module: owner of the parameter.
-      name: its name there.
-      scale: standard deviation; 0 for zeros.
-      dtype: type in which it is used, if that is not the activation type.
-      param_dtype: type in which it is kept, if that is not the parameter type.
-      sizes: size of each dimension, by its logical axis.
+    It is kept in `param_dtype` and returned in `dtype`, by default those of the config.
     """
     init = nn.initializers.normal(scale) if scale else nn.initializers.zeros_init()
     compute = module.config.compute

@@ -34,13 +34,9 @@ class Completion(NamedTuple):
 
 
 class Engine(Protocol):
-    """Source of samples: `JittedEngine` on our devices, `remote.RemoteEngine` on a server.
+    """Source of samples: `JittedEngine` on our devices, `remote.RemoteEngine` on a server."""
 
-    Attributes:
-      buckets: allowed shapes.
-    """
-
-    buckets: Buckets
+    buckets: Buckets  # allowed shapes
 
     def run(
         self, params: Any, unit: WorkUnit, config: DrawConfig, stage_key: jax.Array

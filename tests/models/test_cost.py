@@ -190,7 +190,6 @@ def test_training_moves_weights_gradients_and_moments():
     weights = 4 * cost.num_params(TINY)
     # Read twice, a gradient; then parameter, gradient, two moments in and three of them out.
     assert cost.optimizer_state_bytes(TINY) == 2 * weights
-    assert cost.optimizer_traffic_bytes(TINY) == 7 * weights
     assert cost.train_bytes(TINY, 64) == (2 + 1 + 7) * weights
     # Three micro-batches: each reads twice and writes a gradient, two of them read the sum.
     assert cost.train_bytes(TINY, 96, 3) == (6 + 3 + 2 + 7) * weights

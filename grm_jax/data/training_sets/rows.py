@@ -20,32 +20,10 @@ class Unusable(Exception):
     """A well-formed row that is not usable, with the reason under which it is counted."""
 
 
-def comparison(
-    where: str,
-    uid: str,
-    messages: Sequence[Message],
-    responses: Sequence[str],
-    rewards: Sequence[float],
-    *,
-    query: str,
-    meta: Mapping[str, Any] | None = None,
-    hint_note: str = "",
-) -> Comparison:
-    """The comparison of a row, with the first part of its uid as the subset.
-
-    Args:
-      where: place of the row, for errors.
-      uid: its name; the part before the first slash is the set.
-      messages, responses, rewards, meta, hint_note: as in `Comparison`.
-      query: column of the file that became the messages.
-
-    Raises:
-      FieldError: a rule of `Comparison` is broken.
-    """
-    return located(
-        where, uid, tuple(messages), tuple(responses), tuple(rewards), uid.partition("/")[0],
-        meta or {}, hint_note, query=query,
-    )  # fmt: skip
+def comparison(where: str, uid: str, *fields: Any, query: str, **named: Any) -> Comparison:
+    """`reading.located`, with the name of the set, which begins the uid, as the subset."""
+    subset = uid.partition("/")[0]
+    return located(where, uid, *fields, query=query, subset=subset, **named)
 
 
 def check_usable(record: Any) -> None:

@@ -119,23 +119,22 @@ def suite_items(suite: Suite, counting: CountingRules, most: int) -> tuple[list[
     wrong ones in turn.
     """
     voter = last_sampled(suite)
-    own = Method(voter.stage, kind="greedy")
-    greedy = [drawn for drawn in suite.drawn if drawn.method == own]
+    greedy = [d for d in suite.drawn if d.method == Method(voter.stage, kind="greedy")]
     chosen = evenly(range(len(suite.comparisons)), most)
     texts = max(1, most // len(chosen) - len(greedy))
     stages: list[dict[str, Answers]] = [{} for _ in chosen]
     for drawn in (voter, *greedy):
         label, votes, kept_CS = _votes(suite, drawn, counting)
-        for own, c in zip(stages, chosen, strict=True):
+        for answers, c in zip(stages, chosen, strict=True):
             comparison = suite.comparisons[c]
-            by_name = {name: _vote(one, c, comparison) for name, one in votes.items()}
+            by_name = {name: _vote(verdicts, c, comparison) for name, verdicts in votes.items()}
             samples = _samples(suite, drawn, c, kept_CS[c], texts, counting)
             differ = _disagreement(samples, by_name[next(iter(by_name))], comparison)
-            own[label] = Answers(by_name, samples, differ)
-    found = [_item(suite, c, own) for own, c in zip(stages, chosen, strict=True)]
+            answers[label] = Answers(by_name, samples, differ)
+    items = [_item(suite, c, answers) for answers, c in zip(stages, chosen, strict=True)]
     per = len(voter.groups[0])
     rows = f" ({suite.coverage})" if suite.coverage else ""
-    return found, (
+    return items, (
         f"{suite.name}: {len(chosen):,} of {len(suite.comparisons):,} comparisons{rows}; texts of "
         f"{min(texts, per)} of {per} samples"
     )

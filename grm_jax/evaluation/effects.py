@@ -226,8 +226,8 @@ def _write_suite(
     config: str, listed: Sequence[str], several: bool,
 ) -> set[int]:  # fmt: skip
     """Returns the seeds that were measured with the config."""
-    other = [seed for seed, one in by_seed.items() if one.config != config]
-    by_seed = {seed: one for seed, one in by_seed.items() if one.config == config}
+    other = [seed for seed, result in by_seed.items() if result.config != config]
+    by_seed = {seed: result for seed, result in by_seed.items() if result.config == config}
     if not by_seed:
         print(f"{suite}: seeds {', '.join(map(str, other))} were measured with another config")
         return set()
@@ -235,7 +235,7 @@ def _write_suite(
     counted = _shared(results)
     if not counted:
         return set(seeds)  # single responses only
-    sizes = [int(np.isfinite(one.lines[counted[0]].credits_C).sum()) for one in results]
+    sizes = [int(np.isfinite(result.lines[counted[0]].credits_C).sum()) for result in results]
     notes = [
         f"seeds {', '.join(map(str, seeds))} ({len(seeds)} of {len(every)}); comparisons with "
         f"n >= 2: {', '.join(map(str, sizes))}",
@@ -244,20 +244,20 @@ def _write_suite(
     if other:
         notes.append(f"left out, measured with another config: seeds {', '.join(map(str, other))}")
     kinds: dict[str, list[int]] = {}
-    for seed, one in by_seed.items():
-        kinds.setdefault(one.rules.get("orders", "of before or unknown"), []).append(seed)
+    for seed, result in by_seed.items():
+        kinds.setdefault(result.rules.get("orders", "of before or unknown"), []).append(seed)
     if len(kinds) > 1:
-        named = (f"{kind} on seeds {', '.join(map(str, own))}" for kind, own in kinds.items())
+        named = (f"{kind} on seeds {', '.join(map(str, some))}" for kind, some in kinds.items())
         notes.append(f"averaged over balanced orders of several kinds: {'; '.join(named)}")
     if parts := missing(by_seed):
         notes.append(f"left out, not on every seed: {'; '.join(parts)}")
     table, effects = ablation_table(suite, results, notes, listed)
     suffix = f"_{suite}" if several else ""
-    for one, name in (
+    for shown, name in (
         (seeds_table(suite, results, seeds, notes), "seeds"), (table, "ablation")
     ):  # fmt: skip
-        write(one, workdir / "tables", name + suffix)
-        print(to_terminal(one, width=180), flush=True)
+        write(shown, workdir / "tables", name + suffix)
+        print(to_terminal(shown, width=180), flush=True)
     if effects:
         plots.effects(
             workdir / "figures" / f"ablation{suffix}.png", effects,

@@ -253,7 +253,7 @@ def counted(suites: Sequence[Suite], counting: CountingRules) -> list[Suite]:
 
 def named(suite: Suite, drawn: Drawn) -> bool:
     """Whether labels of votes name the stage: those of the last sampled stage of an arm do not."""
-    sampled = [one.stage for one in suite.drawn if one.arm == drawn.arm and not one.greedy]
+    sampled = [other.stage for other in suite.drawn if other.arm == drawn.arm and not other.greedy]
     return drawn.stage not in sampled[-1:]
 
 

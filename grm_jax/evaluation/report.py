@@ -112,6 +112,13 @@ def write_report(
     return suites
 
 
+def stored_rules(place: Place, counting: CountingRules) -> dict:
+    """The rules, and the kind of balanced orders: in old results they were not cyclic."""
+    policies = "; ".join((f"order_policy={place.draw.order_policy}", *place.arms.values()))
+    orders = {"orders": "cyclic"} if "order_policy=balanced" in policies else {}
+    return dataclasses.asdict(counting) | orders
+
+
 def write_lines(
     place: Place,
     suites: Sequence[Suite],
@@ -127,10 +134,7 @@ def write_lines(
     whole = [
         dataclasses.replace(s, lines=(*s.lines, *(more or {}).get(s.name, ()))) for s in suites
     ]
-    # The kind of balanced orders: in old results they were not cyclic.
-    policies = "; ".join((f"order_policy={place.draw.order_policy}", *place.arms.values()))
-    orders = {"orders": "cyclic"} if "order_policy=balanced" in policies else {}
-    rule = dataclasses.asdict(counting) | orders
+    rule = stored_rules(place, counting)
     results.write_results(place.path, whole, rule, config=place.config, arms=place.arms)
     tables = dict(tables or {})
     for suite in suites:
@@ -293,7 +297,7 @@ def scaling_figure(
         at = {line.method: line for line in suite.lines if line.credits_C is not None}
         if len(suites) == 1:
             shown = [drawn.method for drawn in suite.drawn if drawn.greedy and not drawn.arm]
-            levels = {own.label(): at[own].interval("accuracy") for own in shown if own in at}
+            levels = {m.label(): at[m].interval("accuracy") for m in shown if m in at}
         prefix = f"{suite.name}: " if len(suites) > 1 else ""
         last = {drawn.arm: drawn.stage for drawn in suite.drawn if not drawn.greedy}
         for arm in ("", *arms_in_figures(suite)):

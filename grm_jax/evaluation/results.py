@@ -116,9 +116,9 @@ def _tokens(suite: Suite, line: Line) -> dict[str, float]:
     for drawn in suite.drawn:
         if drawn.method == line.method:
             lengths = defaultdict(list)
-            for comparison, own in zip(suite.comparisons, drawn.groups, strict=True):
-                lengths[comparison.subset] += [len(t.token_ids) for t in own if t.token_ids]
-            return {name: float(np.mean(own)) for name, own in sorted(lengths.items()) if own}
+            for comparison, samples in zip(suite.comparisons, drawn.groups, strict=True):
+                lengths[comparison.subset] += [len(t.token_ids) for t in samples if t.token_ids]
+            return {name: float(np.mean(x)) for name, x in sorted(lengths.items()) if x}
     return {}
 
 
@@ -145,7 +145,8 @@ def _read(path: pathlib.Path) -> Result:
             if len(credits_C) != len(record["uids"]):
                 raise ValueError(f"line {line['label']!r} has {len(credits_C)} credits")
             columns = {
-                name: statistics.Interval(*map(float, one)) for name, one in line["columns"].items()
+                name: statistics.Interval(*map(float, ends))
+                for name, ends in line["columns"].items()
             }
             lines[method] = Measured(line["label"], credits_C, columns, line["tokens"])
         fields = (record[name] for name in Result._fields if name != "lines")

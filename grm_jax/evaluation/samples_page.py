@@ -14,7 +14,7 @@ MARKS = {"right": "✓", "wrong": "✗", "tie": "✗", "none": "✗", "single": 
 def few(items: Sequence[Item], each: int) -> list[Item]:
     """Of the items of one suite the first right and wrong ones, and the first single response."""
     votes = [next(iter(item.drawn.values())).votes for item in items]
-    results = [next(iter(own.values())).result for own in votes]  # of all samples
+    results = [next(iter(by_method.values())).result for by_method in votes]  # of all samples
     picked = [i for i in range(len(items)) if len(items[i].responses) == 1][:1]
     for wanted in ("right", "wrong"):
         picked += [i for i in range(len(items)) if results[i] == wanted][:each]

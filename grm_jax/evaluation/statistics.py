@@ -142,12 +142,12 @@ class OverSeeds(NamedTuple):
 
     def interval(self, line: int) -> Interval:
         """Interval of one line."""
-        value, half_width = self._student([own[line] for own in self.values_R])
+        value, half_width = self._student([v_LI[line] for v_LI in self.values_R])
         return Interval(value, value - half_width(0.05), value + half_width(0.05))
 
     def difference(self, a: int, b: int) -> Difference:
         """Line a minus line b; no p-value (NaN) where it is not 0 and the same on all seeds."""
-        value, half_width = self._student([own[a] - own[b] for own in self.values_R])
+        value, half_width = self._student([v_LI[a] - v_LI[b] for v_LI in self.values_R])
         half, size = half_width(0.05), abs(value)
         # Differences such as 0.1 + 0.2 - 0.3 must not turn an exact tie into a sign.
         if size < 1e-12 or half < 1e-12:

@@ -36,8 +36,8 @@ def test_seeds_whose_balanced_orders_mean_something_else_are_told(tmp_path, kind
 def test_results_say_how_balanced_orders_were_drawn(tmp_path, policy, arms, told):
     draw = DrawConfig(k=2, order_policy=policy)
     place = report.Place(tmp_path.joinpath, print, None, draw, "c", arms, None)
-    rule = report._rule(place, CountingRules((1,), (1,), 1, "sum", "half", "chance", "strict",
-                                             True, 2, 0))  # fmt: skip
+    counting = CountingRules((1,), (1,), 1, "sum", "half", "chance", "strict", True, 2, 0)
+    rule = report.stored_rules(place, counting)
     assert rule.get("orders") == ("cyclic" if told else None) and rule["ks"] == (1,)
 
 

@@ -193,8 +193,8 @@ def meta_scores(
     pairs = [(c, t) for c, group in zip(comparisons, groups, strict=True) for t in group]
     rows = [meta.input_ids(run.config.template.form, *pair) for pair in pairs]
     length = heads.scoring_length(run, "meta_rm", loop.row_length, rows)
-    scorer = heads.Scorer(run, meta.model, meta.tokenizer.pad_id, length, loop.batch_size)
-    size = scorer.batch_size * META_BATCHES_PER_UNIT
+    scorer = heads.make_scorer(run, meta.model, meta.tokenizer.pad_id, length, loop.batch_size)
+    size = loop.batch_size * META_BATCHES_PER_UNIT
     _, first = pairs[0]
     parts = [
         digest, meta.tokenizer.fingerprint(),

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -391,19 +390,15 @@ def _set_up_devices(config: MeshConfig) -> jax.sharding.Mesh:
 
 
 def _environment() -> dict:
-    commit = ""
-    if shutil.which("git"):
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False,
-            cwd=pathlib.Path(__file__).parent,
-        ).stdout.strip()  # fmt: skip
+    commit, here = "", pathlib.Path(__file__).parent
+    with contextlib.suppress(FileNotFoundError):  # without git
+        command = ["git", "-C", here, "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "python": sys.version.split()[0],
-        "jax": jax.__version__,
+        "python": sys.version.split()[0], "jax": jax.__version__,
         "devices": [str(device) for device in jax.devices()],
-        "machine": platform.platform(),
-        "commit": commit,
-    }
+        "machine": platform.platform(), "commit": commit,
+    }  # fmt: skip
 
 
 def _corpus(world: SmallWorld) -> Iterator[str]:

@@ -84,7 +84,7 @@ def train_on(run: Run, config: Baseline, every: Sequence[Pair]) -> None:
     # Kinds differ in the length of their rows, so rows are padded to the longest one only.
     longest = max(len(ids) for pair in every for ids in (pair.better, pair.worse))
     length = min(loop.row_length, -(-longest // 64) * 64)
-    scorer = heads.Scorer(run, run.trained_model(SECTION), pad_id, length, loop.batch_size)
+    scorer = heads.make_scorer(run, run.trained_model(SECTION), pad_id, length, loop.batch_size)
 
     def evaluate(params: dict) -> dict[str, float]:
         if not development:
@@ -154,7 +154,7 @@ def score(run: Run, kind: str, rows: Sequence[Sequence[int]]) -> list[float]:
         return []
     loop = run.config.baseline.loop
     length = heads.scoring_length(run, SECTION, loop.row_length, rows)
-    scorer = heads.Scorer(run, run.model, run.tokenizer.pad_id, length, loop.batch_size)
+    scorer = heads.make_scorer(run, run.model, run.tokenizer.pad_id, length, loop.batch_size)
     return scorer(heads.load(run, kind), rows)
 
 

@@ -50,26 +50,25 @@ def fitting(
     return kept
 
 
-class Scorer:
-    """Logits of token sequences, in batches of one static shape [batch_size, length]."""
+def make_scorer(
+    run: Run, model: ModelConfig, pad_id: int, length: int, batch_size: int
+) -> Callable[[dict, Sequence[Sequence[int]]], list[float]]:
+    """A function of parameters and token sequences that gives a logit for each sequence.
 
-    def __init__(self, run: Run, model: ModelConfig, pad_id: int, length: int, batch_size: int):
-        self._run, self._length, self.batch_size = run, length, batch_size
-        self._pad_id = pad_id
-        self._score = meta_rm.make_score_fn(model)
+    It scores batches of one static shape [batch_size, length].
+    """
+    score = meta_rm.make_score_fn(model)
 
-    def __call__(self, params: dict, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """One logit for each sequence."""
+    def scorer(params: dict, sequences: Sequence[Sequence[int]]) -> list[float]:
         logits: list[float] = []
-        for start in range(0, len(sequences), self.batch_size):
-            piece = sequences[start : start + self.batch_size]
-            batch = meta_rm.make_batch(
-                piece, length=self._length, batch_size=self.batch_size,
-                pad_id=self._pad_id,
-            )  # fmt: skip
-            batch = put(batch, self._run.split_over_devices)
-            logits += fetch(self._score(params, batch))[: len(piece)].tolist()
+        for start in range(0, len(sequences), batch_size):
+            piece = sequences[start : start + batch_size]
+            batch = meta_rm.make_batch(piece, length=length, batch_size=batch_size, pad_id=pad_id)
+            logits_B = fetch(score(params, put(batch, run.split_over_devices)))
+            logits += logits_B[: len(piece)].tolist()
         return logits
+
+    return scorer
 
 
 def scoring_length(run: Run, section: str, length: int, rows: Sequence[Sequence[int]]) -> int:

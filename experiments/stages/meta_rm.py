@@ -159,7 +159,7 @@ def run_stage(run: Run) -> None:
     section = run.config.meta_rm
     loop = section.loop
     rows, development = _data(run)
-    scorer = heads.Scorer(
+    scorer = heads.make_scorer(
         run, run.trained_model("meta_rm"), run.tokenizer.pad_id, loop.row_length, loop.batch_size
     )
 

@@ -11,4 +11,4 @@ from experiments import launch
 from experiments.stages import benchmark
 
 if __name__ == "__main__":
-    launch.main(benchmark.run_stage)
+    launch.main(benchmark.run_stage, requires=("benchmark",))

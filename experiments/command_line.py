@@ -16,9 +16,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.config import complete, fields, shown
+from experiments.config import build, complete, fields, in_use, shown
 from experiments.sections import TRAINED_STAGES, Config
 from grm_jax.ranges import split
+
+
+class BadVariant(Exception):
+    """A config file refuses the variant that was asked for."""
 
 
 class _ConfigFile(flags.ArgumentParser):
@@ -28,8 +32,16 @@ class _ConfigFile(flags.ArgumentParser):
         self.of_file = of_file
 
     def parse(self, path: str) -> ConfigDict:
-        """The locked config of "file.py:variant"; the parser's placeholder if there is no file."""
-        loaded = self.of_file.parse(path)
+        """The locked config of "file.py:variant"; the parser's placeholder if there is no file.
+
+        Raises:
+          BadVariant: the file refuses its variant.
+        """
+        try:
+            loaded = self.of_file.parse(path)
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+            raise BadVariant(f"{path}: {reason}") from error
         return complete(loaded).lock() if isinstance(loaded, ConfigDict) else loaded
 
     def flag_type(self) -> str:
@@ -91,7 +103,7 @@ def require(*names: str) -> None:
     for name in names:
         flags.register_multi_flags_validator(
             [name, "show_config"],
-            lambda values, name=name: values[name] is not None or bool(values["show_config"]),
+            lambda values, name=name: values[name] is not None or values["show_config"] is not None,
             message=f"Flag --{name} must have a value other than None.",
         )
 
@@ -102,8 +114,8 @@ def unknown_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str 
     place = traceback.extract_tb(error.__traceback__)[-1].filename
     if not isinstance(cause, KeyError) or "ml_collections" not in place:
         return None  # an error of the config file itself
-    reason = " ".join(str(cause.args[0]).split())
-    name = reason.split()[0].strip("'\"")
+    reason = " ".join(str(cause.args[0]).split()).replace(" Did you mean", "; did you mean")
+    name = reason.split()[0].strip("'\";")
     flags_of_it = [arg.partition("=")[0] for arg in argv if arg.startswith("--config.")]
     meant = [flag for flag in flags_of_it if name in flag.split(".")]
     if name in {field.name for field in fields(Config) if field.kind == "section"}:
@@ -133,10 +145,11 @@ def show_config() -> bool:
     """Prints the config and returns True if `--show_config` asks for it.
 
     Raises:
-      ValueError: the config has no such section.
+      ValueError: the config has no such section; or, after it was printed, a field has a value that
+        it cannot have.
     """
     wanted = flags.FLAGS.show_config
-    if not wanted or wanted == "false":
+    if wanted is None or wanted == "false":
         return False
     flag = flags.FLAGS["config"]
     path = config_flags.get_config_filename(flag)
@@ -146,10 +159,12 @@ def show_config() -> bool:
     except (TypeError, ValueError):  # a file whose variants are all named
         plain = file
     lines = shown(flag.value, file, plain, config_flags.get_override_values(flag))
-    if wanted != "true":
+    if wanted not in ("true", ""):
         lines = [line for line in lines if f"{line.name}.".startswith(f"{wanted}.")]
     if not lines:
         raise ValueError(f"--show_config={wanted}: no such section; there are {[*flag.value]}")
     for line in lines:
         print(f"config.{line.name} = {line.value!r}    ({line.origin})\n        {line.doc}")
+    require_in_use()
+    build(in_use(flag.value))
     return True

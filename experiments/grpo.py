@@ -9,4 +9,4 @@ from experiments import launch
 from experiments.stages import order
 
 if __name__ == "__main__":
-    launch.main(order.up_to("grpo"))
+    launch.main(order.up_to("grpo"), requires=order.needed("grpo"))

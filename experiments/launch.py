@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -40,10 +41,17 @@ FAILURE = "failure.txt"
 
 
 def carry_out(
-    experiment: Callable[[Run], None], config: ml_collections.ConfigDict, workdir: pathlib.Path
+    experiment: Callable[[Run], None],
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    requires: Sequence[str] = (),
 ) -> None:
-    """Runs one experiment on one workdir; SIGTERM stops it at its next safe point."""
-    run = Run.open(config, workdir)
+    """Runs one experiment on one workdir; SIGTERM stops it at its next safe point.
+
+    `requires` names the sections without which the experiment cannot begin.
+    """
+    run = Run.open(config, workdir, requires=requires)
     signal.signal(signal.SIGTERM, run.ask_to_stop)
     try:
         with jax.set_mesh(run.mesh):
@@ -54,9 +62,9 @@ def carry_out(
         run.workdir.close()
 
 
-def main(experiment: Callable[[Run], None]) -> None:
-    """Runs one experiment from the command line."""
-    start(functools.partial(carry_out, experiment))
+def main(experiment: Callable[[Run], None], *, requires: Sequence[str] = ()) -> None:
+    """Runs one experiment from the command line; arguments as `carry_out`."""
+    start(functools.partial(carry_out, experiment, requires=requires))
 
 
 def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) -> None:
@@ -81,6 +89,10 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
             if processes.index() == 0:
                 print(stopped, flush=True)
             sys.exit(STOPPED)
+        except KeyboardInterrupt:
+            # Files are whole at any moment, so nothing is tidied up and no thread awaited.
+            sys.stdout.flush()
+            _end("interrupted; the same command goes on from the last checkpoint or unit\n", 130)
         except Exception as error:
             if processes.several():
                 _fail(workdir, error)
@@ -95,6 +107,8 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
             if (unknown := command_line.unknown_field(error, argv)) is None:
                 raise
             sys.exit(f"error: {unknown}")
+        except command_line.BadVariant as error:
+            sys.exit(f"error: --config: {error}")
 
     command_line.require("workdir")
     app.run(with_flags, flags_parser=parse)
@@ -137,7 +151,7 @@ def _watch(path: pathlib.Path) -> None:
     _end(path.read_text(encoding="utf-8"))
 
 
-def _end(text: str) -> None:
+def _end(text: str, code: int = 1) -> NoReturn:
     sys.stderr.write(text)
     sys.stderr.flush()
-    os._exit(1)  # a normal exit would wait for the others
+    os._exit(code)  # a normal exit would wait for other processes and threads

@@ -10,4 +10,4 @@ from experiments import launch
 from experiments.stages import order
 
 if __name__ == "__main__":
-    launch.main(order.up_to("meta_rm"))
+    launch.main(order.up_to("meta_rm"), requires=order.needed("meta_rm"))

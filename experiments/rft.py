@@ -9,4 +9,4 @@ from experiments import launch
 from experiments.stages import order
 
 if __name__ == "__main__":
-    launch.main(order.up_to("rft"))
+    launch.main(order.up_to("rft"), requires=order.needed("rft"))

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import jax
@@ -83,14 +83,27 @@ class Run:
     stop_asked: threading.Event
 
     @classmethod
-    def open(cls, config: ml_collections.ConfigDict, root: str | os.PathLike) -> "Run":
+    def open(
+        cls,
+        config: ml_collections.ConfigDict,
+        root: str | os.PathLike,
+        *,
+        requires: Sequence[str] = (),
+    ) -> "Run":
         """Checks the config, claims the workdir, sets up the devices; in this order.
+
+        Args:
+          config: a config file with its flags.
+          root: the workdir.
+          requires: sections that the experiment cannot do without.
 
         Raises:
           ValueError: for a bad config, or a workdir of another config or in use.
         """
         fields = ml_collections.FrozenConfigDict(complete(in_use(config)))
         typed = schema.check(fields)
+        typed.require(*requires)
+        schema.check_files(typed)
         of_arms = arms.every(fields, all_arms=False)
         workdir = Workdir(root)
         workdir.keep_config(fields)

@@ -1,11 +1,20 @@
 """Checks of a whole config: what no single section can see, before any device work."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 from experiments.config import build, in_use
 from experiments.config import fields as typed_fields
-from experiments.sections import GRPO, RFT, Benchmark, Config, MetaRM, Supervised
+from experiments.sections import (
+    GRPO,
+    RFT,
+    TRAINED_STAGES,
+    Benchmark,
+    Config,
+    MetaRM,
+    Supervised,
+)
 from grm_jax.models import hub
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import config_file
@@ -35,6 +44,23 @@ def check(fields: Mapping) -> Config:
     _check_batches(config)
     _check_buckets(config)
     return config
+
+
+def check_files(config: Config) -> None:
+    """Raises ValueError naming the field whose file or folder is not there."""
+    places = {"tokenizer.path": config.tokenizer.path}
+    if config.released is not None:
+        places |= {"released.model": config.released.model,
+                   "released.meta_rm": config.released.meta_rm}  # fmt: skip
+    if config.grpo is not None and (easy_for := config.grpo.loop.easy_for) != "rft":
+        if easy_for in TRAINED_STAGES:
+            raise ValueError(
+                f"config.grpo.loop.easy_for: only 'rft' has trajectories by then, not {easy_for!r}"
+            )
+        places["grpo.loop.easy_for"] = easy_for
+    for name, place in places.items():
+        if place and not pathlib.Path(place).expanduser().exists():
+            raise ValueError(f"config.{name}: no such file or folder: {place!r}")
 
 
 def _check_released(config: Config) -> None:

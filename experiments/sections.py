@@ -531,10 +531,13 @@ class Config(Checked):
     ablate: AblateConfig | None
 
     def require(self, *names: str) -> None:
-        """Raises ValueError where one of these sections is missing."""
+        """Raises ValueError where one of these sections is missing or switched off."""
         for name in names:
             if getattr(self, name) is None:
-                raise ValueError(f"config.{name}: section is missing")
+                raise ValueError(
+                    f"config.{name}: section is missing, or config.stages leaves it out; run the "
+                    "stages that the config has by their own experiments"
+                )
 
     def trained(self) -> dict[str, Any]:
         """The sections of the trained stages that this config has, in their order."""

@@ -19,25 +19,21 @@ _TRAINING: dict[str, Stage] = {
 _OPTIONAL = ("base", "cold_start")  # where the config lacks them, released weights take their place
 
 
-def _require(run: Run, name: str) -> None:
-    if name not in run.config.trained():
-        raise ValueError(
-            f"config.{name}: section is missing; run the stages that the config has by their own "
-            "experiments"
-        )
+def needed(last: str) -> tuple[str, ...]:
+    """The stages up to `last` that a config must have; released weights replace the first two."""
+    names = [*_TRAINING][: [*_TRAINING].index(last) + 1]
+    return tuple(name for name in names if name not in _OPTIONAL)
 
 
 def up_to(last: str) -> Stage:
     """Runs a stage after those before it; finished stages are left as they are."""
 
     def run_stages(run: Run) -> None:
-        for name in names:
-            if name not in _OPTIONAL:
-                _require(run, name)
+        run.config.require(*needed(last))
+        for name in [*_TRAINING][: [*_TRAINING].index(last) + 1]:
             if name in run.config.trained():
                 _TRAINING[name](run)
 
-    names = [*_TRAINING][: [*_TRAINING].index(last) + 1]
     return run_stages
 
 
@@ -49,8 +45,7 @@ def whole(run: Run) -> list[tuple[str, Stage]]:
     """
     config = read_config(run)
     guided = config.meta_rm and not meta_rm.is_released(run)
-    for name in ("rft", "grpo", *(["meta_rm"] if config.meta_rm else [])):
-        _require(run, name)
+    run.config.require(*needed("grpo"), *(["meta_rm"] if config.meta_rm else []))
     stages = [("base and cold start", up_to("cold_start")), ("RFT", rft.run_stage),
               ("GRPO", grpo.run_stage)]  # fmt: skip
     if guided:

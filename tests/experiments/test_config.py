@@ -175,7 +175,7 @@ def test_defaults_are_pinned():
         ("--config.nosuch.x=1", "no field or section 'nosuch'"),
         ("--config.data.train=x", "--config.data.train: data is off, for the config has no"),
         ("--config.grpo.draw.k=3", "--config.grpo.draw.k: no field or section 'k'"),
-        ("--config.grpo.advantag=x", "--config.grpo.advantag: no field or section 'advantag' Did"),
+        ("--config.grpo.advantag=x", "--config.grpo.advantag: no field or section 'advantag'; did"),
     ],
 )
 def test_a_flag_that_the_config_lacks_is_told_apart_from_errors_of_the_file(flag, said):
@@ -315,3 +315,6 @@ def test_show_config_names_value_and_origin():
     assert "Known: grpo, dr_grpo, rloo." in out
     code, _, err = show("--show_config=grop")
     assert code == 1 and "error: --show_config=grop: no such section" in err
+    code, out, err = show("--config.grpo.advantage=drgrpo", "--show_config=grpo")
+    assert code == 1 and "config.grpo.advantage = 'drgrpo'    (flag)" in out
+    assert "error: config.grpo.advantage: must be one of" in err

@@ -102,6 +102,6 @@ def test_one_recipe_from_raw_files_and_a_released_folder_to_an_exported_one(fold
 def test_the_whole_loop_of_a_config_without_grpo_is_refused_before_it_starts(folders, tmp_path):
     module = importlib.import_module("configs.deepseek_v2_236b")
     run = Run.open(placed(module, "runlocal", folders), tmp_path / "w")
-    with pytest.raises(ValueError, match=r"config\.grpo: section is missing; run the stages"):
+    with pytest.raises(ValueError, match=r"config\.grpo: section is missing, .*; run the stages"):
         spct.main(run)
     assert not (tmp_path / "w/trajectories").exists()

@@ -179,5 +179,42 @@ def test_a_flag_for_a_field_that_the_config_lacks_is_one_line(tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: --config.grpo.kl_coeff: no field or section 'kl_coeff'")
-    assert 'Did you mean "kl_coef"' in last
+    assert 'did you mean "kl_coef"' in last
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config=configs/small_world.py:nope", "unknown variant 'nope'; known are"),
+        ("--config.stages=base,cold_start", "config.rft: section is missing, or config.stages"),
+        ("--config.grpo.loop.easy_for=grpo", "config.grpo.loop.easy_for: only 'rft' has"),
+        ("--config.grpo.loop.easy_for=a/b", "config.grpo.loop.easy_for: no such file or folder"),
+        ("--config.tokenizer.path=/a/b", "config.tokenizer.path: no such file or folder: '/a/b'"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_it_claims_a_workdir(flag, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.grpo", "--config=configs/small_world.py:ci", flag,
+         f"--workdir={tmp_path}/new"],
+        cwd=check_resume.ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_one_line(tmp_path):
+    run = subprocess.Popen(
+        [sys.executable, "-m", "experiments.sft", *check_resume.TINY, f"--workdir={tmp_path}/w"],
+        cwd=check_resume.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while run.poll() is None and not (tmp_path / "w/tokenizer.model").exists():
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130 and "Traceback" not in errors
+    assert errors.strip().splitlines()[-1].startswith("interrupted; the same command goes on")

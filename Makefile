@@ -51,6 +51,7 @@ test-all: test $(if $(filter-out 0,$(PARITY)),$(PARITY_STAMP))
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check --quiet . || { echo "run: $(PY) -m ruff format ." >&2; exit 1; }
 
 install: $(STAMP)
 

@@ -9,6 +9,8 @@
             tensorboard/  checkpoints/<stage>/  params/<stage>/  trajectories/<stage>.jsonl
             meta_scores/  baselines/<kind>/  tables/  figures/  results/  samples.md
             critiques.html
+
+One process of several writes the logs, tables and pages into it.
 """
 
 import atexit

@@ -135,8 +135,8 @@ def _compilation_counter() -> Iterator[Compilations]:
 def compilation_counter() -> Callable[[], contextlib.AbstractContextManager[Compilations]]:
     """A context manager that records what is compiled while it is open.
 
-        with compilation_counter() as compiled:
-            program(x)
-        assert compiled.count("program") == 1
+    with compilation_counter() as compiled:
+        program(x)
+    assert compiled.count("program") == 1
     """
     return _compilation_counter

@@ -41,9 +41,7 @@ def test_a_tree_with_links_is_walked_as_one_without(tmp_path):
     (linked / "c" / "up").symlink_to("..")  # circles, one by way of another folder
     (plain / "a" / "over").symlink_to(linked / "c")
     (plain / "a" / "over2").symlink_to(plain)
-    names = [
-        path.relative_to(plain).as_posix() for path in files.visible_files(plain, "**/*.json")
-    ]
+    names = [path.relative_to(plain).as_posix() for path in files.visible_files(plain, "**/*.json")]
     assert names[:3] == ["0.json", "a/b/1.json", "a/b/2.json"] and names[-1] == "c/2.json"
     (plain / "a" / "over").unlink()
     (plain / "a" / "over2").unlink()

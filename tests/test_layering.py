@@ -365,7 +365,8 @@ def committed_texts() -> list[pathlib.Path]:
     for folder in ("grm_jax", *PROGRAMS, "constraints", "docs", ".ci"):
         paths += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [
-        path for path in sorted(paths)
+        path
+        for path in sorted(paths)
         if path.suffix in TEXT_SUFFIXES and "__pycache__" not in path.parts
     ]
 

@@ -246,9 +246,7 @@ def test_aggregations_equal_plain_python_with_several_right_responses(aggregatio
     got = curve(
         ballots, gold, tie_policy="uniform", parse_policy="chance", k_meta=voting.half, **settings
     )
-    scores = voting.score_curve(
-        ballots, key=KEY, stratified=False, k_meta=voting.half, **settings
-    )
+    scores = voting.score_curve(ballots, key=KEY, stratified=False, k_meta=voting.half, **settings)
     position_CMS = np.asarray(positions(ballots, num_subsets))
     want = np.zeros((2, len(ks), len(comparisons)))
     for c, samples in enumerate(comparisons):

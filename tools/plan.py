@@ -123,8 +123,10 @@ def verdict(record: dict, chip: topologies.Chip) -> str:
         sizes = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", record["error"])
         return f"does not fit, {sizes[1]} of {sizes[2]} GiB" if sizes else "does not fit"
     left = chip.hbm - record["peak"]
-    return f"fits, {left / GIB:.1f} GiB left" if left >= 0 else (
-        f"does not fit, by {-left / GIB:.1f} GiB"
+    return (
+        f"fits, {left / GIB:.1f} GiB left"
+        if left >= 0
+        else (f"does not fit, by {-left / GIB:.1f} GiB")
     )
 
 

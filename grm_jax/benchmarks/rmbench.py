@@ -48,8 +48,9 @@ def read_pairs(data_dir: Path) -> Placed:
             uid = f"{name}/{i}-{j}"
             answers, rewards = with_best(uid, chosen[i], [rejected[j]])
             meta = {"row": name, "chosen": i, "rejected": j}
-            yield where, located(
-                where, uid, messages, answers, rewards, domain, meta, query="prompt"
+            yield (
+                where,
+                located(where, uid, messages, answers, rewards, domain, meta, query="prompt"),
             )
 
 

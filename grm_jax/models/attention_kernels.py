@@ -155,12 +155,17 @@ def splash(
 
     mesh = sharding.current_mesh()
     if mesh is not None:
+
         def split(x, *names):
             return sharding.spec(mesh.shape, rules, names, x.shape, "attention: activation")
 
         q_spec = split(q_BHTE, "batch", "heads", None, None)
-        specs = (q_spec, split(k_BKTE, "batch", "kv_heads", None, None),
-                 split(v_BKTE, "batch", "kv_heads", None, None), split(segments_BT, "batch", None))
+        specs = (
+            q_spec,
+            split(k_BKTE, "batch", "kv_heads", None, None),
+            split(v_BKTE, "batch", "kv_heads", None, None),
+            split(segments_BT, "batch", None),
+        )
         on_device = jax.shard_map(on_device, in_specs=specs, out_specs=q_spec, check_vma=False)
     out_BHTE = on_device(q_BHTE, k_BKTE, v_BKTE, segments_BT)
     out_BTHE = jnp.swapaxes(out_BHTE, 1, 2)[:, :length]

@@ -1,6 +1,6 @@
 """PRNG keys of samples: a path of fold-ins that no batch, bucket, sharding or resume can change.
 
-    base key -> stage -> step or pass -> uid (two words of a stable hash) -> sample -> token index
+base key -> stage -> step or pass -> uid (two words of a stable hash) -> sample -> token index
 """
 
 import hashlib

@@ -388,6 +388,7 @@ class HuggingFaceTokenizer(_ChatTokenizer):
 
     def _record(self) -> dict:
         """The record in a file of the backend, without fields that are not set."""
+
         def set_fields(fields: dict) -> dict:
             return {k: v for k, v in fields.items() if v is not None and v is not False}
 

@@ -73,9 +73,7 @@ def test_rewardbench_result_files(shared_data):
     main = json.loads((folder / "main_score.json").read_text())
     main["RewardBench"] = main["avg_Result_each_section"]
     for column in SUITES["rewardbench"].metric.columns:
-        assert weighted_mean(small, column.weights) == pytest.approx(
-            main[column.name], abs=1e-15
-        )
+        assert weighted_mean(small, column.weights) == pytest.approx(main[column.name], abs=1e-15)
 
 
 def test_rmb_result_files(shared_data):

@@ -43,9 +43,7 @@ def suite_of(name, comparisons, accuracy=0.8, coverage="", k=K, seed=1):
     found = judge(comparisons, "stub", k, accuracy, seed)
     groups = group(comparisons, found)
     lengths = [100 + i for i in range(len(comparisons))]
-    drawn = Drawn(
-        "random_weights", "self", False, groups, prompt_tokens=lengths, model=MODEL
-    )
+    drawn = Drawn("random_weights", "self", False, groups, prompt_tokens=lengths, model=MODEL)
     return Suite(name, coverage, comparisons, (drawn,))
 
 

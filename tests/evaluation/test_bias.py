@@ -150,7 +150,6 @@ def test_vote_share():
         totals = [sum(column) for column in zip(*votes, strict=True)]
         winners = [i for i, total in enumerate(totals) if total == max(totals)]
         each = [
-            mean((vote[i] == max(vote)) / vote.count(max(vote)) for vote in votes)
-            for i in winners
+            mean((vote[i] == max(vote)) / vote.count(max(vote)) for vote in votes) for i in winners
         ]
         assert share == pytest.approx(mean(each))

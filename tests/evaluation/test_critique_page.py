@@ -298,8 +298,15 @@ def test_ten_thousand_trajectories(tmp_path):
         suite, drawn=(suite.drawn[0], suite.drawn[1]._replace(groups=groups))
     )
     path = written(tmp_path, [suite], counting)
-    assert sum(sample[4] is not None for item in records(path)["items"]
-               for drawn in item["drawn"].values() for sample in drawn["samples"]) == 10_000
+    assert (
+        sum(
+            sample[4] is not None
+            for item in records(path)["items"]
+            for drawn in item["drawn"].values()
+            for sample in drawn["samples"]
+        )
+        == 10_000
+    )
     with Browser() as browser:
         assert browser.open(path.as_uri()) < 10  # 0.3 s on an idle machine
         assert choose(browser).startswith("1,250 of 1,250")

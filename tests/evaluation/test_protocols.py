@@ -19,7 +19,9 @@ def test_votes_by_other_rules_are_those_that_a_run_with_these_rules_would_count(
     ]
     meta = rng.normal(size=(6, 8)).tolist()
     suite = Suite(
-        "s", "", [comparison(f"c{i}") for i in range(6)],
+        "s",
+        "",
+        [comparison(f"c{i}") for i in range(6)],
         (Drawn("grpo", "self", False, groups, meta),),
     )
     counting = dataclasses.replace(TWO, ks=(1, 2, 4, 8), k_metas=(1, 1, 2, 4), num_samples=8)

@@ -72,8 +72,11 @@ def test_samples_md_counts_by_the_rules_of_the_tables(tmp_path):
     groups = [
         [
             dataclasses.replace(
-                t, scores=None, lenient_scores=tuple(own[i] for i in t.order),
-                parse_reason="not_integer", correct=None,
+                t,
+                scores=None,
+                lenient_scores=tuple(own[i] for i in t.order),
+                parse_reason="not_integer",
+                correct=None,
             )  # fmt: skip
             for t, own in zip(drawn.groups[0], scores, strict=True)
         ]

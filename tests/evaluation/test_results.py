@@ -23,9 +23,7 @@ def written(folder):
     guided = own._replace(meta=[[float(t.sample) for t in group] for group in own.groups])
     suite = dataclasses.replace(suite, drawn=(greedy, guided, arm))
     (suite,) = counted([suite], EIGHT)
-    results.write_results(
-        folder.joinpath, [suite], {"ks": list(EIGHT.ks)}, config="c", arms=ARMS
-    )
+    results.write_results(folder.joinpath, [suite], {"ks": list(EIGHT.ks)}, config="c", arms=ARMS)
     return suite.at
 
 

@@ -99,9 +99,7 @@ def test_verdicts_follow_the_rules_of_the_tables():
         return samples_page([item(comparison(), texts, meta, **more)], max_texts=4)
 
     assert "- Voting@4: **Response 1** ✓; totals 17, 11 of 3 samples" in fresh()
-    assert "- Voting@4: **Response 2** ✗; totals 1, 2 of 3 samples" in fresh(
-        aggregation="majority"
-    )
+    assert "- Voting@4: **Response 2** ✗; totals 1, 2 of 3 samples" in fresh(aggregation="majority")
     page = fresh(parse="lenient")
     assert "- Voting@4: **Response 2** ✗; totals 18, 21 of 4 samples" in page
     assert "| 3 | 1 2 | 1 | 10 |" in page and "**Sample 3**: ✗; scores 1, 10;" in page

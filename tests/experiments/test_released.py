@@ -48,9 +48,7 @@ def test_released_weights_are_benchmarked_with_the_released_meta_rm(folders, tmp
     table = (tmp_path / "w" / "tables" / "main.md").read_text()
     for row in ("released, greedy", "released, one sample", "Voting@2", "MetaRM@2"):
         assert f"| {row} " in table
-    for got, want in zip(
-        jax.tree.leaves(run.init_params()), jax.tree.leaves(params), strict=True
-    ):
+    for got, want in zip(jax.tree.leaves(run.init_params()), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(got, want)
 
     # The meta RM reads with its own tokenizer, and its head is the one in the folder.
@@ -88,10 +86,16 @@ OPTIMIZER = {"learning_rate": 1.0, "steps": 1}
         ({"model.attn_softcap": 1.0}, "config.model.attn_softcap: belongs to the weights"),
         ({"meta_rm.optimizer": ConfigDict(OPTIMIZER)}, "config.meta_rm.optimizer: .* not trained"),
         (
-            {"model.param_dtype": "bfloat16", "base": ConfigDict(
-                {"optimizer": OPTIMIZER, "packing": {"row_length": 8, "batch_size": 1},
-                 "data": {"demonstrations": 0, "general": 0}}
-            )},
+            {
+                "model.param_dtype": "bfloat16",
+                "base": ConfigDict(
+                    {
+                        "optimizer": OPTIMIZER,
+                        "packing": {"row_length": 8, "batch_size": 1},
+                        "data": {"demonstrations": 0, "general": 0},
+                    }
+                ),
+            },
             "config.model.param_dtype: bfloat16 would round away the updates of config.base",
         ),
     ],

@@ -350,7 +350,7 @@ def _by_name(tree) -> dict[str, np.ndarray]:
 
 
 def _same_arrays(a: pathlib.Path, b: pathlib.Path) -> str:
-    """"" if two folders hold the same arrays bit for bit, or else the first difference."""
+    """ "" if two folders hold the same arrays bit for bit, or else the first difference."""
     if not b.is_dir():
         return "is missing"
     left, right = _by_name(read(a)), _by_name(read(b))

@@ -87,9 +87,7 @@ def test_micro_batched_step_equals_the_whole_one(params):
         after, metrics = step(before, {}, batch)
         results.append((after.params, {k: float(v) for k, v in metrics.items()}))
     for other, metrics in results[1:]:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), other, results[0][0]
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), other, results[0][0])
         for name, value in results[0][1].items():
             assert metrics[name] == pytest.approx(value, rel=1e-4), name
 

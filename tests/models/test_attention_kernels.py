@@ -134,9 +134,7 @@ def lowered(platform, kernel="auto", length=LENGTH, **shape):
             q, blocks, positions, segments, kernel=kernel, rules=RULES, chunk=1024, **OPTIONS
         )
 
-    traced = jax.jit(run).trace(
-        q[:, :length], (cut,), positions[:, :length], segments[:, :length]
-    )
+    traced = jax.jit(run).trace(q[:, :length], (cut,), positions[:, :length], segments[:, :length])
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -163,9 +161,7 @@ def test_a_kernel_that_is_asked_for_by_name_refuses():
         jax.set_mesh(make_mesh(MeshConfig(fsdp=4, tensor=2))),
         pytest.raises(ValueError, match=r"mesh axes \('tensor',\) split query heads and \(\) key"),
     ):
-        attention_kernels.attend(
-            *case, kernel="splash", rules=rules, chunk=1024, **OPTIONS
-        )
+        attention_kernels.attend(*case, kernel="splash", rules=rules, chunk=1024, **OPTIONS)
     with pytest.raises(ValueError, match="attention_kernel: must be one of .*'flash'"):
         VARIANTS["tiny"].replace(attention_kernel="flash")
 

@@ -55,9 +55,7 @@ def test_published_sizes(variant, total, active):
 
 def visible(queries, window):
     """(query, key) pairs of a causal layer, one by one."""
-    return [
-        (q, k) for q in queries for k in range(q + 1) if window is None or q - k < window
-    ]
+    return [(q, k) for q in queries for k in range(q + 1) if window is None or q - k < window]
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 7, 100])

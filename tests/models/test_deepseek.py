@@ -207,9 +207,7 @@ def test_decode_copies_neither_cache_nor_experts():
         lambda *x: sampler.begin(config, *x, buffer=buffer, pad_id=0),
         row, jax.ShapeDtypeStruct((P,), jnp.int32), jax.ShapeDtypeStruct((P, S), bool),
     )  # fmt: skip
-    _, prefix = jax.eval_shape(
-        lambda p, t: transformer.apply(config, p, t, t, t), params, row
-    )
+    _, prefix = jax.eval_shape(lambda p, t: transformer.apply(config, p, t, t, t), params, row)
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     compiled = sampler.decode.lower(
         config, params, KVBlock(*prefix), jax.ShapeDtypeStruct((P,), jnp.int32),

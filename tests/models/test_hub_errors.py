@@ -45,9 +45,7 @@ def params_of(config):
 
 
 def assert_same(ours, theirs):
-    for (path, a), b in zip(
-        jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
-    ):
+    for (path, a), b in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
@@ -294,8 +292,10 @@ def test_damaged_files_are_named(folder, no_reading):
         (whole[:8] + b"?" + whole[9:], "not JSON"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
         (header(b'{"a":' * 200_000), "recursion"),
-        (header(b'{"model.norm.weight": {}, "model.norm.weight": {}}'),
-         "model.norm.weight: is there twice"),
+        (
+            header(b'{"model.norm.weight": {}, "model.norm.weight": {}}'),
+            "model.norm.weight: is there twice",
+        ),
         (whole.replace(b'"F32"', b'"F64"', 1), "expected a type among .*, found F64"),
         (whole.replace(b'"F32"', b'"F16"', 1), "expected 4096 bytes for .* float16, found 8192"),
     ):

@@ -31,9 +31,7 @@ random_params = functools.cache(programs.random_params)
 
 
 def flat(tree):
-    return {
-        "/".join(part.key for part in path): x for path, x in jax.tree.leaves_with_path(tree)
-    }
+    return {"/".join(part.key for part in path): x for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def merged_by_numpy(params):
@@ -119,9 +117,7 @@ def test_fresh_adapters():
     config = dataclasses.replace(GEMMA, embed_dim=64, num_layers=4)
     key = jax.random.key(0, impl="rbg")  # compiles in half the time of the default
     adapters = lora.init_adapters(config, key)
-    assert jax.tree.structure(adapters) == jax.tree.structure(
-        lora.split(abstract(config))[1]
-    )
+    assert jax.tree.structure(adapters) == jax.tree.structure(lora.split(abstract(config))[1])
     for path, leaf in flat(adapters).items():
         if path.endswith("_lora_b"):
             assert not leaf.any()
@@ -194,9 +190,7 @@ def test_every_adapter_acts_as_if_it_were_merged(name):
 def test_fresh_adapters_change_nothing(name):
     config = CONFIGS[name]
     base, adapters = lora.split(random_params(config))
-    fresh = jax.tree.map_with_path(
-        lambda path, x: x * path[-1].key.endswith("_lora_a"), adapters
-    )
+    fresh = jax.tree.map_with_path(lambda path, x: x * path[-1].key.endswith("_lora_a"), adapters)
     for got, want in zip(
         hidden(config, lora.join(base, fresh)), hidden(lora.strip(config), base), strict=True
     ):

@@ -332,8 +332,15 @@ def test_a_decode_step_copies_no_cache(params):
     of_one_layer = BATCH * heads * slots * width
     large = {e.primitive.name for e in equations(jaxpr)
              if any(math.prod(v.aval.shape) >= of_one_layer for v in e.outvars)}  # fmt: skip
-    assert large <= {"reshape", "slice", "squeeze", "dynamic_slice", "gather", "transpose",
-                     "jit"}  # a function, whose equations are counted too
+    assert large <= {
+        "reshape",
+        "slice",
+        "squeeze",
+        "dynamic_slice",
+        "gather",
+        "transpose",
+        "jit",
+    }  # a function, whose equations are counted too
     assert large  # the measure sees the blocks
 
 

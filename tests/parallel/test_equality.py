@@ -121,9 +121,7 @@ def completions(model, params, sharding, *, moves):
     )  # fmt: skip
     rng = np.random.default_rng(3)
     prompts = [tuple(rng.integers(4, 64, length).tolist()) for length in rng.integers(3, 12, 16)]
-    requests = [
-        Request(Prompt(f"c{i}", (0, 1), ids), (0, 1, 2)) for i, ids in enumerate(prompts)
-    ]
+    requests = [Request(Prompt(f"c{i}", (0, 1), ids), (0, 1, 2)) for i, ids in enumerate(prompts)]
     (unit,) = plan_units(requests, engine.buckets, max_new_tokens=16)
     config = DrawConfig(k=3, top_p=0.95, max_new_tokens=16)
     drawn = engine.run(params, unit, config, jax.random.key(5))

@@ -116,9 +116,7 @@ def assert_same(part, whole, rows, columns):
             np.testing.assert_array_equal(got, want, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (0.0, 1.0)]
-)
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (0.0, 1.0)])
 def test_sampling_from_a_shared_prefix_equals_naive_sampling(temperature, top_p):
     out = draw(temperature=temperature, top_p=top_p)
     for row in range(3):
@@ -156,9 +154,9 @@ def test_sampler_logprobs_equal_trainer_logprobs(base):
             jnp.arange(LONGEST, dtype=jnp.int32)[None, :], tokens_BT.shape
         )
         hidden_BTD, _ = transformer.apply(CONFIG, params, tokens_BT, positions_BT, segment_ids_BT)
-        return heads.token_logprobs(
-            CONFIG, params, hidden_BTD[:, :-1], tokens_BT[:, 1:], chunk=64
-        )[0]
+        return heads.token_logprobs(CONFIG, params, hidden_BTD[:, :-1], tokens_BT[:, 1:], chunk=64)[
+            0
+        ]
 
     trained_BT = np.asarray(score(PARAMS, tokens_BT, segment_ids_BT))
     for b, (p, s) in enumerate(rows):
@@ -314,9 +312,7 @@ def shapes(num_samples, config=WIDE, num_prompts=1, buffer=SHORT):
         lambda *x: sampler.begin(config, *x, buffer=buffer, pad_id=PAD),
         tokens, lengths, jax.ShapeDtypeStruct((num_prompts, num_samples), bool),
     )  # fmt: skip
-    drawn = jax.eval_shape(
-        lambda: jax.random.split(jax.random.key(0), (num_prompts, num_samples))
-    )
+    drawn = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (num_prompts, num_samples)))
     number = jax.ShapeDtypeStruct((), jnp.float32)
     rest = (lengths, drawn, state, jax.ShapeDtypeStruct((), jnp.int32), number, number)
     return params, tokens, lengths, prefix, rest

@@ -519,9 +519,7 @@ def test_a_refusal_of_the_template_keeps_its_words(load):
 # --- Special ids ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "kind, closing", [("gemma", "<end_of_turn>"), ("v2", EOS), ("v3", EOS)]
-)
+@pytest.mark.parametrize("kind, closing", [("gemma", "<end_of_turn>"), ("v2", EOS), ("v3", EOS)])
 def test_end_of_turn_is_what_closes_an_answer(tokenizers, kind, closing):
     tokenizer = tokenizers[kind]
     assert [tokenizer.end_of_turn_id] == named(tokenizer, closing)

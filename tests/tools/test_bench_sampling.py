@@ -1,6 +1,5 @@
 """The benchmark of sampling runs, and its figures say what they claim."""
 
-
 import numpy as np
 import pytest
 

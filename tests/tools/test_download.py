@@ -96,9 +96,7 @@ def test_what_differs_is_refused(tmp_path):
     # The host itself changes a file under the same commit.
     (tmp_path / "soups" / "x.jsonl").write_bytes(b"new\n")
     with pytest.raises(ValueError, match=r"x\.jsonl: is not the file of"):
-        download.download(
-            "soups", SOURCE, tmp_path, FakeHost({**FILES, "data/x.jsonl": b"new\n"})
-        )
+        download.download("soups", SOURCE, tmp_path, FakeHost({**FILES, "data/x.jsonl": b"new\n"}))
     with pytest.raises(ValueError, match="no file matches"):
         download.download("none", SOURCE._replace(files=("*.csv",)), tmp_path, FakeHost())
 

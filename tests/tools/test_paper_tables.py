@@ -49,9 +49,7 @@ def measured(folder, name, comparisons, accuracy, seed, *, model="gemma2_27b", c
         drawn.append(Drawn(of, "self", greedy, groups, model=VARIANTS[model]))
     suite = Suite(name, coverage, comparisons, tuple(drawn))
     (suite,) = counted([suite], RULES)
-    results.write_results(
-        folder.joinpath, [suite], {"tie_policy": "strict"}, config="c", arms={}
-    )
+    results.write_results(folder.joinpath, [suite], {"tie_policy": "strict"}, config="c", arms={})
     return suite.at
 
 
@@ -117,8 +115,12 @@ def test_means_of_several_suites_want_all_of_them(tmp_path, suites):
     assert value() is None
     rows = rows_of("pairwise", ["Helpfulness", "Harmlessness"], 30)
     lines["rmb_pairwise"] = measured(folder, "rmb_pairwise", rows, 0.6, 3)
-    one = {name: own[greedy].interval(column) for (name, own), column in zip(
-        lines.items(), ("RewardBench", "accuracy", "mean", "mean", "mean"), strict=True)}
+    one = {
+        name: own[greedy].interval(column)
+        for (name, own), column in zip(
+            lines.items(), ("RewardBench", "accuracy", "mean", "mean", "mean"), strict=True
+        )
+    }
     rmb = (one["rmb_bon"].value + one["rmb_pairwise"].value) / 2
     four = [one[name].value for name in ("rewardbench", "ppe_preference", "ppe_correctness")]
     found = value()

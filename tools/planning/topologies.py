@@ -122,7 +122,7 @@ def parse(name: str, slices: int = 1) -> Topology:
 
 
 def compiler(topology: Topology) -> str:
-    """"tpu" or "cuda" where what compiles for it is installed, else "cpu"."""
+    """ "tpu" or "cuda" where what compiles for it is installed, else "cpu"."""
     if topology.kind in gpus.MEMORY:
         return "cuda" if gpus.plugin() else "cpu"
     return "tpu" if importlib.util.find_spec("libtpu") else "cpu"

@@ -113,9 +113,7 @@ def count_stored(folder: str | os.PathLike) -> int:
     return sum(math.prod(stored.shape) for places in headers.values() for stored in places)
 
 
-def check_vocab(
-    config: ModelConfig, tokenizer_vocab_size: int, folder: str | os.PathLike
-) -> None:
+def check_vocab(config: ModelConfig, tokenizer_vocab_size: int, folder: str | os.PathLike) -> None:
     """Refuses a tokenizer with more ids than the embedding has rows; fewer is padding, and fine.
 
     Raises:
@@ -248,8 +246,7 @@ def _boxes(leaves: dict[Path, Leaf], shardings: dict | None) -> dict[Path, dict]
         )  # fmt: skip
         boxes[path] = {
             device: tuple(
-                slice(*part.indices(size)[:2])
-                for part, size in zip(box, leaf.shape, strict=True)
+                slice(*part.indices(size)[:2]) for part, size in zip(box, leaf.shape, strict=True)
             )
             for device, box in places.items()
         }

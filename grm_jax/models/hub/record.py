@@ -1,9 +1,9 @@
 """The record of a model in an orbax folder, from which it is converted to the hub without a config.
 
-    params/      the parameters; {"decoder", "head"} for a reward model
-    model.json   the fields of ModelConfig and of Compute but `rules`, side by side under "model";
-                 whether it is a reward model
-    config.json, tokenizer files, chat template, ...   as they came from the hub, if they did
+params/      the parameters; {"decoder", "head"} for a reward model
+model.json   the fields of ModelConfig and of Compute but `rules`, side by side under "model";
+             whether it is a reward model
+config.json, tokenizer files, chat template, ...   as they came from the hub, if they did
 """
 
 import dataclasses

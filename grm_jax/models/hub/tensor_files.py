@@ -108,9 +108,7 @@ def open_tensor(stored: Stored) -> np.ndarray:
     return np.memmap(stored.path, stored.dtype, "r", offset=stored.start, shape=stored.shape)
 
 
-def write(
-    path: pathlib.Path, specs: Mapping[str, Spec], make: Callable[[str], np.ndarray]
-) -> None:
+def write(path: pathlib.Path, specs: Mapping[str, Spec], make: Callable[[str], np.ndarray]) -> None:
     """Writes a file, asking `make` for one tensor after the other."""
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, spec in specs.items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import pathlib
 import re
+import textwrap
 from typing import NamedTuple
 
 import pytest
@@ -220,3 +222,17 @@ def test_no_config_names_a_path_outside_the_clone(name):
 def test_no_page_names_a_path_outside_the_clone(page):
     for span in code(page.read_text()):
         assert not re.search(r"(?<![\w./])(\.\./|~/)|=/\w", span), span
+
+
+def test_the_benchmark_of_the_page_is_one(tmp_path):
+    """The file that extending.md shows whole can be imported, and reads a row."""
+    text = (ROOT / "docs/extending.md").read_text()
+    begin = text.index("       from grm_jax.benchmarks.files")
+    file = textwrap.dedent(text[begin : text.index("   The best response must not", begin)])
+    module: dict = {}
+    exec(file, module)
+    row = {"id": "1", "prompt": "q", "chosen": "a", "rejected": "b", "subset": "law"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    ((_, comparison),) = module["read"](tmp_path)
+    assert comparison.responses[comparison.best] == "a" and comparison.subset == "law"
+    assert module["SUITES"][0].rows == {"maths": 120, "law": 80}

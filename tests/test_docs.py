@@ -236,3 +236,11 @@ def test_the_benchmark_of_the_page_is_one(tmp_path):
     ((_, comparison),) = module["read"](tmp_path)
     assert comparison.responses[comparison.best] == "a" and comparison.subset == "law"
     assert module["SUITES"][0].rows == {"maths": 120, "law": 80}
+
+
+def test_the_core_can_be_read_in_one_evening():
+    page = (ROOT / "docs/architecture.md").read_text()
+    links = _LINK.findall(page.partition("## Read these in one evening")[2])
+    files = {(ROOT / "docs" / link).resolve() for link in links}
+    assert len(files) > 25
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 6000

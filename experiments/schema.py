@@ -93,7 +93,13 @@ def _check_released(config: Config) -> None:
 
 
 def _check_origin(config: Config) -> None:
-    """Every stage has its data, from either the small world or files."""
+    """Every stage has weights to start from, and data from either the small world or files."""
+    first = next(iter(config.trained()), None)
+    if first in ("rft", "grpo") and config.released is None:
+        raise ValueError(
+            f"config.cold_start: is missing or off, and {first} has no other weights to start from "
+            "(config.base, config.released)"
+        )
     if config.small_world is not None:
         if config.data is not None:
             raise ValueError("config.data: config.small_world brings its own data; give one only")

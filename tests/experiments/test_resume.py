@@ -189,6 +189,7 @@ def test_a_flag_for_a_field_that_the_config_lacks_is_one_line(tmp_path):
     [
         ("--config=configs/small_world.py:nope", "unknown variant 'nope'; known are"),
         ("--config.stages=base,cold_start", "config.rft: section is missing, or config.stages"),
+        ("--config.stages=rft,grpo", "config.cold_start: is missing or off, and rft has no"),
         ("--config.grpo.loop.easy_for=grpo", "config.grpo.loop.easy_for: only 'rft' has"),
         ("--config.grpo.loop.easy_for=a/b", "config.grpo.loop.easy_for: no such file or folder"),
         ("--config.tokenizer.path=/a/b", "config.tokenizer.path: no such file or folder: '/a/b'"),

@@ -237,9 +237,11 @@ def count(suite: Suite, counting: CountingRules) -> list[Line]:
             arm_counting = dataclasses.replace(counting, stratified=drawn.stratified)
         counted = tally(
             suite, ballots_of(suite, drawn, arm_counting), arm_counting, drawn.method,
-            named=named(suite, drawn), most=1 if drawn.greedy else min(map(len, drawn.groups)),
+            most=1 if drawn.greedy else min(map(len, drawn.groups)),
             facts=sample_facts(drawn.groups),
         )  # fmt: skip
+        label = named(suite, drawn)
+        counted = [line._replace(named=label) for line in counted]
         lines += sorted(counted, key=lambda line: line.method.kind == "guided")
     lines += suite.others
     sections = list(dict.fromkeys(line.section for line in lines))
@@ -355,7 +357,6 @@ def tally(
     *,
     most: int,
     facts: Mapping[str, float],
-    named: bool = True,
     ordered: bool = True,
 ) -> list[Line]:
     """Lines of ballots, nothing measured in them yet.
@@ -367,7 +368,6 @@ def tally(
       method: of one sample. There are guided lines too if the ballots have meta scores.
       most: largest k.
       facts: fields of the line of one sample, see `sample_facts`.
-      named: see `Method.label`.
       ordered: the presentation order may change scores; otherwise a verdict in one order is that
         in the other.
     """
@@ -399,7 +399,7 @@ def tally(
             # Rounded, so that means of equal credits in float32 do not differ by 1e-8.
             credits_C = np.round(np.asarray(credits_KC, np.float64)[i], 6)
             by_votes = {"kind": kind, "k": k} if method.kind in VOTES else {}
-            line = Line(dataclasses.replace(method, **by_votes), named)
+            line = Line(dataclasses.replace(method, **by_votes))
             if choice_C.any():
                 line = line._replace(credits_C=credits_C[choice_C])
             totals_MCN = None

@@ -46,7 +46,8 @@ def lines(suite: Suite, counting: CountingRules) -> list[Line]:
             counting, ks=tuple(ks), k_metas=tuple(k_metas), aggregation=aggregation
         )
         method = dataclasses.replace(drawn.method, rule=rule)
-        return tally(suite, of, own, method, named=False, most=most, facts={})
+        lines = tally(suite, of, own, method, most=most, facts={})
+        return [line._replace(named=False) for line in lines]
 
     lines = []
     for name in voting.AGGREGATIONS if ks else ():

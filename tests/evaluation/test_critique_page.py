@@ -286,6 +286,7 @@ def test_nothing_is_loaded_and_no_code_but_its_own_runs(opened):
     assert any("Content Security Policy" in text for text in browser.errors)
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_ten_thousand_trajectories(tmp_path):
     rows = comparisons(1250, "many", n=4)

@@ -35,6 +35,7 @@ MESHES = {
 # What "all" splits as well is not split alone; compiling takes up to a minute a pair.
 PAIRS = [("gemma2", "data"), ("gemma2", "fsdp"), ("gemma2", "fsdp x tensor"),
          ("deepseek", "data"), ("deepseek", "fsdp x expert"), ("deepseek", "all")]  # fmt: skip
+QUICK = (("gemma2", "fsdp x tensor"), ("deepseek", "all"))  # of `make test`; every axis is in one
 SCALE = 0.25  # of random parameters: attention and experts matter, and nothing overflows
 
 
@@ -138,7 +139,11 @@ def assert_close(actual, expected):
         np.testing.assert_allclose(leaf, other, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize(("model", "mesh"), PAIRS, ids=lambda x: x)
+@pytest.mark.parametrize(
+    ("model", "mesh"),
+    [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in PAIRS],
+    ids=lambda x: x,
+)
 def test_loss_gradient_and_tokens_equal_those_of_one_device(model, mesh):
     expected_sft, expected_grpo, expected_drawn = on_one_device(model)
     moves = mesh == "all"

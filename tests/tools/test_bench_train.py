@@ -64,6 +64,7 @@ def test_a_mesh_with_micro_batches_remat_and_bfloat16(capsys):
     assert "4 TFLOP/s, 20 GB/s" in printed  # of two devices
 
 
+@pytest.mark.slow
 def test_adapters_beside_frozen_weights(capsys):
     rows = train.main([*SMALL, "--lora_rank=2", "--param_dtype=bfloat16"])
     config, lengths = VARIANTS["tiny"], [12] * 4

@@ -94,10 +94,11 @@ def needed(
 
 
 def ours(
-    name: str, config: ModelConfig, params: dict, prompt_T: np.ndarray, num_prompts: int,
-    num_samples: int, new: int, repeats: int,
+    name: str, config: ModelConfig, params: dict, prompt_T: np.ndarray, shape: tuple[int, int],
+    new: int, repeats: int,
 ) -> Row:  # fmt: skip
-    """Times P copies of a prompt with S samples each."""
+    """Times P copies of a prompt with S samples each; `shape` is (P, S)."""
+    num_prompts, num_samples = shape
     tokens_PT = jax.device_put(np.tile(prompt_T.astype(np.int32), (num_prompts, 1)))
     lengths_P = jax.device_put(np.full(num_prompts, prompt_T.size, np.int32))
     active_PS = jax.device_put(np.ones((num_prompts, num_samples), bool))
@@ -264,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         print(line(row, peak), flush=True)
         return row
 
-    grm_jax_row = add(ours("(b) grm_jax", config, params, short, 1, args.samples, **counts))
+    grm_jax_row = add(ours("(b) grm_jax", config, params, short, (1, args.samples), **counts))
     ratios = []
     if args.transformers:
         try:
@@ -274,8 +275,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
                 ratios.append(ratio(title, grm_jax_row.total, row.total, TARGET_TRANSFORMERS))
         except (ImportError, ValueError) as error:
             ratios.append(f"(b) not compared: {error}")
-    shared = add(ours("(a) shared prefix", config, params, long, 1, args.samples, **counts))
-    repeated = add(ours("(a) repeated prompts", config, params, long, args.samples, 1, **counts))
+    shared = add(ours("(a) shared prefix", config, params, long, (1, args.samples), **counts))
+    repeated = add(ours("(a) repeated prompts", config, params, long, (args.samples, 1), **counts))
     title = "(a) shared prefix over repeated prompts"
     ratios.append(ratio(f"{title}, end to end", shared.total, repeated.total, TARGET_SHARED))
     ratios.append(f"    decode alone: {repeated.decode / shared.decode:.2f}x")

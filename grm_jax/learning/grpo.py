@@ -140,7 +140,7 @@ class GRPOConfig(Checked):
       kl_place: "loss" as in Eq. 15; "reward" subtracts it from the rewards before the advantages,
         at pi_old, under the same length normaliser so that beta keeps its meaning. k1 inside the
         loss has an expected gradient of zero on fresh samples: it belongs in the reward.
-      old_logprobs: "sampler" or "trainer", see the head of the file.
+      old_logprobs: where log pi_old comes from: "sampler", or "trainer" (the ratio is then 1).
       inner_epochs: updates on one rollout; the caller runs the update that many times.
       micro_batches: pieces that the update splits a batch into; bounds memory, never the result.
     """

@@ -46,7 +46,8 @@ class MetaRMConfig(Checked):
     """Choices of the meta RM. Hashable.
 
     Attributes:
-      balance: "none" for plain cross-entropy, or "comparison", see the head of the file.
+      balance: "none" for plain cross-entropy; "comparison" weighs the correct
+        and the incorrect trajectories of a comparison equally.
       only_mixed: train only on comparisons with correct and incorrect trajectories.
       micro_batches: pieces that a training step splits a batch into.
     """

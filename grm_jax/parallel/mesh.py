@@ -45,7 +45,7 @@ class MeshConfig(Checked):
     """Sizes of the mesh axes, and where the rules differ from `RULES`.
 
     Attributes:
-      data: see the head of this file, as for the other three.
+      data: parts of a batch, each with all parameters.
       fsdp: parts of parameters, along their width.
       tensor: parts of heads, feed-forward width and vocabulary.
       expert: parts of the routed experts.

@@ -209,12 +209,13 @@ def test_a_run_that_cannot_be_is_refused_before_it_claims_a_workdir(flag, messag
 
 @pytest.mark.slow
 def test_an_interrupt_is_one_line(tmp_path):
+    # A shell that starts pytest in the background lets it and its children ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen(
         [sys.executable, "-m", "experiments.sft", *check_resume.TINY, f"--workdir={tmp_path}/w"],
         cwd=check_resume.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        # A shell that starts pytest in the background lets it ignore interrupts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     while run.poll() is None and not (tmp_path / "w/tokenizer.model").exists():
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)

@@ -385,6 +385,24 @@ def test_no_file_names_a_private_path():
     assert offenders == []
 
 
+# Jitted kernels, and the front of one: their arguments are arrays and static settings.
+KERNELS = {"attend", "splash", "apply_experts", "decode", "accuracy_curve"}
+
+
+def test_no_function_but_a_kernel_takes_more_than_seven_arguments():
+    many = []
+    for folder in ("grm_jax", "experiments", "tools", "configs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    continue
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [argument.arg for argument in given if argument.arg not in ("self", "cls")]
+                if len(names) > 7 and node.name not in KERNELS:
+                    many.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}{names}")
+    assert many == []
+
+
 def test_private_paths_are_recognised():
     for text in ("open('/root/x')", "see /home/ada/run", "--workdir=/tmp/a", "file:///opt/wheels"):
         assert PRIVATE.search(text), text

@@ -90,4 +90,4 @@ def main(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    launch.main(main)
+    launch.main(main, requires=("baseline", "benchmark"))

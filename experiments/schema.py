@@ -47,7 +47,17 @@ def check(fields: Mapping) -> Config:
 
 
 def check_files(config: Config) -> None:
-    """Raises ValueError naming the field whose file or folder is not there."""
+    """What a run starts from is there. A plan, which has shapes only, needs none of it.
+
+    Raises:
+      ValueError: naming the field whose file, folder or weights are not there.
+    """
+    first = next(iter(config.trained()), None)
+    if first in ("rft", "grpo") and config.released is None:
+        raise ValueError(
+            f"config.cold_start: is missing or off, and {first} has no other weights to start from "
+            "(config.base, config.released)"
+        )
     places = {"tokenizer.path": config.tokenizer.path}
     if config.released is not None:
         places |= {"released.model": config.released.model,
@@ -93,13 +103,7 @@ def _check_released(config: Config) -> None:
 
 
 def _check_origin(config: Config) -> None:
-    """Every stage has weights to start from, and data from either the small world or files."""
-    first = next(iter(config.trained()), None)
-    if first in ("rft", "grpo") and config.released is None:
-        raise ValueError(
-            f"config.cold_start: is missing or off, and {first} has no other weights to start from "
-            "(config.base, config.released)"
-        )
+    """Every stage has its data, from either the small world or files."""
     if config.small_world is not None:
         if config.data is not None:
             raise ValueError("config.data: config.small_world brings its own data; give one only")

@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import gemma2_27b, small_world
+from experiments import schema
 from grm_jax.parallel.mesh import MeshConfig
 from tools import plan
 from tools.planning import gpus, hlo, programs, topologies
@@ -156,6 +157,7 @@ def test_a_plan_needs_a_shape_and_no_weights():
     config = plan.planned(gemma2_27b.get_config())
     assert config.model.variant == "gemma2_27b"
     assert "released" not in config and "benchmark" not in config
+    assert schema.check(config).released is None
     with pytest.raises(ValueError, match=r"config\.released\.variant: name the published shape"):
         plan.planned(gemma2_27b.get_config("runlocal"))
 

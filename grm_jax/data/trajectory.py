@@ -59,7 +59,7 @@ class Trajectory:
         has no ids and no log-probs (T = 0).
       logprobs: [T] log pi of the ids, untempered.
       sampling_logprobs: [T] log-probs under the distribution that was sampled from.
-      text: the given beginning and the decoded ids.
+      text: the given beginning and the decoded ids, without the thinking.
       scores: strict parse, in the PRESENTED order; None if it failed, see `parse_reason`.
       parse_reason: 'ok' exactly if scores is not None.
       lenient_scores: lenient parse, in the presented order, or None.
@@ -68,6 +68,7 @@ class Trajectory:
       hinted: the prompt names the best response.
       truncated: the prompt was shortened to fit.
       given: the beginning of the text that was not generated: given principles.
+      thinking: what the model thought before its answer, of which nothing is read.
 
     Raises:
       FieldError: a field has the wrong type, length or range.
@@ -92,6 +93,7 @@ class Trajectory:
     hinted: bool = False
     truncated: bool = False
     given: str = ""
+    thinking: str = ""
 
     def __post_init__(self) -> None:
         for name, convert in _CONVERSIONS.items():
@@ -152,14 +154,14 @@ class Trajectory:
         """The trajectory of the fields that `record` returned. Raises FieldError on others."""
         if not isinstance(record, dict):
             raise ValueError(f"expected a JSON object, got {type(record).__name__}")
-        # Older logs have no `given`.
-        for name in sorted((record.keys() ^ _TRAJECTORY_FIELDS) - {"given"}):
+        for name in sorted((record.keys() ^ _TRAJECTORY_FIELDS) - _NOT_IN_OLDER_LOGS):
             problem = "unknown field" if name in record else "is missing"
             raise FieldError("trajectory", name, problem)
         return cls(**record)
 
 
 _TRAJECTORY_FIELDS = {field.name for field in dataclasses.fields(Trajectory)}
+_NOT_IN_OLDER_LOGS = {"given", "thinking"}
 
 
 def _text(value: Any) -> str:
@@ -186,7 +188,8 @@ def _optional(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
 # Each field as it is kept, from the values that JSON or numpy give.
 _CONVERSIONS = {
     **dict.fromkeys(
-        ("fingerprint", "stage", "uid", "text", "parse_reason", "finish", "given"), _text
+        ("fingerprint", "stage", "uid", "text", "parse_reason", "finish", "given", "thinking"),
+        _text,
     ),
     **dict.fromkeys(("step", "sample"), operator.index),
     **dict.fromkeys(("hinted", "truncated"), _bool), "correct": _optional(_bool),

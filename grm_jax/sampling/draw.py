@@ -14,7 +14,7 @@ from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import Completion, Engine
 from grm_jax.sampling.prompt import Prompt, given_beginning, make_prompt
 from grm_jax.sampling.scheduler import Request, WorkUnit, plan_units
-from grm_jax.text import prompts, scores
+from grm_jax.text import prompts, scores, thinking
 from grm_jax.text.tokenizers import Tokenizer
 
 
@@ -208,7 +208,7 @@ class Drawer:
 
 
 def answer_ids(trajectory: Trajectory, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Token ids of a trajectory, its end included; of its text, if it was drawn as text."""
+    """Token ids of a trajectory, its thinking and end included; of its answer, if drawn as text."""
     if trajectory.token_ids:
         return (*tokenizer.encode(trajectory.given), *trajectory.token_ids)
     end = (tokenizer.end_of_turn_id,) if trajectory.finish == "stop" else ()
@@ -224,19 +224,15 @@ def to_trajectory(
 ) -> Trajectory:
     """Decodes, parses and judges one completion (Eq. 10, on the original order)."""
     prompt = completion.prompt
-    text = completion.text
-    if text is None:
-        text = tokenizer.decode(
-            completion.token_ids[:-1] if completion.stopped else completion.token_ids
-        )
-    text = prompt.given + text
+    thought, answer = _thought_and_answer(completion, tokenizer)
+    text = prompt.given + (answer or "")
     # A text that hit the length limit may end in an intermediate box: it has no scores.
     strict = _parsed(scores.parse_strict, text, comparison, config)
     if not completion.stopped and strict.scores is not None:
         strict = scores.Parsed(None, "unfinished")
     lenient = _parsed(scores.parse_lenient, text, comparison, config)
-    if completion.refusal:
-        strict = lenient = scores.Parsed(None, completion.refusal)
+    if completion.refusal or answer is None:
+        strict = lenient = scores.Parsed(None, completion.refusal or thinking.UNCLOSED)
     correct = None
     labelled = len(comparison.winners) == 1 if comparison.n > 1 else config.binary(comparison)
     if labelled:
@@ -262,7 +258,16 @@ def to_trajectory(
         hinted=origin.hinted,
         truncated=prompt.shortened,  # the stored name
         given=prompt.given,
+        thinking=thought,
     )
+
+
+def _thought_and_answer(completion: Completion, tokenizer: Tokenizer) -> tuple[str, str | None]:
+    """The only place where thinking is told from the answer; see `thinking.split_thinking`."""
+    if completion.text is not None:
+        return thinking.split_thinking(completion.text, opened=None)
+    ids = completion.token_ids[:-1] if completion.stopped else completion.token_ids
+    return thinking.split_thinking(tokenizer.decode(ids), opened=tokenizer.opens_thinking)
 
 
 def unanswered(

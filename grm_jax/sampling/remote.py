@@ -32,6 +32,7 @@ import random
 import re
 import ssl
 import time
+from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 import jax
@@ -43,6 +44,7 @@ from grm_jax.ranges import Checked, Count, NonNegative, Positive, Range, split
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.engine import Completion
 from grm_jax.sampling.scheduler import Buckets, Request, WorkUnit, unit_keys
+from grm_jax.text.thinking import join_thinking
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _URL = re.compile(
@@ -74,7 +76,10 @@ class _Failed(Exception):
 
 
 class Answer(NamedTuple):
-    """A text, whether it ended by itself, and why it is no answer and never will be, or ""."""
+    """A text, whether it ended by itself, and why it is no answer and never will be, or "".
+
+    Thinking that a server keeps apart begins the text, between its tags.
+    """
 
     text: str
     stopped: bool
@@ -415,7 +420,7 @@ class RemoteEngine:
             reply = json.loads(raw)
             (choice,) = reply["choices"]
             message, finish = choice.get("message") or {}, choice.get("finish_reason")
-            text, refusal = _text(message.get("content")), message.get("refusal") or ""
+            text, refusal = _text(message), message.get("refusal") or ""
             spent = (reply.get("usage") or {}).get("completion_tokens")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Failed(f"no chat completion: {self._said(raw)}", 0.0, True) from None
@@ -434,10 +439,23 @@ class RemoteEngine:
         return Answer(text or "", not cut, self._said(refusal)), sure
 
 
-def _text(content: str | list | None) -> str | None:
-    """The text of a message, which may come in parts, without parts that hold thoughts."""
+def _text(message: dict) -> str | None:
+    """The text of a message after its thinking, both of which may come in parts; None for none."""
+    content = message.get("content")
+    thoughts = [message.get("reasoning_content") or message.get("reasoning")]
     if isinstance(content, list):
-        parts = [part if isinstance(part, str) else part["text"] for part in content
-                 if isinstance(part, str) or part.get("type", "text") == "text"]  # fmt: skip
-        content = "".join(parts) if parts else None
+        parts = [{"text": part} if isinstance(part, str) else part for part in content]
+        thoughts += _thoughts(part for part in parts if part.get("type") == "thinking")
+        texts = [part["text"] for part in parts if part.get("type", "text") == "text"]
+        content = "".join(texts) if texts else None
+    thought = "".join(text for text in thoughts if isinstance(text, str))
+    if thought.strip():
+        content = join_thinking(thought, content or "")
     return content and content.encode(errors="replace").decode()
+
+
+def _thoughts(parts: Iterable[dict]) -> Iterator[object]:
+    """What parts of a message hold as thinking: texts, or parts that have one each."""
+    for part in parts:
+        inner = part.get("thinking")
+        yield from [inner] if isinstance(inner, str) else [p.get("text") for p in inner or ()]

@@ -25,6 +25,7 @@ from grm_jax.files import read_bytes, write_atomically
 from grm_jax.text.chat_formats import DEEPSEEK_CHAT, GEMMA_CHAT, ChatWriter
 from grm_jax.text.chat_formats import ChatFormat as ChatFormat
 from grm_jax.text.prompts import Message
+from grm_jax.text.thinking import opens_thinking
 
 
 class Tokenizer(Protocol):
@@ -36,6 +37,7 @@ class Tokenizer(Protocol):
     eos_id: int
     end_of_turn_id: int  # closes an assistant turn
     stop_ids: tuple[int, ...]  # any of them ends a generation
+    opens_thinking: bool  # the generation prompt ends inside a thinking block
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -85,6 +87,8 @@ class _ChatTokenizer:
         self.eos_id = control[chat_format.eos]
         self.end_of_turn_id = self._closing_id()
         self.stop_ids = tuple(dict.fromkeys((self.eos_id, self.end_of_turn_id)))
+        last, _ = chat_format.write([Message("user", "q")], True)[-1]
+        self.opens_thinking = opens_thinking(last)
         for piece in markers:
             if len(piece) == 1 and control[piece] in self._raw_encode(piece):
                 raise ValueError(f"tokenizer: the control piece {piece!r} is a character of text")

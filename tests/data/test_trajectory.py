@@ -144,6 +144,7 @@ def trajectories(draw):
         correct=draw(st.sampled_from([None, True, False])),
         hinted=draw(st.booleans()),
         truncated=draw(st.booleans()),
+        thinking=draw(st.sampled_from(["", "perhaps\n"])),
     )
 
 
@@ -163,6 +164,9 @@ def test_from_json_refuses_other_fields():
     record = json.loads(to_json(make()))
     with pytest.raises(FieldError, match="'reward': unknown"):
         from_json(json.dumps({**record, "reward": 1}))
+    for name in ("given", "thinking"):  # older logs have neither
+        del record[name]
+    assert from_json(json.dumps(record)) == make()
     del record["order"]
     with pytest.raises(FieldError, match="'order': is missing"):
         from_json(json.dumps(record))

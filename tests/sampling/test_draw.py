@@ -1,5 +1,6 @@
 """From comparisons to stored trajectories."""
 
+import copy
 import dataclasses
 import os
 
@@ -495,6 +496,34 @@ def test_trajectories_depend_on_key_stage_and_step(tokenizer, jitted, tmp_path):
     many = {t.key[3:]: t for t in stored(tmp_path / "c", engine, tokenizer, params, more)[1]}
     for t in first:
         assert many[t.key[3:]].token_ids == t.token_ids
+
+
+def test_thinking_is_kept_apart_and_never_read(tokenizer):
+    """Blocks are opened by the model here, and by the prompt below."""
+    order, plain = (0, 1, 2), "Scores: \\boxed{1, 9, 1}"
+    thought = "<think>\nSpecific Criteria: x \\boxed{9, 1, 1}"
+    got = judged(tokenizer, f"{thought}\n</think>\n\n{plain}", order)
+    assert got.thinking == "Specific Criteria: x \\boxed{9, 1, 1}"
+    assert (got.text, got.scores, got.correct) == (plain, (1, 9, 1), True)
+    assert tokenizer.decode(answer_ids(got, tokenizer)).startswith(thought)  # it is trained on
+    for stopped in (True, False):
+        got = judged(tokenizer, thought, order, stopped=stopped)
+        assert (got.text, got.parse_reason, got.correct) == ("", "unclosed_thinking", False)
+        assert got.scores is got.lenient_scores is None
+        assert got.thinking == thought.removeprefix("<think>\n")
+    got = judged(tokenizer, f"{plain}</think>", order)
+    assert (got.thinking, got.text, got.scores) == ("", f"{plain}</think>", (1, 9, 1))
+
+
+def test_a_prompt_that_opens_a_block_decides_what_is_thinking(tokenizer):
+    inside, order = copy.copy(tokenizer), (0, 1, 2)
+    inside.opens_thinking = True
+    text = "\\boxed{1, 9, 1}</think>\\boxed{9, 1, 1}"
+    got = judged(inside, text, order)
+    assert (got.thinking, got.scores) == ("\\boxed{1, 9, 1}", (9, 1, 1))
+    got = judged(inside, "\\boxed{9, 1, 1}", order)
+    assert (got.thinking, got.text, got.scores) == ("\\boxed{9, 1, 1}", "", None)
+    assert got.parse_reason == "unclosed_thinking"
 
 
 def test_given_principles_begin_the_answer_and_are_not_generated(tokenizer):

@@ -270,7 +270,7 @@ REFUSALS = {
     ),
     "refusal": (reply(completion(None, message={"refusal": "I'm\nsorry"})), "refusal: I'm sorry$"),
     "refusal as a part": (reply(completion([{"type": "refusal", "refusal": "no"}])), "no text"),
-    "no text": (reply(completion(None, message={"reasoning_content": "\\boxed{9, 1}"})), "no text"),
+    "no text": (reply(completion(None)), "no text"),
     "no text in no part": (reply(completion([])), "no text, finish reason stop$"),
     "no text and no reason": (reply(completion(None, None)), "no text, finish reason null$"),
     "filtered in the middle": (
@@ -373,11 +373,23 @@ ANSWERS = {
         b'{"choices": [{"message": {"content": "x"}}]}', ("x", True)
     ),
     "thinking until the limit": (
-        completion(None, "length", {"reasoning_content": "\\boxed{9, 1}"}), ("", False)
+        completion(None, "length", {"reasoning_content": "\\boxed{9, 1}"}),
+        ("<think>\\boxed{9, 1}", False),
+    ),
+    "thinking and nothing else": (
+        completion(None, message={"reasoning_content": "\\boxed{9, 1}"}),
+        ("<think>\\boxed{9, 1}", True),
     ),
     "thinking kept apart": (
-        completion("x", message={"reasoning_content": "\\boxed{9, 1}"}), ("x", True)
+        completion("x", message={"reasoning_content": "\\boxed{9, 1}"}),
+        ("<think>\\boxed{9, 1}</think>x", True),
     ),
+    "thinking by its other name": (
+        completion("x", message={"reasoning": "a</think>b", "reasoning_content": None}),
+        ("<think>a b</think>x", True),
+    ),
+    "no thinking": (completion("x", message={"reasoning_content": " \n"}), ("x", True)),
+    "thinking of another type": (completion("x", message={"reasoning": {"a": 1}}), ("x", True)),
     "an empty text": (completion(""), ("", True)),
     "parts": (
         completion([{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]), ("xy", True)
@@ -385,7 +397,11 @@ ANSWERS = {
     "parts with thinking": (
         completion([{"type": "thinking", "thinking": [{"type": "text", "text": "x"}]},
                     {"type": "text", "text": "y"}]),
-        ("y", True),
+        ("<think>x</think>y", True),
+    ),
+    "parts with thinking as a text": (
+        completion([{"type": "thinking", "thinking": "x"}, "y", {"type": "thinking"}]),
+        ("<think>x</think>y", True),
     ),
     "half a surrogate pair": (completion("x\ud800"), ("x?", True)),
     "half a letter": (completion("x").replace(b"x", b"x\xc3"), ("x\ufffd", True)),
@@ -398,6 +414,22 @@ def test_an_answer_in_many_dialects(ask, served, name):
     for one in ask(lambda body: reply(data)):
         assert (one.text, one.stopped, one.refusal) == (*want, "")
     assert len(served.requests) == 6
+
+
+def test_thinking_kept_apart_by_the_server_is_no_part_of_the_trajectory(tokenizer, tmp_path):
+    """Neither the answer nor its scores are read from it, and thinking alone is no answer."""
+
+    def thinking(number, body):
+        message = {"reasoning_content": f"Perhaps \\boxed{{9, 1}} to {number}."}
+        return reply(completion(None if number % 2 else judge(body), message=message))
+
+    with chat_server(judge, thinking) as server:
+        trajectories = drawn(server, tokenizer, tmp_path / "t.jsonl")
+    silent = [t for t in trajectories if t.parse_reason == "unclosed_thinking"]
+    assert 2 * len(silent) == len(trajectories) == 18
+    assert all(t.text == "" and t.scores is t.lenient_scores is None for t in silent)
+    assert all(t.thinking.startswith("Perhaps \\boxed{9, 1} to ") for t in trajectories)
+    assert all(t.correct and "Perhaps" not in t.text for t in trajectories if t not in silent)
 
 
 # What ends the run: what the server says to all, what is told, and after how many requests.

@@ -8,6 +8,7 @@ from grm_jax.data.training_sets.math_answers import final_answer, same_answer
 from grm_jax.text.parts import split_parts
 from grm_jax.text.prompts import guard
 from grm_jax.text.scores import last_box_start, parse_lenient, parse_strict
+from grm_jax.text.thinking import split_thinking
 
 MEGABYTE = 1_000_000
 TEXTS = {
@@ -15,6 +16,7 @@ TEXTS = {
     "headings": "Analysis\n", "hashes": "#", "braces": "{", "nested boxes": "\\boxed{",
     "boxes": "\\boxed{8, 9} ", "brackets": "[[8", "labels": "a1", "fractions": "\\frac1",
     "open delimiters": "[The ", "escapes": "\\", "digits": "1", "equations": "x=",
+    "opened thinking": "<think>", "closed thinking": "\n</think>", "half tags": "</think",
 }  # fmt: skip
 READERS = {
     "split_parts": split_parts,
@@ -28,6 +30,9 @@ READERS = {
     "same_answer, of a gold": lambda text: same_answer("1", text),
     "same_answer, of a number": lambda text: same_answer("1", f"{text}x"),
     "guard": guard,
+    "split_thinking": split_thinking,
+    "split_thinking inside": lambda text: split_thinking(text, opened=True),
+    "split_thinking of a server": lambda text: split_thinking(text, opened=None),
 }
 
 

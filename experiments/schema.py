@@ -76,14 +76,15 @@ def check_files(config: Config) -> None:
 def _check_released(config: Config) -> None:
     """The released folders have the expected architecture, shape and tokenizer."""
     released = config.released
-    for field, kind in (("model", config_file.CAUSAL), ("meta_rm", config_file.REWARD)):
+    for field, reward in (("model", False), ("meta_rm", True)):
         folder = getattr(released, field)
         if not folder:
             continue
         try:
-            architecture = config_file.architecture(folder)
-            if not architecture.endswith(kind):
-                raise ValueError(f"{folder}: expected an architecture {kind}, found {architecture}")
+            if config_file.architecture(folder).reward != reward:
+                expected = config_file.REWARD if reward else config_file.CAUSAL
+                found = config_file.read_raw(folder)["architectures"][0]
+                raise ValueError(f"{folder}: expected an architecture {expected}, found {found}")
             shape = hub.read_config(folder)
             hub.check_vocab(shape, load_tokenizer(folder).vocab_size, folder)
         except (ValueError, OSError) as error:

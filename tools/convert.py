@@ -1,8 +1,9 @@
-"""Converts a checkpoint: a Hugging Face folder to an orbax folder, or back.
+"""Converts a checkpoint: a Hugging Face folder to an orbax folder, or back, or to its text model.
 
     python -m tools.convert --to=orbax --source=gemma-2-2b-it --target=checkpoints/gemma
     python -m tools.convert --to=hf --source=checkpoints/gemma --target=gemma-2-2b-it-tuned
     python -m tools.convert --to=hf --source=WORKDIR/params/grpo --target=gemma-2-2b-grm
+    python -m tools.convert --to=text --source=gemma-3-4b-it --target=gemma-3-4b-it-text
 
 Either way the target is new, and is there whole or not at all. Every weight keeps its bits, unless
 --param_dtype asks for another type.
@@ -16,8 +17,9 @@ An orbax folder holds
     config.json, tokenizer files, chat template, generation_config.json   as they came
 
 so that the way back needs nothing else. A Hugging Face folder has config.json and
-model.safetensors, or several such files with model.safetensors.index.json; Gemma-2, DeepSeek-V2
-and DeepSeek-V3, as ForCausalLM or as ForSequenceClassification with one label.
+model.safetensors, or several such files with model.safetensors.index.json, of one of the families
+in `grm_jax/models/hub/families`, as ForCausalLM or as ForSequenceClassification with one label.
+--to=text makes such a folder of the text model of a multimodal one (Gemma-3), without vision.
 """
 
 import argparse
@@ -78,7 +80,9 @@ def read_orbax(folder) -> hub.Checkpoint:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
-    parser.add_argument("--to", required=True, choices=["orbax", "hf"], help="format of the target")
+    parser.add_argument(
+        "--to", required=True, choices=["orbax", "hf", "text"], help="format of the target"
+    )
     parser.add_argument("--source", required=True, type=user_path, help="folder to read")
     parser.add_argument("--target", required=True, type=user_path, help="new or empty folder")
     parser.add_argument(
@@ -86,7 +90,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="with --to=orbax: type of the parameters, if another than that of the source",
     )  # fmt: skip
     parser.add_argument(
-        "--max_shard_gb", type=float, default=5.0, help="with --to=hf: size of the largest file"
+        "--max_shard_gb",
+        type=float,
+        default=5.0,
+        help="with --to=hf or text: size of the largest file",
     )
     args = parser.parse_args(argv)
     if not args.max_shard_gb > 0:
@@ -103,9 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpoint = hub.load(args.source, param_dtype=args.param_dtype)
         write_orbax(args.target, checkpoint, args.source)
     else:
-        config, params, head = read_orbax(args.source)
+        text = args.to == "text"
+        loaded = hub.load(args.source, text_only=True) if text else read_orbax(args.source)
         source = args.source if (args.source / config_file.CONFIG).exists() else None
-        hub.save(args.target, config, params, head=head, source=source,
+        hub.save(args.target, loaded.config, loaded.params, head=loaded.head, source=source,
                  max_shard_bytes=int(args.max_shard_gb * 10**9))  # fmt: skip
     print(f"{args.target}: written")
 

@@ -204,7 +204,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def checks(args: argparse.Namespace) -> Iterator[Row]:
     """One check after the other; bad input is found before the first."""
     folder, record = args.checkpoint, None
-    reward = config_file.architecture(folder).endswith(config_file.REWARD)
+    reward = config_file.architecture(folder).reward
     config, tokenizer = hub.read_config(folder), load_tokenizer(folder)
     hub.check_vocab(config, tokenizer.vocab_size, folder)
     count, rows = shape_rows(folder, config, reward)

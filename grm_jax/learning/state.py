@@ -27,7 +27,7 @@ class OptimizerConfig(Checked):
       final_fraction: learning rate at the last step as a share of the peak.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      weight_decay: decoupled weight decay; none on the scales of norms.
+      weight_decay: decoupled weight decay; none on the scales of norms and on biases.
       clip_norm: largest global norm of the gradient.
     """
 
@@ -78,7 +78,8 @@ def _rules(b1: float, b2: float, weight_decay: float, clip_norm: float):
         optax.add_decayed_weights(
             weight_decay,
             mask=lambda params: jax.tree_util.tree_map_with_path(
-                lambda path, _: path[-1].key != "scale", params
+                lambda path, _: path[-1].key != "scale" and not path[-1].key.endswith("_bias"),
+                params,
             ),
         ),
     )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grm_jax.models.config import YarnConfig, yarn_mscale
+from grm_jax.models.config import Llama3RopeConfig, ModelConfig, YarnConfig, yarn_mscale
 
 # Finite, so that a block that is masked out everywhere yields exp(0) * 0 and not nan.
 _MASKED = -1e30
@@ -44,16 +44,40 @@ class Rotations(NamedTuple):
     factor: float
 
 
-def rope_frequencies(width: int, theta: float, yarn: YarnConfig | None) -> Rotations:
-    """Frequencies theta^(-2i / width), stretched as YaRN says (arXiv 2309.00071, section 3).
+def rotations(config: ModelConfig, window: int | None) -> Rotations:
+    """The rotations of a layer with this window."""
+    width = config.head_dim if config.mla is None else config.mla.rope_dim
+    if window is not None and config.local_rope_theta is not None:
+        return rope_frequencies(width, config.local_rope_theta, None)
+    stretch = config.yarn or config.llama3_rope or config.linear_rope
+    return rope_frequencies(width, config.rope_theta, stretch)
 
-    YaRN leaves frequencies that turn more than beta_fast times within the trained length, divides
-    by `factor` those that turn less than beta_slow times, and blends linearly in between.
+
+def rope_frequencies(
+    width: int, theta: float, stretch: YarnConfig | Llama3RopeConfig | float | None
+) -> Rotations:
+    """Frequencies theta^(-2i / width), stretched beyond the trained length.
+
+    YaRN (arXiv 2309.00071, section 3) leaves frequencies that turn more than beta_fast times within
+    the trained length, divides by `factor` those that turn less than beta_slow times, and blends
+    linearly in i in between. Llama-3 blends linearly in the turns. A number divides all.
     """
     half = width // 2
     frequencies = theta ** (-np.arange(half) / half)
-    if yarn is None:
-        return Rotations(frequencies.astype(np.float32), 1.0)
+    if isinstance(stretch, YarnConfig):
+        return _yarn(frequencies, width, theta, stretch)
+    if isinstance(stretch, Llama3RopeConfig):
+        turns = stretch.original_length * frequencies / (2 * np.pi)
+        kept = (turns - stretch.low_turns) / (stretch.high_turns - stretch.low_turns)
+        kept = np.clip(kept, 0, 1)
+        frequencies = frequencies * (kept + (1 - kept) / stretch.factor)
+    elif stretch is not None:
+        frequencies = frequencies / stretch
+    return Rotations(frequencies.astype(np.float32), 1.0)
+
+
+def _yarn(frequencies: np.ndarray, width: int, theta: float, yarn: YarnConfig) -> Rotations:
+    half = width // 2
 
     def index(turns):
         """The fractional i of the frequency that turns so often in the trained length."""

@@ -37,6 +37,29 @@ class YarnConfig(Checked):
     mscale_all_dim: NonNegative = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Llama3RopeConfig(Checked):
+    """Rotary frequencies of Llama-3.1 and later, stretched beyond the trained length.
+
+    Attributes:
+      factor: divides the frequencies that turn less than `low_turns` times within the trained
+        length.
+      original_length: trained length in tokens.
+      low_turns, high_turns: turns within the trained length between which frequencies are blended
+        (`low_freq_factor`, `high_freq_factor`); those that turn more often stay.
+    """
+
+    factor: Positive
+    original_length: Count
+    low_turns: Positive = 1.0
+    high_turns: Positive = 4.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        above = self.high_turns > self.low_turns
+        self.demand("high_turns", above, f"above low_turns = {self.low_turns}")
+
+
 def yarn_mscale(factor: float, mscale: float) -> float:
     """0.1 * mscale * ln(factor) + 1 for factor > 1, else 1."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
@@ -123,12 +146,27 @@ class LoRAConfig(Checked):
 
 
 class Stack(NamedTuple):
-    """Groups `first` to `last` (exclusive) of layers, with the name of their parameters."""
+    """Consecutive layers in groups that are alike, which the decoder scans over.
+
+    Attributes:
+      name: of their parameters.
+      dense: whether they have a plain feed-forward layer; else experts.
+      first, last: the layers, `last` exclusive.
+      members: name of each layer of a group in the tree of parameters.
+      windows: window of each layer of a group; None sees everything.
+    """
 
     name: str
     dense: bool
     first: int
     last: int
+    members: tuple[str, ...]
+    windows: tuple[int | None, ...]
+
+    @property
+    def groups(self) -> int:
+        """Length of the scan."""
+        return (self.last - self.first) // len(self.members)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,31 +203,37 @@ class ModelConfig(Checked):
     `replace` take them together.
 
     The defaults are Gemma-2's. With a sliding window, layers alternate (local, global): even
-    layers see the window, odd ones everything.
+    layers see the window, odd ones everything. Other families set `global_every`.
 
     Attributes:
       vocab_size: V, rows of the embedding.
-      num_layers: L; even with a sliding window, because layers are scanned in (local, global)
-        pairs.
+      num_layers: L, of attention and feed-forward each.
       embed_dim: D, width of the residual stream.
       num_heads: H, query heads.
       num_kv_heads: K, key and value heads; divides H.
       head_dim: E, width of a query and key head; even, because RoPE rotates halves.
       ffn_dim: F, width of the gated feed-forward layer (of the dense layers).
       sliding_window: tokens a local layer sees, the current one included; None: no local layers.
+      global_every: with a sliding window, the last of so many layers sees everything (2 in Gemma-2,
+        6 in Gemma-3); None: no layer does (Mistral v0.1). Layers are scanned in groups of so many.
       query_scale: factor on q.k before the soft cap (`query_pre_attn_scalar ** -0.5`).
       attn_softcap: cap c of c * tanh(logits / c) on attention logits, None for no cap.
       final_softcap: the same on output logits.
       rope_theta: base of the rotary frequencies.
+      local_rope_theta: base of local layers, whose frequencies are never stretched (Gemma-3); None:
+        all layers rotate alike.
       norm_eps: epsilon of every RMSNorm.
       unit_offset_norms: norms multiply by 1 + w, in float32 (Gemma); else by w.
       post_norms: norms after attention and feed-forward too (Gemma-2).
       scale_embeddings: embeddings are multiplied by sqrt(D) (Gemma).
+      qk_norm: an RMSNorm of each head of queries and keys, before the rotation (Qwen3, Gemma-3).
+      qkv_bias: biases on the projections to queries, keys and values (Qwen2).
       activation: of the gate: "gelu_tanh" or "silu".
       tied_embeddings: output logits use the embedding; else a matrix of their own.
       mla: latent attention instead of grouped-query attention; K is then 1 in the cache.
       moe: experts in all but the first layers.
-      yarn: stretched rotary frequencies.
+      yarn, llama3_rope, linear_rope: stretched rotary frequencies, at most one of them; the last
+        divides all by a number.
       lora: adapters of the kernels of attention and of the feed-forward layers that every token
         sees; routed experts, routers, norms, embeddings and the expansion of latents have none. See
         `lora.py`.
@@ -211,33 +255,42 @@ class ModelConfig(Checked):
     attn_softcap: Positive | None = 50.0
     final_softcap: Positive | None = 30.0
     rope_theta: Positive = 10_000.0
+    local_rope_theta: Positive | None = None
     norm_eps: Positive = 1e-6
     unit_offset_norms: bool = True
     post_norms: bool = True
     scale_embeddings: bool = True
     activation: Annotated[str, one_of(ACTIVATIONS)] = "gelu_tanh"
     tied_embeddings: bool = True
+    global_every: Count | None = 2
+    qk_norm: bool = False
+    qkv_bias: bool = False
     mla: MLAConfig | None = None
     moe: MoEConfig | None = None
     yarn: YarnConfig | None = None
+    llama3_rope: Llama3RopeConfig | None = None
+    linear_rope: Positive | None = None
     lora: LoRAConfig | None = None
     compute: Compute = Compute()
 
     def __post_init__(self):
         super().__post_init__()
-        mla, moe, alternating = self.mla, self.moe, self.sliding_window is not None
-        pairs = "even, because layers are scanned in (local, global) pairs"
-        self.demand("num_layers", not alternating or self.num_layers % 2 == 0, pairs)
+        mla, moe = self.mla, self.moe
+        self.demand("global_every", self.global_every != 1, "2 or more, or None for local layers")
+        stretched = [x for x in (self.yarn, self.llama3_rope, self.linear_rope) if x is not None]
+        self.demand("yarn", len(stretched) < 2, "the only one of yarn, llama3_rope, linear_rope")
         shared = self.num_heads % self.num_kv_heads == 0
         self.demand("num_heads", shared, f"a multiple of num_kv_heads = {self.num_kv_heads}")
         self.demand("head_dim", self.head_dim % 2 == 0, "even for RoPE")
         if mla is not None:
             self.demand("num_kv_heads", self.num_kv_heads == 1, "1 with latent attention")
             self.demand("mla.rope_dim", mla.rope_dim % 2 == 0, "even for RoPE")
+            for name in ("qk_norm", "qkv_bias"):
+                self.demand(name, not getattr(self, name), "False with latent attention")
             whole = mla.nope_dim + mla.rope_dim
             self.demand("head_dim", self.head_dim == whole, f"mla.nope_dim + rope_dim = {whole}")
         if moe is not None:
-            self.demand("sliding_window", not alternating, "None where moe is given")
+            self.demand("sliding_window", self.sliding_window is None, "None where moe is given")
             most = self.num_layers - 1
             self.demand("moe.first_dense", moe.first_dense <= most, f"at most {most}")
 
@@ -263,23 +316,29 @@ class ModelConfig(Checked):
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """Window of each layer of a group, the unit of the scan: (local, global), or (None,)."""
-        return (None,) if self.sliding_window is None else (self.sliding_window, None)
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Name of each layer of a group in the tree of parameters."""
-        return ("layer",) if self.sliding_window is None else ("local", "global")
+        """Window of each layer; None sees everything."""
+        return tuple(window for stack in self.stacks for window in stack.windows * stack.groups)
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """Groups of layers that are alike, each scanned on its own: dense ones, then experts."""
-        groups = self.num_layers // len(self.windows)
-        if self.moe is None:
-            return (Stack("layers", True, 0, groups),)
-        first = self.moe.first_dense
-        dense = (Stack("dense_layers", True, 0, first),) if first else ()
-        return (*dense, Stack("layers", False, first, groups))
+        """Layers in the order of the decoder: dense ones, then experts.
+
+        What is left of a pattern of local and global layers after its last whole group is a stack
+        of its own, "last_layers".
+        """
+        layers, window, every = self.num_layers, self.sliding_window, self.global_every
+        if window is None or every is None:
+            first = 0 if self.moe is None else self.moe.first_dense
+            alike = ("layer",), (window,)
+            dense = Stack("dense_layers", True, 0, first, *alike)
+            rest = Stack("layers", self.moe is None, first, layers, *alike)
+            return (dense, rest) if first else (rest,)
+        local = ("local",) if every == 2 else tuple(f"local_{i}" for i in range(every - 1))
+        windows = (window,) * (every - 1)
+        left = layers % every
+        whole = Stack("layers", True, 0, layers - left, (*local, "global"), (*windows, None))
+        rest = Stack("last_layers", True, layers - left, layers, local[:left], windows[:left])
+        return tuple(stack for stack in (whole, rest) if stack.last > stack.first)
 
     @property
     def cache_widths(self) -> tuple[int, int]:

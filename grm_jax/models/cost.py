@@ -56,9 +56,11 @@ def _layer_matrices(config: ModelConfig, experts: float) -> float:
 
 
 def _vectors(config: ModelConfig) -> int:
-    """Entries of all scales of norms and of biases of routers."""
+    """Entries of all scales of norms and of all biases."""
     c, mla, moe = config, config.mla, config.moe
     layer = (4 if c.post_norms else 2) * c.embed_dim
+    layer += 2 * c.head_dim * c.qk_norm
+    layer += (c.num_heads + 2 * c.num_kv_heads) * c.head_dim * c.qkv_bias
     if mla is not None:
         layer += mla.kv_rank + (mla.query_rank or 0)
     biases = _depths(c)[1] * moe.num_experts if moe is not None and moe.selection_bias else 0
@@ -104,10 +106,6 @@ def attended_pairs(length: int, window: int | None, past: int = 0) -> int:
     return below(past + length) - below(past)
 
 
-def _layer_windows(config: ModelConfig) -> tuple[int | None, ...]:
-    return config.windows * (config.num_layers // len(config.windows))
-
-
 def attention_flops(
     config: ModelConfig, length: int, past: int = 0, *, absorbed: bool = False
 ) -> int:
@@ -123,7 +121,7 @@ def attention_flops(
         widths = 2 * mla.kv_rank + mla.rope_dim
     else:
         widths = c.head_dim + mla.value_dim
-    pairs = sum(attended_pairs(length, window, past) for window in _layer_windows(c))
+    pairs = sum(attended_pairs(length, window, past) for window in c.windows)
     return 2 * c.num_heads * widths * pairs
 
 
@@ -249,7 +247,7 @@ def decode_cost(
     rows, past = prompts * samples, prompt_length - 1
     token = _cache_bytes_per_layer(config)
     prefix = suffix = 0
-    for window in _layer_windows(config):
+    for window in config.windows:
         for step in range(new):  # so many tokens are in the cache of a sample
             seen = step if window is None else min(step, window - 1)
             before = past if window is None else min(past, window - 1 - seen)

@@ -147,10 +147,20 @@ class Attention(nn.Module):
             q_BTHE = contract("btd,dhe->bthe", x_BTD, q_DHE)
             k_BTKE = contract("btd,dke->btke", x_BTD, k_DKE)
             v_BKTE = contract("btd,dke->bkte", x_BTD, v_DKE)
+        if c.qkv_bias:
+            q_BTHE += parameter(self, "q_bias", 0.0, heads=c.num_heads, head_dim=E)[None, None]
+            k_BTKE += parameter(self, "k_bias", 0.0, kv_heads=c.num_kv_heads, head_dim=E)[
+                None, None
+            ]
+            v_KE = parameter(self, "v_bias", 0.0, kv_heads=c.num_kv_heads, head_dim=E)
+            v_BKTE += v_KE[None, :, None]
         q_BTHE = constrain(self, q_BTHE, "batch", None, "heads", None)
         k_BTKE = constrain(self, k_BTKE, "batch", None, "kv_heads", None)
         v_BKTE = constrain(self, v_BKTE, "batch", "kv_heads", None, None)
-        rotations = attention.rope_frequencies(c.head_dim, c.rope_theta, c.yarn)
+        if c.qk_norm:
+            q_BTHE = RMSNorm(c, axis="head_dim", name="q_norm")(q_BTHE)
+            k_BTKE = RMSNorm(c, axis="head_dim", name="k_norm")(k_BTKE)
+        rotations = attention.rotations(c, self.window)
         q_BTHE = attention.rope(q_BTHE, positions_BT, rotations)
         k_BKTE = jnp.swapaxes(attention.rope(k_BTKE, positions_BT, rotations), 1, 2)
         block = attention.Keys(k_BKTE, v_BKTE, positions_BT, segment_ids_BT)
@@ -186,7 +196,7 @@ class LatentAttention(nn.Module):
         k_RHN = parameter(self, "k_b", R**-0.5, latent=R, heads=H, head_dim=N)
         v_RHM = parameter(self, "v_b", R**-0.5, latent=R, heads=H, head_dim=M)
         o_HMD = kernel(self, "o", contracted=2, heads=H, head_dim=M, embed=D)
-        rotations = attention.rope_frequencies(mla.rope_dim, c.rope_theta, c.yarn)
+        rotations = attention.rotations(c, self.window)
         q_BTHE = constrain(self, self._queries(x_BTD), "batch", None, "heads", None)
         rotated_BTHE = attention.rope(q_BTHE[..., N:], positions_BT, rotations)
         with jax.named_scope("latent"):

@@ -1,4 +1,4 @@
-"""The decoder, Gemma-2 or DeepSeek: one apply for training, log-probs, prefill and decode.
+"""The decoder of every family: one apply for training, log-probs, prefill and decode.
 
 Past keys and values are explicit, read-only arguments. The caller owns the cache: it writes the
 returned block of the new tokens to a place of its choice, outside of any vmap.
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from grm_jax.models.attention import Keys
-from grm_jax.models.config import ModelConfig
+from grm_jax.models.config import ModelConfig, Stack
 from grm_jax.models.layers import (
     Attention,
     FeedForward,
@@ -44,7 +44,7 @@ class KVBlock(NamedTuple):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each after a pre-norm and, in Gemma-2, before a post-norm."""
+    """Attention and feed-forward, each after a pre-norm and, in Gemma, before a post-norm."""
 
     config: ModelConfig
     window: int | None
@@ -64,20 +64,20 @@ class Layer(nn.Module):
 
 
 class LayerGroup(nn.Module):
-    """The unit of the scan: a local and a global layer, or a single one."""
+    """The unit of the scan: local layers and a global one, or a single layer."""
 
     config: ModelConfig
-    dense: bool
+    stack: Stack
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, segment_ids_BT, marks, past_kv):
         new = []
-        members = zip(self.config.members, self.config.windows, strict=True)
+        members = zip(self.stack.members, self.stack.windows, strict=True)
         for i, (name, window) in enumerate(members):
             past = tuple(
                 Keys(k[i], v[i], *mark) for (k, v), mark in zip(past_kv, marks, strict=True)
             )
-            x_BTD, kv = Layer(self.config, window, self.dense, name=name)(
+            x_BTD, kv = Layer(self.config, window, self.stack.dense, name=name)(
                 x_BTD, positions_BT, segment_ids_BT, past
             )
             new.append(kv)
@@ -101,11 +101,10 @@ class Transformer(nn.Module):
             # The published weights expect the factor in the activation type: 67.88 is 68 in bf16.
             x_BTD = x_BTD * jnp.asarray(c.embed_dim**0.5, x_BTD.dtype)
 
-        size = len(c.windows)
         past_kv = tuple((block.k_LBKTE, block.v_LBKTE) for block in past)
         marks = tuple((block.positions_BT, block.segment_ids_BT) for block in past)
         new = []
-        for name, dense, first, last in c.stacks:
+        for stack in c.stacks:
             group = LayerGroup
             if c.compute.remat != "none":
                 policy = _REMAT_POLICIES[c.compute.remat]
@@ -115,19 +114,20 @@ class Transformer(nn.Module):
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
-                length=last - first,
+                length=stack.groups,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )(c, dense, name=name)
+            )(c, stack, name=stack.name)
             # Cut before the reshape: XLA then sees a cut through a concatenation of stacks, which
             # the sampler's cache is, and copies nothing.
-            own_past = [[x[first * size : last * size] for x in block] for block in past_kv]
+            own_past = [[x[stack.first : stack.last] for x in block] for block in past_kv]
+            groups = (stack.groups, len(stack.members))
             own_past = jax.tree.map(
-                lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), own_past
+                lambda x, groups=groups: x.reshape(*groups, *x.shape[1:]), own_past
             )
             x_BTD, kv = scanned(x_BTD, positions_BT, segment_ids_BT, marks, own_past)
             new.append(kv)
         k_LBKTE, v_LBKTE = (
-            jnp.concatenate(parts).reshape(c.num_layers, *parts[0].shape[2:])
+            jnp.concatenate([x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in parts])
             for parts in zip(*new, strict=True)
         )
         hidden_BTD = RMSNorm(c, name="final_norm")(x_BTD)

@@ -121,10 +121,10 @@ def begin(
     k_cache, v_cache = (
         tuple(
             jnp.zeros(
-                (last - first, S, len(config.windows), P, config.num_kv_heads, buffer, width),
+                (stack.groups, S, len(stack.members), P, config.num_kv_heads, buffer, width),
                 jnp.dtype(config.compute.dtype),
             )
-            for _, _, first, last in config.stacks
+            for stack in config.stacks
         )
         for width in config.cache_widths
     )
@@ -145,9 +145,10 @@ def begin(
 
 def _by_stack(config: ModelConfig, x: jax.Array) -> tuple[jax.Array, ...]:
     """[L, ...] -> [J, I, ...] of each stack."""
-    size = len(config.windows)
-    groups = x.reshape(x.shape[0] // size, size, *x.shape[1:])
-    return tuple(groups[first:last] for _, _, first, last in config.stacks)
+    return tuple(
+        x[stack.first : stack.last].reshape(stack.groups, len(stack.members), *x.shape[1:])
+        for stack in config.stacks
+    )
 
 
 def _by_layer(stacks: tuple[jax.Array, ...]) -> jax.Array:

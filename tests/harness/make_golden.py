@@ -23,8 +23,14 @@ from safetensors.numpy import load_file
 
 from grm_jax.files import read_json
 from grm_jax.models import hub, transformer
-from grm_jax.models.config import MLAConfig, ModelConfig, MoEConfig, YarnConfig
-from grm_jax.models.variants import deepseek
+from grm_jax.models.config import (
+    Llama3RopeConfig,
+    MLAConfig,
+    ModelConfig,
+    MoEConfig,
+    YarnConfig,
+)
+from grm_jax.models.variants import deepseek, llama
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
 ROWS, LENGTH = 2, 20
@@ -49,11 +55,29 @@ _DEEPSEEK_V3 = dataclasses.replace(
         group_top=2, normalize=True,
     ),
 )  # fmt: skip
+# Queries and keys of such a width that every kind of frequency shows in 20 positions.
+_SIZES = {"vocab_size": 67, "num_layers": 3, "embed_dim": 36, "num_heads": 6, "num_kv_heads": 2,
+          "head_dim": 8, "ffn_dim": 48}  # fmt: skip
+_LLAMA = llama(**_SIZES, rope_theta=100.0, llama3_rope=Llama3RopeConfig(8.0, 40))
+_QWEN3 = llama(**_SIZES, rope_theta=100.0, qk_norm=True)
+# One whole group and two layers that are left.
+_GEMMA3 = dataclasses.replace(
+    _GEMMA2, num_layers=5, global_every=3, attn_softcap=None, final_softcap=None, qk_norm=True,
+    rope_theta=1000.0, local_rope_theta=10.0, linear_rope=4.0,
+)  # fmt: skip
 CASES = {
     "gemma2": (_GEMMA2, False),
     "gemma2_classifier": (_GEMMA2, True),
     "deepseek_v2": (_DEEPSEEK_V2, False),
     "deepseek_v3": (_DEEPSEEK_V3, False),
+    "llama": (_LLAMA, False),
+    "llama_classifier": (_LLAMA, True),
+    "mistral": (llama(**_SIZES, sliding_window=6), False),
+    "qwen2": (llama(**_SIZES, qkv_bias=True, tied_embeddings=True), False),
+    "qwen3": (_QWEN3, False),
+    "qwen3_moe": (dataclasses.replace(_QWEN3, moe=MoEConfig(8, 3, 16, normalize=True)), False),
+    "gemma3": (_GEMMA3, False),
+    "gemma3_classifier": (_GEMMA3, True),
 }
 
 
@@ -78,6 +102,8 @@ def make_params(config: ModelConfig, seed: int) -> tuple[dict, dict]:
             return uniform(leaf.shape, 0.3) + (0.0 if config.unit_offset_norms else 1.0)
         if name == "router_bias":
             return uniform(leaf.shape, 0.1)
+        if name.endswith("_bias"):
+            return uniform(leaf.shape, 1.0)
         return uniform(leaf.shape, GAINS.get(name, 1.0) * _fan_in(name, leaf.shape) ** -0.5)
 
     params = jax.tree.map_with_path(fill, transformer.abstract_params(config))

@@ -96,7 +96,7 @@ def test_published_sizes(variant, count):
             "ffn_dim", "sliding_window", "attention_chunk",
         )),
         ("vocab_size", -1),
-        ("num_layers", 3),
+        ("global_every", 1),
         ("num_kv_heads", 3),
         ("head_dim", 7),
     ],

@@ -8,16 +8,34 @@ import dataclasses
 import math
 import os
 import pathlib
+from typing import NamedTuple
 
 from grm_jax.files import mismatch, read_json
 from grm_jax.models.config import Compute, ModelConfig
 from grm_jax.models.hub import families
-from grm_jax.models.hub.family import Fields
+from grm_jax.models.hub.family import Family, Fields
 
 CONFIG = "config.json"
 CAUSAL, REWARD = "ForCausalLM", "ForSequenceClassification"
+TEXT = "text_config"  # section of the text model in files of multimodal ones
+
+
+class Architecture(NamedTuple):
+    """A name in the list "architectures" of a config.json."""
+
+    family: Family
+    reward: bool  # a sequence classification model with one label
+    multimodal: bool = False  # the model is the section `TEXT`, and there are weights of vision
+
+
 ARCHITECTURES = {
-    family.architecture + kind: family for kind in (CAUSAL, REWARD) for family in families.FAMILIES
+    name: Architecture(family, *rest)
+    for family in families.FAMILIES
+    for name, *rest in (
+        (family.architecture + CAUSAL, False),
+        ((family.reward or family.architecture) + REWARD, True),
+        *((name, reward, True) for name, reward in family.multimodal.items()),
+    )
 }
 DTYPES = ("float32", "bfloat16")
 STORED_DTYPES = (*DTYPES, "float16")
@@ -36,7 +54,7 @@ def read_raw(folder: str | os.PathLike) -> dict:
     return read_json(pathlib.Path(folder).expanduser() / CONFIG)
 
 
-def architecture(folder: str | os.PathLike) -> str:
+def architecture(folder: str | os.PathLike) -> Architecture:
     """The one architecture that config.json names.
 
     Raises:
@@ -46,31 +64,37 @@ def architecture(folder: str | os.PathLike) -> str:
     if names not in [[name] for name in ARCHITECTURES]:
         place = f"{pathlib.Path(folder) / CONFIG}: architectures"
         raise mismatch(place, f"one of {', '.join(ARCHITECTURES)}", names)
-    return names[0]
+    return ARCHITECTURES[names[0]]
 
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
     """The shape of the model of a folder; `dtype` and `param_dtype` are the type of its weights.
 
     In place of float16 they are float32, which holds each of its values. Layers that predict
-    further tokens (`num_nextn_predict_layers` of DeepSeek-V3) are left out.
+    further tokens (`num_nextn_predict_layers` of DeepSeek-V3) are left out, as is all but the text
+    model of a multimodal one.
 
     Raises:
       FileNotFoundError: without config.json.
       ValueError: naming file, field, expected and found, for what the decoder does not compute.
     """
-    name, path = architecture(folder), pathlib.Path(folder) / CONFIG
+    found, path = architecture(folder), pathlib.Path(folder) / CONFIG
     raw = read_raw(folder)
     fields = Fields(str(path), raw)
-    if name.endswith(REWARD) and len(fields.get("id2label", "two")) != 1:
+    if found.reward and len(fields.get("id2label", "two")) != 1:
         raise fields.fail("id2label", "one label", fields.get("id2label", "nothing, so two"))
     dtype = fields.get("dtype", fields.get("torch_dtype", "float32"))
     if dtype not in STORED_DTYPES or fields.get("torch_dtype", dtype) != dtype:
         given = {key: raw[key] for key in ("dtype", "torch_dtype") if key in raw}
         raise fields.fail("dtype", " or ".join(STORED_DTYPES), given)
     dtype = "float32" if dtype == "float16" else dtype
+    if found.multimodal:
+        section = fields.get(TEXT)
+        if not isinstance(section, dict):
+            raise fields.fail(TEXT, "an object", repr(section))
+        fields = Fields(f"{path}: {TEXT}", section)
     try:
-        config = ARCHITECTURES[name].read(fields, Compute(dtype, dtype))
+        config = found.family.read(fields, Compute(dtype, dtype))
     except (ValueError, TypeError, ArithmeticError) as error:  # of values of another type too
         if str(error).startswith(str(path)):
             raise
@@ -79,7 +103,7 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
     layers = config.num_layers + sum(fields.number(field, default=0) for field in LATER_LAYERS)
     if layers * (config.moe.num_experts if config.moe else 1) > _MOST_BLOCKS:
         expected = f"at most {_MOST_BLOCKS} layers times experts"
-        raise fields.fail("num_hidden_layers", expected, raw["num_hidden_layers"])
+        raise fields.fail("num_hidden_layers", expected, config.num_layers)
     return config
 
 
@@ -124,11 +148,12 @@ def check_equal(where: str, expected: object, found: object) -> None:
 def with_head(raw: dict, reward: bool) -> dict:
     """config.json of a model with the same decoder, with or without a reward head."""
     (name,) = raw["architectures"]
-    if name.endswith(REWARD) == reward:
+    family, was, _ = ARCHITECTURES[name]
+    if was == reward:
         return raw
-    family = name.removesuffix(CAUSAL).removesuffix(REWARD)
     if reward:
         labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
-        return raw | {"architectures": [family + REWARD], **labels}
+        name = (family.reward or family.architecture) + REWARD
+        return raw | {"architectures": [name], **labels}
     kept = {key: value for key, value in raw.items() if key not in ("id2label", "label2id")}
-    return kept | {"architectures": [family + CAUSAL]}
+    return kept | {"architectures": [family.architecture + CAUSAL]}

@@ -2,11 +2,11 @@
 
 Each row of a table pairs a field of config.json with one of `ModelConfig`. Rows are read to make a
 config and written to make a config.json, so the two cannot drift apart. A setting that changes what
-a model computes and that the decoder does not follow is refused by name. Settings for training, or
-for the library that reads the file, have no row and pass unread.
+a model computes and that the decoder does not follow is refused by name, and so is a field that is
+neither in the table nor in `UNREAD`: it may change what is computed.
 
 Both generations of files are read: `rope_theta` next to `rope_scaling`, or both in
-`rope_parameters`.
+`rope_parameters`, there also one section for each kind of layer (Gemma-3).
 """
 
 import math
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from grm_jax.files import mismatch
-from grm_jax.models.config import RECORDS, Compute, ModelConfig, YarnConfig
+from grm_jax.models.config import RECORDS, Compute, ModelConfig
 
 _MOST = 10**7  # of anything that is counted
 
@@ -107,14 +107,18 @@ def written(value: Callable[[ModelConfig], Any]) -> Codec:
     return Codec(lambda fields, name: None, lambda _, config: value(config))
 
 
-def softcap(absent: float) -> Codec:
-    """A positive number; null is no cap, an absent field the default of the architecture."""
+# A setting that decides nothing here, in any value.
+PASSED = Codec(lambda fields, name: None, write=None)
+
+
+def nullable(kind: type, absent: float | None) -> Codec:
+    """A positive number; null is none, an absent field the default of the architecture."""
 
     def read(fields, name):
         value = fields.raw.get(name, absent)
-        if value is not None and not fields.number(name, float, absent) > 0:
+        if value is not None and not fields.number(name, kind, absent) > 0:
             raise fields.fail(name, "a positive number or null", value)
-        return value if value is None else float(value)
+        return value if value is None else kind(value)
 
     return Codec(read, optional=True)
 
@@ -122,59 +126,104 @@ def softcap(absent: float) -> Codec:
 # How rotary frequencies are given and stretched.
 
 
-def _rope(fields: Fields) -> Fields:
+def rope_section(fields: Fields, layers: str | None = None) -> Fields:
+    """The section on rotations; `layers` is the kind of layer, where there may be one for each."""
     section = "rope_parameters" if fields.get("rope_parameters") else "rope_scaling"
     raw = fields.get(section, {})
+    if isinstance(raw, dict) and layers in raw:
+        section, raw = f"{section}.{layers}", raw[layers]
     if not isinstance(raw, dict):
         raise fields.fail(section, "an object", repr(raw))
     return Fields(f"{fields.where}: {section}", raw)
 
 
-def _read_theta(fields: Fields, name: str) -> float:
-    return _rope(fields).number(name, float, fields.number(name, float, 10_000.0))
-
-
-_YARN = table(
-    ("factor", "factor", REAL),
-    ("original_max_position_embeddings", "original_length"),
-    ("beta_fast", "beta_fast", number(float, 32.0)),
-    ("beta_slow", "beta_slow", number(float, 1.0)),
-    ("mscale", "mscale", Codec(lambda rope, name: rope.number(name, float, 0.0) or 1.0)),
-    ("mscale_all_dim", "mscale_all_dim", number(float, 0.0)),
-)
+_LENGTH = ("original_max_position_embeddings", "original_length")
+# By kind of stretching: our field, and the rows of its record.
+_STRETCHES = {
+    "yarn": ("yarn", table(
+        ("factor", "factor", REAL),
+        _LENGTH,
+        ("beta_fast", "beta_fast", number(float, 32.0)),
+        ("beta_slow", "beta_slow", number(float, 1.0)),
+        ("mscale", "mscale", Codec(lambda rope, name: rope.number(name, float, 0.0) or 1.0)),
+        ("mscale_all_dim", "mscale_all_dim", number(float, 0.0)),
+    )),
+    "llama3": ("llama3_rope", table(
+        ("factor", "factor", REAL),
+        _LENGTH,
+        ("low_freq_factor", "low_turns", REAL),
+        ("high_freq_factor", "high_turns", REAL),
+    )),
+    "linear": ("linear_rope", table(("factor", None, REAL))),
+}  # fmt: skip
 _ROPE_FIELDS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "truncate"}
 
 
-def rope_scaling(*kinds: str) -> Codec:
-    """How frequencies are stretched: None for "default", or "yarn" if it is among the kinds."""
+def check_rope(rope: Fields, *kinds: str) -> str:
+    """The kind of stretching of a section, one of `kinds`, whose every field is known."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in kinds:
+        raise rope.fail("rope_type", " or ".join(map(repr, kinds)), repr(kind))
+    rope.only("partial_rotary_factor", 1.0)
+    rope.only("truncate", True)
+    rows = _STRETCHES[kind][1] if kind != "default" else ()
+    for field in sorted(set(rope.raw) - _ROPE_FIELDS - {row.theirs for row in rows}):
+        rope.only(field)
+    return kind
 
-    def read(fields, name):
-        rope = _rope(fields)
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in kinds:
-            raise rope.fail("rope_type", " or ".join(map(repr, kinds)), repr(kind))
-        rope.only("partial_rotary_factor", 1.0)
-        rope.only("truncate", True)
-        rows = _YARN if kind == "yarn" else ()
-        for field in sorted(set(rope.raw) - _ROPE_FIELDS - {row.theirs for row in rows}):
-            rope.only(field)
-        if kind == "default":
-            return None
-        mscale, all_dim = rope.get("mscale", 0), rope.get("mscale_all_dim", 0)
-        # With one of the two alone, the released code and transformers compute different things.
-        if bool(mscale) != bool(all_dim) and (mscale, all_dim) != (1, 0):
-            found = f"mscale {mscale}, mscale_all_dim {all_dim}"
-            raise rope.fail("mscale", "together with mscale_all_dim or neither", found)
-        return YarnConfig(**{row.ours: row.codec.read(rope, row.theirs) for row in rows})
 
-    def write(yarn, config):
-        if yarn is None:
-            return None
-        if not yarn.mscale_all_dim and yarn.mscale != 1.0:
-            raise mismatch("model.yarn.mscale", "1.0 without mscale_all_dim", yarn.mscale)
-        return {"type": "yarn"} | {row.theirs: getattr(yarn, row.ours) for row in _YARN}
+def rope(*kinds: str, theta: float = 10_000.0, layers: str | None = None) -> tuple[Row, ...]:
+    """Rows of the rotary frequencies: their base, and how they are stretched, if at all.
 
-    return Codec(read, write if "yarn" in kinds else None, optional=True)
+    Args:
+      kinds: of `_STRETCHES` that the family has besides none.
+      theta: the base where a file gives none.
+      layers: the kind of layer whose section counts, in families that have several.
+    """
+
+    def base(fields, name):
+        section = rope_section(fields, layers)
+        check_rope(section, "default", *kinds)
+        return section.number(name, float, fields.number(name, float, theta))
+
+    def read(kind):
+        def read(fields, name):
+            section = rope_section(fields, layers)
+            if check_rope(section, "default", *kinds) != kind:
+                return None
+            if kind == "yarn":
+                _check_mscale(section)
+            ours, rows = _STRETCHES[kind]
+            values = {row.ours: row.codec.read(section, row.theirs) for row in rows}
+            return RECORDS[ours](**values) if ours in RECORDS else values[None]
+
+        return read
+
+    rows = (("rope_scaling", _STRETCHES[kind][0], Codec(read(kind), _write_rope, optional=True))
+            for kind in kinds)  # fmt: skip
+    unread = ("rope_scaling", None, PASSED), ("rope_parameters", None, PASSED)
+    return table(("rope_theta", "rope_theta", Codec(base)), *unread, *rows)
+
+
+def _check_mscale(rope: Fields) -> None:
+    """With one of the two alone, the released code and transformers compute different things."""
+    mscale, all_dim = rope.get("mscale", 0), rope.get("mscale_all_dim", 0)
+    if bool(mscale) != bool(all_dim) and (mscale, all_dim) != (1, 0):
+        found = f"mscale {mscale}, mscale_all_dim {all_dim}"
+        raise rope.fail("mscale", "together with mscale_all_dim or neither", found)
+
+
+def _write_rope(_, config: ModelConfig) -> dict | None:
+    """The section of the stretching that the shape has, whichever of its rows asks."""
+    for kind, (ours, rows) in _STRETCHES.items():
+        value = getattr(config, ours)
+        if value is None:
+            continue
+        if kind == "yarn" and not value.mscale_all_dim and value.mscale != 1.0:
+            raise mismatch("model.yarn.mscale", "1.0 without mscale_all_dim", value.mscale)
+        numbers = {row.theirs: getattr(value, row.ours) if row.ours else value for row in rows}
+        return {"type" if kind == "yarn" else "rope_type": kind} | numbers
+    return None
 
 
 # Rows of every family.
@@ -185,19 +234,37 @@ COMMON = table(
     ("num_hidden_layers", "num_layers"),
     ("num_attention_heads", "num_heads"),
     ("rms_norm_eps", "norm_eps", REAL),
-    ("rope_theta", "rope_theta", Codec(_read_theta)),
     ("attention_bias", None, only(False)),
     ("mlp_bias", None, only(False, write=False)),
     ("attention_dropout", None, only(0, write=False)),
     ("quantization_config", None, only(write=False)),
 )
+# Fields for training, for generation, or for the library that reads the file.
+UNREAD = frozenset({
+    "architectures", "auto_map", "aux_loss_alpha", "bad_words_ids", "begin_suppress_tokens",
+    "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "classifier_dropout",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping",
+    "encoder_no_repeat_ngram_size", "eos_token_id", "ep_size", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "id2label",
+    "initializer_range", "is_decoder", "is_encoder_decoder", "is_llama_config", "label2id",
+    "length_penalty", "max_length", "max_position_embeddings", "min_length", "model_type",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_mtp_layers",
+    "num_nextn_predict_layers", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_router_logits", "output_scores", "pad_token_id", "prefix", "pretraining_tp",
+    "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict",
+    "return_dict_in_generate", "router_aux_loss_coef", "router_jitter_noise", "router_z_loss_coef",
+    "sep_token_id", "seq_aux", "suppress_tokens", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype",
+    "torchscript", "transformers.js_config", "transformers_version", "typical_p", "unsloth_fixed",
+    "unsloth_version", "use_bfloat16", "use_cache",
+})  # fmt: skip
 
 
 class Family(NamedTuple):
     """The checkpoints of one architecture.
 
     Attributes:
-      architecture: its name without "ForCausalLM" or "ForSequenceClassification".
+      architecture: its name without "ForCausalLM".
       model_type: its name in config.json.
       fits: whether a shape is written as this family; `families.of` takes the first that fits.
       make: makes the config of the fields that the table has; the others are conventions.
@@ -205,6 +272,11 @@ class Family(NamedTuple):
       norms: our norms of a layer, each with the name that "_layernorm.weight" follows.
       attention: (config, prefix of the names, path of the leaves, index in the stack) -> tensors
         of the attention of a layer, as `names.attention`.
+      reward: the architecture of its reward models without "ForSequenceClassification"; "" is
+        `architecture`.
+      absent: values of fields that a config.json may leave out.
+      multimodal: architectures that keep the model in a section `text_config`, and whether they
+        are reward models.
     """
 
     architecture: str
@@ -214,6 +286,9 @@ class Family(NamedTuple):
     table: tuple[Row, ...]
     norms: Mapping[str, str]
     attention: Callable[[ModelConfig, str, tuple[str, ...], tuple[int, ...]], Iterable]
+    reward: str = ""
+    absent: Mapping[str, Any] = {}
+    multimodal: Mapping[str, bool] = {}
 
     def read(self, fields: Fields, compute: Compute) -> ModelConfig:
         """The shape that a config.json describes.
@@ -221,6 +296,11 @@ class Family(NamedTuple):
         Raises:
           ValueError: naming file and field, for what the decoder does not compute.
         """
+        known = UNREAD | {row.theirs for row in self.table}
+        for name in sorted(set(fields.raw) - known):
+            if not name.startswith("_"):
+                fields.only(name)
+        fields = Fields(fields.where, {**self.absent, **fields.raw})
         values: dict[str, Any] = {}
         for row in self.table:
             value = row.codec.read(fields, row.theirs)

@@ -88,6 +88,11 @@ def heads_out(count):
     return lambda x: x.reshape(count, -1, x.shape[1]).transpose(2, 0, 1)
 
 
+def by_head(count):
+    """[H E] -> [H, E]: a bias of a projection to heads."""
+    return lambda x: x.reshape(count, -1)
+
+
 def heads_in(count):
     """[D, H E] -> [H, E, D]: a projection from heads."""
     return lambda x: x.reshape(x.shape[0], count, -1).transpose(1, 2, 0)
@@ -98,12 +103,17 @@ def heads_in(count):
 
 
 def attention(config: ModelConfig, name, root, index) -> Iterator[Tensor]:
-    """Grouped-query attention."""
+    """Grouped-query attention, with the norms and biases that the shape has."""
     width = config.embed_dim
     for leaf, count in (("q", config.num_heads), ("k", config.num_kv_heads),
                         ("v", config.num_kv_heads)):  # fmt: skip
         shape = (count * config.head_dim, width)
         yield single(f"{name}{leaf}_proj.weight", shape, (*root, leaf), index, heads_out(count))
+        if config.qkv_bias:
+            path = (*root, f"{leaf}_bias")
+            yield single(f"{name}{leaf}_proj.bias", shape[:1], path, index, by_head(count))
+    for leaf in ("q_norm", "k_norm") if config.qk_norm else ():
+        yield single(f"{name}{leaf}.weight", (config.head_dim,), (*root, leaf, "scale"), index)
     yield single(f"{name}o_proj.weight", (width, config.num_heads * config.head_dim),
               (*root, "o"), index, heads_in(config.num_heads))  # fmt: skip
 

@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import absl.logging
@@ -33,6 +34,7 @@ def load(
     *,
     shardings: dict | None = None,
     param_dtype: str | None = None,
+    text_only: bool = False,
 ) -> Checkpoint:
     """Reads a checkpoint: `model.safetensors`, or several files with an index.
 
@@ -52,7 +54,7 @@ def load(
     """
     folder = pathlib.Path(folder).expanduser()
     config = config_file.read_config(folder)
-    reward = config_file.architecture(folder).endswith(config_file.REWARD)
+    reward = config_file.architecture(folder).reward
     tensors = families.tensors(config, head=reward)
     leaves = names.leaves(tensors)
     dtype = param_dtype or config.compute.param_dtype
@@ -62,6 +64,8 @@ def load(
 
     headers, astray = _headers(folder)
     _skip_later_layers(headers, config.num_layers, folder)
+    if config_file.architecture(folder).multimodal:
+        headers, astray = _text_model(headers, astray, folder, text_only)
     tied = LM_HEAD in headers and config.tied_embeddings
     extra = [Tensor(LM_HEAD, (config.vocab_size, config.embed_dim), ())] if tied else []
     narrow = None if param_dtype else dtypes
@@ -97,8 +101,9 @@ def load(
 def count_stored(folder: str | os.PathLike) -> int:
     """Elements of the decoder in the files of a folder; reads headers only.
 
-    Left out are a reward head, an output matrix that is tied to the embedding, and layers that
-    predict further tokens. Names and shapes are not compared with the config: `load` does that.
+    Left out are a reward head, an output matrix that is tied to the embedding, layers that predict
+    further tokens, and weights of vision. Names and shapes are not compared with the config: `load`
+    does that.
 
     Raises:
       FileNotFoundError, ValueError: as `load`, for missing or damaged files.
@@ -107,6 +112,8 @@ def count_stored(folder: str | os.PathLike) -> int:
     config = config_file.read_config(folder)
     headers, _ = _headers(folder)
     _skip_later_layers(headers, config.num_layers, folder)
+    if config_file.architecture(folder).multimodal:
+        headers, _ = _text_model(headers, {}, folder, text_only=True)
     headers.pop(SCORE, None)
     if config.tied_embeddings:
         headers.pop(LM_HEAD, None)
@@ -176,6 +183,31 @@ def _skip_later_layers(headers: dict, num_layers: int, folder: pathlib.Path) -> 
             "%s: skipped %d tensors of %s*: layers that predict further tokens are no part of "
             "the model", folder, len(skipped), "*, ".join(roots),
         )  # fmt: skip
+
+
+# Tensors of vision, and what stands before the names of the text model, in both generations.
+_VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector|vision_model)\.")
+_TEXT = re.compile(r"(language_model\.model\.|model\.language_model\.)")
+
+
+def _text_model(
+    headers: dict, astray: dict, folder: pathlib.Path, text_only: bool
+) -> tuple[dict, dict]:
+    """The tensors of the text model of a multimodal one, as its own checkpoint names them."""
+    vision = [name for name in headers if _VISION.match(name)]
+    if vision and not text_only:
+        raise ValueError(
+            f"{folder}: expected a text model, found {len(vision)} tensors of vision, such as "
+            f"{vision[0]}; python -m tools.convert --to=text makes a folder without them"
+        )
+
+    def text(tensors):
+        return {
+            _TEXT.sub("model.", name, count=1).removeprefix("language_model."): value
+            for name, value in tensors.items() if not _VISION.match(name)
+        }  # fmt: skip
+
+    return text(headers), text(astray)
 
 
 def _check(

@@ -48,7 +48,8 @@ def save(
         output matrix ("lm_head") is then left out, because such a model has none.
       source: folder the model came from: its small files are copied, and its config.json is
         kept as it is but for what has changed: type of weights, kind of head, and the count of
-        layers for further tokens, which are not part of our models.
+        layers for further tokens, which are not part of our models. That of a multimodal model
+        is replaced by one of its text model.
       max_shard_bytes: largest file, unless a single tensor is larger.
 
     Raises:
@@ -174,7 +175,7 @@ def _groups(specs: dict, limit: int) -> list[dict]:
 
 def _config_text(config: ModelConfig, dtype: str, reward: bool, source) -> str:
     """config.json: the one of the source where nothing changed, letter for letter."""
-    if source is None:
+    if source is None or config_file.architecture(source).multimodal:
         config = config.replace(param_dtype=dtype)
         return _dump(config_file.write_config(config, head=reward))
     path = pathlib.Path(source).expanduser() / config_file.CONFIG

@@ -5,11 +5,22 @@ from collections.abc import Iterator
 
 from grm_jax.models.config import ModelConfig
 from grm_jax.models.hub import names
-from grm_jax.models.hub.families import deepseek, gemma2
+from grm_jax.models.hub.families import deepseek, gemma2, gemma3, llama, qwen2, qwen3
 from grm_jax.models.hub.family import Family
 from grm_jax.models.hub.names import Tensor
 
-FAMILIES = (gemma2.GEMMA2, deepseek.V3, deepseek.V2)
+# The first that fits a shape is what it is written as: the more special ones lead.
+FAMILIES = (
+    gemma3.GEMMA3,
+    gemma2.GEMMA2,
+    deepseek.V3,
+    deepseek.V2,
+    qwen3.QWEN3_MOE,
+    qwen3.QWEN3,
+    qwen2.QWEN2,
+    llama.MISTRAL,
+    llama.LLAMA,
+)
 
 
 def of(config: ModelConfig) -> Family:
@@ -29,7 +40,7 @@ def tensors(config: ModelConfig, *, head: bool = False) -> list[Tensor]:
     tensors = [names.single(names.EMBEDDING, vocabulary, ("embedding",))]
     layers = itertools.count()
     for stack in config.stacks:
-        for group, member in itertools.product(range(stack.last - stack.first), config.members):
+        for group, member in itertools.product(range(stack.groups), stack.members):
             name = f"model.layers.{next(layers)}."
             tensors += _layer(family, config, name, (stack.name, member), (group,), stack.dense)
     tensors.append(names.single("model.norm.weight", (config.embed_dim,), ("final_norm", "scale")))

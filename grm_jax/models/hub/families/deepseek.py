@@ -57,13 +57,22 @@ def _max_length(config: ModelConfig) -> int:
     return round(yarn.factor * yarn.original_length) if yarn else 4096
 
 
+def _sum_of(*parts: str) -> family.Codec:
+    """A width that follows from others."""
+    return family.Codec(
+        lambda fields, name: fields.only(name, sum(map(fields.number, parts))), write=None
+    )
+
+
 _BOTH = family.table(
     *family.COMMON,
     ("num_key_value_heads", None, family.Codec(
         lambda fields, name: fields.only(name, fields.number("num_attention_heads")),
         lambda _, config: config.num_heads)),
     ("hidden_act", "activation", family.only("silu")),
-    ("rope_scaling", "yarn", family.rope_scaling("default", "yarn")),
+    ("head_dim", None, _sum_of("qk_rope_head_dim")),  # written by transformers 5
+    ("qk_head_dim", None, _sum_of("qk_nope_head_dim", "qk_rope_head_dim")),
+    *family.rope("yarn"),
     ("tie_word_embeddings", "tied_embeddings", family.only(False, True)),
     ("max_position_embeddings", None, family.written(_max_length)),
     ("q_lora_rank", "mla.query_rank", family.OPTIONAL_COUNT),

@@ -15,7 +15,7 @@ class ChatWriter(Protocol):
     """Interface of a chat format to a tokenizer; different formats have different reprs."""
 
     pad: str
-    bos: str
+    bos: str | None  # None: conversations have none
     eos: str
 
     def pieces(self) -> dict[str, str]:
@@ -92,7 +92,10 @@ DEEPSEEK_CHAT = ChatFormat(
     system=Turn(suffix="\n\n"),
 )
 # By the architecture of a checkpoint; those of DeepSeek-V3 all bring a template.
-BUILT_IN = {"gemma": GEMMA_CHAT, "gemma2": GEMMA_CHAT, "deepseekv2": DEEPSEEK_CHAT}
+BUILT_IN = {
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3text"), GEMMA_CHAT),
+    "deepseekv2": DEEPSEEK_CHAT,
+}
 
 
 def checked_messages(messages: Sequence[Message], fold_system: bool) -> list[Message]:

@@ -4,10 +4,13 @@ A chat template is a Jinja program that comes with the weights. It runs in a san
 returns is one string in which text of messages and text of the template look alike. So it is
 rendered with a sentinel for each content, which tells the two apart: control pieces count only
 where the template itself wrote them. A second rendering, of the real contents, must give what the
-first one with the contents put in gives; a template that rewrites contents is refused.
+first one with the contents put in gives; a template that rewrites contents is refused. It may
+trim them, and leave the thinking out of what the assistant said before.
 
-Not read: `add_bos_token` (a conversation always starts with exactly one bos). `strftime_now` is not
-offered: a prompt that depends on the day cannot be drawn again.
+A conversation starts with exactly one bos if the tokenizer has one; `add_bos_token: false` leaves
+it to the template. `strftime_now` is not offered, because a prompt that depends on the day cannot
+be drawn again: a template that writes the date takes its own default (Llama-3.x has 26 Jul 2024),
+and one without a default is refused.
 """
 
 import functools
@@ -18,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import jinja2
+import jinja2.meta
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -31,9 +35,11 @@ from grm_jax.text.chat_formats import (
     checked_messages,
 )
 from grm_jax.text.prompts import Message
+from grm_jax.text.thinking import CLOSING
 from grm_jax.text.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 _SLOT = re.compile("(\u2003?)\ue000([0-9]+)\ue001(\u2003?)")
+THINKING = ("", "on", "off")  # "": the template is told nothing
 
 
 class _Refusal(ValueError):
@@ -55,14 +61,20 @@ class _Generation(Extension):
         return jinja2.nodes.Scope(body, lineno=line)  # names set inside end there
 
 
-@functools.lru_cache
-def _compiled(source: str) -> jinja2.Template:
-    # The settings for which templates on the hub are written.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    return environment.from_string(source)
+# The settings for which templates on the hub are written.
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+)
+_ENVIRONMENT.globals["raise_exception"] = _raise_exception
+_compiled = functools.lru_cache(_ENVIRONMENT.from_string)
+
+
+def _with_thinking(source: str, thinking: str) -> str:
+    """The template with thinking "on" or "off"; in its text, which the fingerprint covers."""
+    if "enable_thinking" not in jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source)):
+        raise ValueError(f"does not read enable_thinking, so thinking cannot be {thinking!r}")
+    # +%} keeps a line break after it, as at the start of a template.
+    return f"{{% set enable_thinking = {'true' if thinking == 'on' else 'false'} +%}}{source}"
 
 
 @dataclass(frozen=True)
@@ -75,24 +87,28 @@ class ChatTemplate:
 
     source: str
     pad: str
-    bos: str
+    bos: str | None
     eos: str
 
     def pieces(self) -> dict[str, str]:
-        return {"pad": self.pad, "bos": self.bos, "eos": self.eos}
+        bos = {} if self.bos is None else {"bos": self.bos}
+        return {"pad": self.pad, **bos, "eos": self.eos}
 
     def write(
         self, messages: Sequence[Message], add_generation_prompt: bool
     ) -> list[tuple[str, str]]:
-        """Pairs (own, data) as the template writes them; data are contents, trimmed where it trims.
+        """Pairs (own, data) as the template writes them; data are contents as it trims them.
+
+        What the assistant said may lose all up to a closing tag of thinking.
 
         Raises:
           ValueError: as `checked_messages`, or the template fails, refuses the conversation,
-            leaves out, repeats or reorders contents, or changes them by more than trimming.
+            leaves out, repeats or reorders contents, or changes them by more than that.
         """
         messages = checked_messages(messages, fold_system=self._folds_system)
         # Private-use characters, and a space that no template writes: where U+2003 is gone, the
-        # template trims. Contents cannot collide with a sentinel, as no rendering holds both.
+        # template trims. Contents cannot collide with a sentinel: no rendering that is searched
+        # for them holds contents.
         sentinels = [f"\u2003\ue000{i}\ue001\u2003" for i in range(len(messages))]
         roles = [role for role, _ in messages]
         skeleton = self._render(map(Message, roles, sentinels), add_generation_prompt)
@@ -100,18 +116,23 @@ class ChatTemplate:
         if [int(match[2]) for match in slots] != list(range(len(messages))):
             raise ValueError("the chat template leaves out, repeats or reorders messages")
 
-        pairs, start = [], 0
+        own, contents, start = [], [], 0
         for match, (_, content) in zip(slots, messages, strict=True):
             content = content if match[1] else content.lstrip()
-            content = content if match[3] else content.rstrip()
-            pairs.append((skeleton[start : match.start()], content))
+            contents.append(content if match[3] else content.rstrip())
+            own.append(skeleton[start : match.start()])
             start = match.end()
-        pairs.append((skeleton[start:], ""))
-        if "".join(own + data for own, data in pairs) != self._render(
-            messages, add_generation_prompt
-        ):
-            raise ValueError("the chat template transforms contents in an unknown way")
-        return pairs
+        own.append(skeleton[start:])
+        whole = self._render(messages, add_generation_prompt)
+        if _joined(own, contents) != whole:  # each content among sentinels shows what it becomes
+            for i, slot in enumerate(slots):
+                alone = [*map(Message, roles, sentinels)]
+                alone[i] = messages[i]
+                rendered = self._render(alone, add_generation_prompt)
+                contents[i] = _written(skeleton, slot, rendered, messages[i])
+            if _joined(own, contents) != whole:
+                raise ValueError(_TRANSFORMS)
+        return [*zip(own, [*contents, ""], strict=True)]
 
     @functools.cached_property
     def _folds_system(self) -> bool:
@@ -126,27 +147,52 @@ class ChatTemplate:
             return _compiled(self.source).render(
                 messages=[message._asdict() for message in messages],
                 add_generation_prompt=add_generation_prompt,
-                bos_token=self.bos,
-                eos_token=self.eos,
-                pad_token=self.pad,
+                **{f"{name}_token": piece for name, piece in self.pieces().items()},
                 tools=None,  # templates ask whether it is none, not only whether it is defined
                 documents=None,
             )
         except _Refusal:
             raise
         except Exception as error:  # a template is a program, and can fail in any way
-            raise ValueError(f"the chat template fails: {type(error).__name__}: {error}") from error
+            problem = f"fails: {type(error).__name__}: {error}"
+            if isinstance(error, jinja2.UndefinedError) and "strftime_now" in str(error):
+                problem = ("writes the date of the day (strftime_now), and such a prompt cannot be "
+                           "drawn again; put a fixed date in its place")  # fmt: skip
+            raise ValueError(f"the chat template {problem}") from error
+
+
+_TRANSFORMS = "the chat template transforms contents in an unknown way"
+
+
+def _joined(own: Sequence[str], contents: Sequence[str]) -> str:
+    return "".join(map("".join, zip(own, [*contents, ""], strict=True)))
+
+
+def _written(skeleton: str, slot: re.Match, rendered: str, message: Message) -> str:
+    """What a template wrote of the one content that stands in `rendered` for its sentinel."""
+    before, after = skeleton[: slot.start()], skeleton[slot.end() :]
+    written = rendered[len(before) : len(rendered) - len(after)]
+    said = message.content
+    if message.role == "assistant":
+        said = said.rpartition(CLOSING)[2]
+    trimmed = written in said and written.strip() == said.strip()
+    if not trimmed or before + written + after != rendered:
+        raise ValueError(_TRANSFORMS)
+    return written
 
 
 # --- Checkpoint folders -----------------------------------------------------------------------
 
 
-def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+def load_tokenizer(folder: str | os.PathLike, *, thinking: str = "") -> Tokenizer:
     """The tokenizer of a checkpoint folder, which writes conversations as the checkpoint wants.
+
+    `thinking`, one of `THINKING`, is told to the chat template as `enable_thinking`.
 
     Files, all but the first optional:
       tokenizer.model: a SentencePiece model (Gemma); else tokenizer.json of `tokenizers`.
-      tokenizer_config.json: bos_token, eos_token, pad_token (else eos), chat_template.
+      tokenizer_config.json: bos_token, eos_token, pad_token (else eos), chat_template,
+        add_bos_token.
       tokenizer_config.json, added_tokens.json, tokenizer.json next to a model: tokens past it.
       chat_template.jinja: the chat template; it wins over the one in tokenizer_config.json.
       generation_config.json: eos_token_id adds to `stop_ids`.
@@ -154,8 +200,9 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
         there is no template. Without the file a tokenizer.model is taken for one of Gemma.
 
     Raises:
-      ValueError: neither tokenizer file, one that is unusable, named with its field, or neither a
-        template nor an architecture with a built-in format.
+      ValueError: neither tokenizer file, one that is unusable, named with its field, neither a
+        template nor an architecture with a built-in format, or no template that reads
+        `enable_thinking` where it is to be told.
     """
     folder = pathlib.Path(folder).expanduser()
     added = {"tokenizer_config.json": "added_tokens_decoder"}
@@ -166,14 +213,14 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
         read, path, usual = HuggingFaceTokenizer.from_file, "tokenizer.json", DEEPSEEK_CHAT
     else:
         raise ValueError(f"{folder}: neither tokenizer.model nor tokenizer.json is there")
-    writer = _chat_writer(folder, usual)
+    writer = _chat_writer(folder, usual, thinking)
     tokenizer = read(folder / path, chat_format=writer, added=_added_tokens(folder, added))
     more = _stop_ids(folder / "generation_config.json", tokenizer.vocab_size)
     tokenizer.stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids, *more)))
     return tokenizer
 
 
-def _chat_writer(folder: pathlib.Path, usual: ChatFormat) -> ChatWriter:
+def _chat_writer(folder: pathlib.Path, usual: ChatFormat, thinking: str) -> ChatWriter:
     """The template, else the format of the architecture; `usual` has the names of bos and eos."""
     path = folder / "tokenizer_config.json"
     config, architecture = _read_json(path), _read_json(folder / "config.json")
@@ -182,7 +229,9 @@ def _chat_writer(folder: pathlib.Path, usual: ChatFormat) -> ChatWriter:
     bare = GEMMA_CHAT if usual is GEMMA_CHAT and not architecture else None
     built_in = BUILT_IN.get(family, bare)
     usual = built_in or usual
-    bos = _token(path, config, "bos_token") or usual.bos
+    bos = _token(path, config, "bos_token")
+    if bos is None and (built_in or not config):
+        bos = usual.bos
     eos = _token(path, config, "eos_token") or usual.eos
     pad = _token(path, config, "pad_token") or (eos if config else usual.pad)
     where, source = f"{path}: chat_template", _template_of_config(path, config)
@@ -193,15 +242,22 @@ def _chat_writer(folder: pathlib.Path, usual: ChatFormat) -> ChatWriter:
         if built_in is None:
             raise ValueError(f"{folder}: has no chat template, and none is built in for the "
                              f"architecture {names[0]} of config.json")  # fmt: skip
+        if thinking:
+            raise ValueError(f"{folder}: has no chat template, so thinking cannot be {thinking!r}")
         assistant = built_in.assistant
         if assistant.closing == built_in.eos:
             assistant = assistant._replace(closing=eos)
         return replace(built_in, pad=pad, bos=bos, eos=eos, assistant=assistant)
     template = ChatTemplate(source, pad=pad, bos=bos, eos=eos)
     try:  # now, with the name of the file at hand, rather than in the middle of a run
-        template.write([Message("user", "q"), Message("assistant", "a")], False)
+        turns = [Message("user", "q"), Message("assistant", "a")]
+        first, _ = template.write(turns, False)[0]
+        if thinking:
+            template = replace(template, source=_with_thinking(source, thinking))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    if config.get("add_bos_token") is False and not first.startswith(bos or ""):
+        template = replace(template, bos=None)
     return template
 
 

@@ -2,7 +2,8 @@
 
 Two rules hold for each of them. Text from `encode` never becomes a control piece: a marker such as
 `<end_of_turn>` inside text is split into ordinary pieces, so no response can end a turn, and the
-text still survives `decode(encode(text))`. Control pieces enter only through `chat`.
+text still survives `decode(encode(text))`. Control pieces enter only through `chat`. The tags of
+thinking are control pieces too, which `decode` alone writes out: an answer is told from them.
 
 Known losses: SentencePiece writes a space as U+2581, so a U+2581 in text decodes to a space. A
 table that lacks a character, and its bytes, gives the unknown piece for it, which decodes to "".
@@ -25,7 +26,7 @@ from grm_jax.files import read_bytes, write_atomically
 from grm_jax.text.chat_formats import DEEPSEEK_CHAT, GEMMA_CHAT, ChatWriter
 from grm_jax.text.chat_formats import ChatFormat as ChatFormat
 from grm_jax.text.prompts import Message
-from grm_jax.text.thinking import opens_thinking
+from grm_jax.text.thinking import CLOSING, OPENING, opens_thinking
 
 
 class Tokenizer(Protocol):
@@ -33,7 +34,7 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     pad_id: int
-    bos_id: int
+    bos_id: int | None  # None: conversations have none
     eos_id: int
     end_of_turn_id: int  # closes an assistant turn
     stop_ids: tuple[int, ...]  # any of them ends a generation
@@ -59,9 +60,9 @@ class _ChatTokenizer:
     how text becomes pieces of the table, and these text, "" for the rules of Gemma.
 
     `pieces` is its table. `control` has the id of every piece that text must never produce and
-    `decode` must drop, and `unknown`, which `encode` gives for what the table lacks; `markers` are
-    those of them that the raw model would recognise in text. `added` is (piece, digits of id) ->
-    (special, file): more control pieces, or those of the table.
+    `decode` must drop, but for the tags of thinking, and `unknown`, which `encode` gives for what
+    the table lacks; `markers` are those of them that the raw model would recognise in text. `added`
+    is (piece, digits of id) -> (special, file): more control pieces, or those of the table.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class _ChatTokenizer:
         self.chat_format = chat_format
         self.vocab_size = vocab_size
         self._control = control
-        self._hidden = frozenset((*control.values(), *range(size, vocab_size)))
-        self._not_of_text = self._hidden - {unknown}
+        not_of_text = frozenset((*control.values(), *range(size, vocab_size)))
+        self._not_of_text = not_of_text - {unknown}
+        self._hidden = not_of_text - {pieces.get(tag) for tag in (OPENING, CLOSING)}
         self._marker = re.compile(f"(?={_any_of(markers)})")  # look-ahead: overlapping ones too
         self._marker_starts = frozenset(marker[0] for marker in markers)
         self._control_piece = re.compile(f"({_any_of(control)})")
         self.pad_id = control[chat_format.pad]
-        self.bos_id = control[chat_format.bos]
+        self.bos_id = control.get(chat_format.bos)
         self.eos_id = control[chat_format.eos]
         self.end_of_turn_id = self._closing_id()
         self.stop_ids = tuple(dict.fromkeys((self.eos_id, self.end_of_turn_id)))
@@ -147,7 +149,7 @@ class _ChatTokenizer:
         return self._raw_decode([int(i) for i in ids if i < size and i not in hidden])
 
     def chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
-        """Ids of a conversation in the chat format, with exactly one bos at their start.
+        """Ids of a conversation in the chat format, with one bos at their start if it has a bos.
 
         Adjacent text is tokenised in one piece, as if the written-out conversation were. Without
         the generation prompt the last turn is closed, and what follows a closed turn is included.
@@ -165,19 +167,20 @@ class _ChatTokenizer:
                 text = ""
             text += rest + data
         ids += self.encode(text)
+        if self.bos_id is None:
+            return ids
         return [self.bos_id, *itertools.dropwhile(self.bos_id.__eq__, ids)]
 
 
 def _new_pieces(pieces: dict[str, int], control: dict[str, int], added: dict) -> dict[str, int]:
     """Those of `added` that are not in the table; ValueError for text, or the id of another."""
     added = {(p, i): of for (p, i), of in added.items() if str(pieces.get(p)) != i}
-    names = frozenset(pieces) | {piece for piece, _ in added}
     taken, new = {-1, *pieces.values()} - set(control.values()), {}
     for (piece, text), (special, path) in added.items():
         i = int(text) if text.isdecimal() and len(text) < 8 else -1
         if not piece or piece in pieces or i in taken or new.setdefault(piece, i) != i:
             raise ValueError(f"{path}: added token {piece!r}: {text} cannot be its id")
-        if not (special or _is_marker(piece, names)):
+        if not (special or _is_marker(piece)):
             raise ValueError(f"{path}: added token {piece!r}: is text that the model cannot read")
     return new
 
@@ -222,12 +225,18 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         position += size
 
 
-def _is_marker(piece: str, pieces: frozenset[str]) -> bool:
-    """An added piece that is no text: no character, no white space, no tag of an HTML pair."""
-    if len(piece) == 1 or not piece.replace("\u2581", " ").strip():
-        return False
-    other = "<" + piece[2:] if piece.startswith("</") else "</" + piece[1:]
-    return not (piece.startswith("<") and other in pieces)
+# As text, in the vocabularies of Gemma 2 and 3. Tags of another name, such as <think> and
+# <tool_call>, steer a model.
+_HTML_TAG = re.compile(
+    "</?(a|b|bbox|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|s|span"
+    "|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
+)
+
+
+def _is_marker(piece: str) -> bool:
+    """An added piece that is no text: no character, no white space, no tag of HTML."""
+    text = len(piece) == 1 or not piece.replace("\u2581", " ").strip()
+    return not (text or _HTML_TAG.fullmatch(piece))
 
 
 class SentencePieceTokenizer(_ChatTokenizer):
@@ -253,8 +262,7 @@ class SentencePieceTokenizer(_ChatTokenizer):
         ]
         special = {p: i for i, (p, _, t) in enumerate(self._table) if t in (_UNKNOWN, _CONTROL)}
         defined = {p: i for i, (p, _, t) in enumerate(self._table) if t == _USER_DEFINED}
-        names = frozenset(defined)
-        markers = {p: i for p, i in defined.items() if _is_marker(p, names)}
+        markers = {p: i for p, i in defined.items() if _is_marker(p)}
         pieces = {piece: i for i, (piece, _, _) in enumerate(self._table)}
         unknown = self._processor.unk_id()
         super().__init__(chat_format, pieces, special | markers, markers, added, unknown)
@@ -324,7 +332,7 @@ def train_sentencepiece(
 
 
 class HuggingFaceTokenizer(_ChatTokenizer):
-    """A `tokenizer.json` of the Hugging Face library `tokenizers` (DeepSeek)."""
+    """A `tokenizer.json` of the Hugging Face library `tokenizers` (DeepSeek, Llama-3, Qwen)."""
 
     def __init__(self, backend, *, chat_format: ChatWriter = DEEPSEEK_CHAT, added=None):
         self._backend = backend
@@ -333,14 +341,13 @@ class HuggingFaceTokenizer(_ChatTokenizer):
         if hasattr(backend.model, "dropout"):
             backend.model.dropout = None
         known = backend.get_added_tokens_decoder()
-        names = frozenset(token.content for token in known.values())
         control, self._characters = {}, {}
         for i, token in known.items():
             if token.lstrip or token.rstrip or token.single_word:
                 raise ValueError(f"{token.content!r}: lstrip, rstrip, single_word are not followed")
             if len(token.content) == 1 and not token.special:
                 self._characters[i] = token.content
-            elif token.special or _is_marker(token.content, names):
+            elif token.special or _is_marker(token.content):
                 control[token.content] = i
         if hasattr(backend.model, "unk_token"):
             unknown = backend.token_to_id(backend.model.unk_token or "")

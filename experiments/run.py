@@ -44,7 +44,6 @@ from grm_jax.sampling.engine import JittedEngine
 from grm_jax.sampling.remote import RemoteEngine, Server
 from grm_jax.sampling.scheduler import Buckets
 from grm_jax.text import prompts
-from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
 
@@ -216,13 +215,8 @@ class Run:
 
         A folder brings its own chat template, a file is a SentencePiece model with Gemma's.
         """
-        path = self.config.tokenizer.path
-        if not path and self.config.released is not None:
-            path = self.config.released.model
-        if path:
-            path = os.path.expanduser(path)
-            folder = pathlib.Path(path).is_dir()
-            return load_tokenizer(path) if folder else SentencePieceTokenizer.from_file(path)
+        if (tokenizer := schema.tokenizer_of_files(self.config)) is not None:
+            return tokenizer
         path = self.workdir.path("tokenizer.model")
         if self.workdir.writes and not path.exists():
             train_sentencepiece(

@@ -21,6 +21,7 @@ from grm_jax.models.hub import config_file
 from grm_jax.models.variants import VARIANTS
 from grm_jax.ranges import split
 from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer
 
 
 def check(fields: Mapping) -> Config:
@@ -71,6 +72,43 @@ def check_files(config: Config) -> None:
     for name, place in places.items():
         if place and not pathlib.Path(place).expanduser().exists():
             raise ValueError(f"config.{name}: no such file or folder: {place!r}")
+    _check_thinking(config)
+
+
+def tokenizer_of_files(config: Config) -> Tokenizer | None:
+    """The tokenizer of `tokenizer.path` or of released weights; None for one of the small world.
+
+    Raises:
+      ValueError: an unusable tokenizer, or a template that cannot be told of `template.thinking`.
+    """
+    path, thinking = config.tokenizer.path, config.template.thinking
+    if not path and config.released is not None:
+        path = config.released.model
+    place = pathlib.Path(path).expanduser()
+    if path and place.is_dir():
+        return load_tokenizer(place, thinking=thinking)
+    if thinking:
+        raise ValueError(
+            f"{path or 'the small world'}: is no checkpoint folder with a chat template"
+        )
+    return SentencePieceTokenizer.from_file(place) if path else None
+
+
+def _check_thinking(config: Config) -> None:
+    """The template can be told, and given principles do not begin what is thought."""
+    thinking, benchmark = config.template.thinking, config.benchmark
+    given = benchmark is not None and benchmark.principles
+    if not (thinking or given):
+        return
+    try:
+        tokenizer = tokenizer_of_files(config)
+    except ValueError as error:
+        raise ValueError(f"config.template.thinking: {error}" if thinking else error) from error
+    if given and (thinking == "on" or tokenizer is not None and tokenizer.opens_thinking):
+        raise ValueError(
+            "config.benchmark.principles: given principles begin the answer, and the chat template "
+            "lets the model think before it; set config.template.thinking=off"
+        )
 
 
 def _check_released(config: Config) -> None:

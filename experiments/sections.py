@@ -37,6 +37,7 @@ from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.given import SOURCES
 from grm_jax.sampling.remote import Server
 from grm_jax.sampling.scheduler import Buckets
+from grm_jax.text.chat_templates import THINKING
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
 
@@ -88,10 +89,14 @@ class Template(Checked):
     Attributes:
       form: one of `prompts.FORMS`.
       principles: one of `prompts.PRINCIPLE_MODES`.
+      thinking: tells the chat template of the checkpoint, by enable_thinking, whether the model
+        thinks before it answers: "on" or "off"; "" tells it nothing. A server is told by
+        `engine_extra`.
     """
 
     form: Annotated[str, one_of(FORMS)]
     principles: Annotated[str, one_of(PRINCIPLE_MODES)]
+    thinking: Annotated[str, one_of(THINKING)] = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ from grm_jax.learning import meta_rm
 from grm_jax.learning.rejection import reject
 from grm_jax.parallel.sharding import fetch, put
 from grm_jax.text.prompts import Message, judge_prompt
+from grm_jax.text.scores import last_box_start
 
 STAGE = "llm_judge"
 
@@ -142,7 +143,8 @@ def index_scores(
     for c, group in enumerate(drawn.groups):
         for s, trajectory in enumerate(group):
             length = token_prob.opening_length(trajectory.token_ids, run.tokenizer)
-            if length is not None:
+            # A box in thinking alone names nothing.
+            if length is not None and last_box_start(trajectory.text) is not None:
                 prompt = prompts[trajectory.uid, trajectory.order]
                 rows.append((*prompt, *trajectory.token_ids[:length]))
                 places.append((c, s))

@@ -1,6 +1,7 @@
 """Released weights: from folders in hub format to a table, and folders that do not fit."""
 
 import dataclasses
+import shutil
 import types
 
 import jax
@@ -15,6 +16,7 @@ from experiments import measurement, schema
 from experiments.config import build
 from experiments.run import Run
 from experiments.stages import benchmark, meta_rm, order
+from grm_jax.text.prompts import Message
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,69 @@ OPTIMIZER = {"learning_rate": 1.0, "steps": 1}
 def test_what_does_not_fit_stops_before_any_work(folders, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         schema.check(FrozenConfigDict(released(folders[0], **changes)))
+
+
+HYBRID = """{{ bos_token }}{% for turn in messages %}<start_of_turn>{{ turn.role }}
+{{ turn.content }}<end_of_turn>{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% if enable_thinking is defined %}{{ '<think>' if enable_thinking else '<think></think>' }}
+{% endif %}{% endif %}"""
+
+
+def with_template(folders, tmp_path, template, **changes):
+    config = released(folders[0], **changes)
+    config.released.model = str(shutil.copytree(folders[0] / "policy", tmp_path / "told"))
+    (tmp_path / "told" / "chat_template.jinja").write_text(template)
+    return config
+
+
+@pytest.mark.parametrize(("thinking", "end"), [("", ""), ("on", "<think>"), ("off", "</think>")])
+def test_the_template_is_told_whether_to_think(folders, tmp_path, thinking, end):
+    config = with_template(folders, tmp_path, HYBRID, **{"template.thinking": thinking})
+    run = Run.open(config, tmp_path / "w")
+    text = run.tokenizer.decode(run.tokenizer.chat([Message("user", "q")]))
+    assert text.endswith(f"model\n{end}") or text.endswith(f"{end}\n")
+    assert run.tokenizer.opens_thinking is (thinking == "on")
+
+
+@pytest.mark.parametrize(
+    ("template", "changes", "message"),
+    [
+        (None, {"template.thinking": "on"}, "template.thinking: .*policy: has no chat template"),
+        (
+            HYBRID.replace("enable_thinking", "other"),
+            {"template.thinking": "off"},
+            "template.thinking: .*chat_template.jinja: does not read enable_thinking",
+        ),
+        (
+            HYBRID,
+            {"template.thinking": "on", "benchmark.principles": "own"},
+            "benchmark.principles: .*template.thinking=off",
+        ),
+        (
+            HYBRID + "{% if add_generation_prompt %}<think>{% endif %}",
+            {"benchmark.principles": "own"},
+            "benchmark.principles: .*template.thinking=off",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_told_stops_before_any_work(
+    folders, tmp_path, template, changes, message
+):
+    config = released(folders[0], **changes)
+    if template is not None:
+        config = with_template(folders, tmp_path, template, **changes)
+    with pytest.raises(ValueError, match=f"config.{message}"):
+        Run.open(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("path", ["", "tokenizer.model"])
+def test_thinking_needs_a_checkpoint_folder(folders, tmp_path, path):
+    config = small_world.get_config("ci")
+    config.template.thinking = "off"
+    config.tokenizer.path = path and str(folders[0] / "policy" / path)
+    with pytest.raises(ValueError, match="template.thinking: .*no checkpoint folder with a chat"):
+        Run.open(config, tmp_path / "w")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -74,23 +74,40 @@ def save(
         def make(name):
             return _collect(by_name[name], specs[name], arrays)
 
-        groups = _groups(specs, max_shard_bytes)
-        files = [SINGLE] if len(groups) == 1 else [
-            f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)
-        ]  # fmt: skip
-        for name, group in zip(files, groups, strict=True):
-            tensor_files.write(partial / name, group, make)
-        if len(groups) > 1:
-            index = {
-                "metadata": {"total_size": sum(spec.nbytes for spec in specs.values())},
-                "weight_map": {
-                    name: file for file, group in zip(files, groups, strict=True) for name in group
-                },
-            }
-            (partial / INDEX).write_text(_dump(index), encoding="utf-8")
+        write_tensors(partial, specs, make, max_shard_bytes)
         if source is not None:
             copy_small_files(source, partial)
         (partial / config_file.CONFIG).write_text(text, encoding="utf-8")
+
+
+def write_tensors(
+    folder: pathlib.Path,
+    specs: Mapping[str, tensor_files.Spec],
+    make: Callable[[str], np.ndarray],
+    max_shard_bytes: int,
+) -> None:
+    """Writes model.safetensors, or several such files and their index, a tensor at a time.
+
+    Args:
+      folder: that has none of these files.
+      specs: type and shape of each tensor by its name, in the order of the files.
+      make: makes the tensor of a name.
+      max_shard_bytes: largest file, unless a single tensor is larger.
+    """
+    groups = _groups(specs, max_shard_bytes)
+    files = [SINGLE] if len(groups) == 1 else [
+        f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)
+    ]  # fmt: skip
+    for name, group in zip(files, groups, strict=True):
+        tensor_files.write(folder / name, group, make)
+    if len(groups) > 1:
+        index = {
+            "metadata": {"total_size": sum(spec.nbytes for spec in specs.values())},
+            "weight_map": {
+                name: file for file, group in zip(files, groups, strict=True) for name in group
+            },
+        }
+        (folder / INDEX).write_text(_dump(index), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 _INSTALLED_BY = {
     "torch": "make install-parity",
     "transformers": "make install-parity",
+    "gguf": "pip install -e '.[gguf]'",
     "huggingface_hub": "pip install -e '.[data]'",
     "pyarrow": "pip install -e '.[data]'",
 }

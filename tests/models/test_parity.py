@@ -19,6 +19,12 @@ CHANGES = {
     "Gemma2ForCausalLM": {"num_hidden_layers": 8},
     "DeepseekV2ForCausalLM": {},
     "DeepseekV3ForCausalLM": {},
+    "LlamaForCausalLM": {"num_hidden_layers": 4},
+    "MistralForCausalLM": {},
+    "Qwen2ForCausalLM": {},
+    "Qwen3ForCausalLM": {},
+    "Qwen3MoeForCausalLM": {"num_hidden_layers": 2},
+    "Gemma3ForCausalLM": {"sliding_window_pattern": 2, "tie_word_embeddings": False},
 }
 NEW = 64
 

@@ -4,16 +4,15 @@ import dataclasses
 import math
 import types
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_checkpoints as tiny
 from tiny_checkpoints import GROUPS, YARN, one_torch_thread  # noqa: F401
-from wrong_details import all_keys_before_all_values, rope_in_pairs
+from wrong_details import all_keys_before_all_values, rope_in_pairs, without_norm
 
-from grm_jax.models import attention, layers, moe
+from grm_jax.models import attention, moe
 from grm_jax.models.config import yarn_mscale
 
 V2, V3 = "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"
@@ -130,12 +129,7 @@ def test_yarn_rounds_the_ends_of_its_blend(plain, monkeypatch):
     indirect=["plain"],
 )  # fmt: skip
 def test_latents_are_normed(plain, name, monkeypatch):
-    class Missing(layers.RMSNorm):
-        @nn.nowrap
-        def __call__(self, x):
-            return x if self.name == name else super().__call__(x)
-
-    monkeypatch.setattr(layers, "RMSNorm", Missing)
+    without_norm(monkeypatch, name)
     check_noticed(plain)
 
 

@@ -4,7 +4,8 @@ A module that imports this one is skipped where torch or transformers is missing
 
 Weights have fan-in scale, so that every layer changes the result; norms lie around their neutral
 value; queries and keys are scaled up until attention scores reach a cap of 4. Without that, a
-missing cap or the erf instead of the tanh gelu changes logits by less than 1e-3.
+missing cap or the erf instead of the tanh gelu changes logits by less than 1e-3. Where queries and
+keys are normed, their norms have the gain, because they would undo one of the projections.
 """
 
 import copy
@@ -70,11 +71,51 @@ _DEEPSEEK = {
     "rope_parameters": YARN,
 }
 GROUPS = {"n_group": 4, "topk_group": 2}
+_LLAMA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 80,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+}
+# In 24 tokens every kind of frequency shows: kept, blended and divided.
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 40,
+}  # fmt: skip
+EXPERTS = {
+    "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+}  # fmt: skip
+# One whole group of layers and two that are left.
+_GEMMA3 = {
+    **_LLAMA,
+    "num_hidden_layers": 5,
+    "sliding_window": 8,
+    "sliding_window_pattern": 3,
+    "query_pre_attn_scalar": 11,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
+    },
+}
 BASES = {
     "Gemma2ForCausalLM": _GEMMA2,
     "Gemma2ForSequenceClassification": {**_GEMMA2, "num_labels": 1},
     "DeepseekV2ForCausalLM": {**_DEEPSEEK, "topk_method": "greedy", "n_group": 1, "topk_group": 1},
     "DeepseekV3ForCausalLM": {**_DEEPSEEK, "q_lora_rank": 20, **GROUPS, "norm_topk_prob": True},
+    "LlamaForCausalLM": {**_LLAMA, "rope_parameters": LLAMA3_ROPE},
+    "MistralForCausalLM": {**_LLAMA, "sliding_window": 8},
+    "Qwen2ForCausalLM": _LLAMA,
+    "Qwen3ForCausalLM": _LLAMA,
+    "Qwen3MoeForCausalLM": {**_LLAMA, **EXPERTS},
+    "Gemma3ForCausalLM": _GEMMA3,
 }
 
 
@@ -105,15 +146,8 @@ def torch_model(architecture: str, **changes):
         attn_implementation="eager", pad_token_id=0, eos_token_id=1, bos_token_id=2,
     )  # fmt: skip
     model = model_class(config).eval()
-    gemma = architecture.startswith("Gemma2")
-    if gemma:
-        # q.k grows with the square of the gain; at gain 1 it has deviation head_dim ** 0.5.
-        score = min(config.attn_logit_softcapping or SCORE, SCORE)
-        gain = (score * (config.query_pre_attn_scalar / config.head_dim) ** 0.5) ** 0.5
-        gains = {"q_proj": gain, "k_proj": gain}
-    else:
-        # Norms between the two factors of keys and queries undo a gain on the first.
-        gains = {"q_b_proj": DEEPSEEK_GAIN, "q_proj": DEEPSEEK_GAIN}
+    gains = _gains(model)
+    centre = 0.0 if architecture.startswith("Gemma") else 1.0
     generator = torch.Generator().manual_seed(0)
 
     def noise(weight, scale):
@@ -121,15 +155,32 @@ def torch_model(architecture: str, **changes):
 
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim == 1:
-                weight.copy_(noise(weight, 0.3) + (0.0 if gemma else 1.0))
+            leaf = name.removesuffix(".weight").rpartition(".")[2]
+            gain = gains.get(leaf, 1.0)
+            if leaf == "bias":
+                weight.copy_(noise(weight, 1.0))
+            elif weight.ndim == 1:
+                weight.copy_(noise(weight, 0.3 * gain) + gain - 1.0 + centre)
             else:
-                leaf = name.removesuffix(".weight").rpartition(".")[2]
-                weight.copy_(noise(weight, gains.get(leaf, 1.0) * weight.shape[-1] ** -0.5))
+                weight.copy_(noise(weight, gain * weight.shape[-1] ** -0.5))
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(noise(buffer, 0.1))
     return model
+
+
+def _gains(model) -> dict[str, float]:
+    """Factors on weights of queries and keys, by the last part of their name."""
+    config = model.config
+    if hasattr(config, "kv_lora_rank"):
+        # Norms between the two factors of keys and queries undo a gain on the first.
+        return {"q_b_proj": DEEPSEEK_GAIN, "q_proj": DEEPSEEK_GAIN}
+    # q.k grows with the square of the gain; at gain 1 it has deviation head_dim ** 0.5.
+    score = min(getattr(config, "attn_logit_softcapping", None) or SCORE, SCORE)
+    scalar = getattr(config, "query_pre_attn_scalar", config.head_dim)
+    gain = (score * (scalar / config.head_dim) ** 0.5) ** 0.5
+    normed = any("q_norm" in name for name, _ in model.named_parameters())
+    return dict.fromkeys(("q_norm", "k_norm") if normed else ("q_proj", "k_proj"), gain)
 
 
 def load(folder: pathlib.Path, theirs) -> Pair:
@@ -163,7 +214,7 @@ def their_logits(model, tokens: np.ndarray, **inputs) -> np.ndarray:
 def exact_logits(model, tokens: np.ndarray) -> np.ndarray:
     """Their logits in float64."""
     wide = copy.deepcopy(model).double()
-    if hasattr(model.config, "n_routed_experts"):
+    if hasattr(model.config, "num_experts_per_tok"):
         wide.set_experts_implementation("eager")  # the others are not written for float64
     return their_logits(wide, tokens)
 
@@ -205,6 +256,17 @@ def broken_logits(config: ModelConfig, params: dict, tokens: np.ndarray) -> np.n
     forward = jax.jit(lambda *arguments: _forward(config, *arguments),
                       compiler_options={"xla_backend_optimization_level": 0})  # fmt: skip
     return np.asarray(forward(params, *_arguments(tokens)))
+
+
+def eager_logits(config: ModelConfig, params: dict, tokens: np.ndarray) -> np.ndarray:
+    """The same, one operation after the other: each is compiled once for all mistakes together.
+
+    Without experts this is the quicker way. All keys are one block.
+    """
+    with jax.disable_jit():
+        return np.asarray(
+            _forward(config.replace(attention_chunk=1024), params, *_arguments(tokens))
+        )
 
 
 def our_hidden(config: ModelConfig, params: dict, tokens, *marks) -> jax.Array:

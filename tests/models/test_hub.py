@@ -30,6 +30,16 @@ YARN = {
     "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "mscale": 0.707,
     "original_max_position_embeddings": 16, "mscale_all_dim": 0.707,
 }  # fmt: skip
+LLAMA = COMMON | {"num_key_value_heads": 2, "head_dim": 16, "rope_parameters": {
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 40}}  # fmt: skip
+QWEN = COMMON | {"num_key_value_heads": 2, "head_dim": 16}
+# Two global layers among seven, and one that is left.
+GEMMA3 = QWEN | {
+    "num_hidden_layers": 7, "sliding_window": 8, "sliding_window_pattern": 3,
+    "query_pre_attn_scalar": 11, "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10.0}}}  # fmt: skip
 MODELS = {
     "gemma2": ("Gemma2", COMMON | {
         "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8,
@@ -41,15 +51,29 @@ MODELS = {
         "n_group": 4, "topk_group": 2, "first_k_dense_replace": 0}),
     "v3": ("DeepseekV3", DEEPSEEK | {
         "q_lora_rank": 20, "n_shared_experts": 1, "n_group": 4, "topk_group": 2}),
+    "llama": ("Llama", LLAMA),
+    "llama tied": ("Llama", COMMON | {
+        "hidden_size": 54, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "tie_word_embeddings": True}),
+    "mistral": ("Mistral", QWEN | {"sliding_window": 8}),
+    "qwen2": ("Qwen2", QWEN),
+    "qwen3": ("Qwen3", QWEN | {"tie_word_embeddings": True}),
+    "qwen3 moe": ("Qwen3Moe", QWEN | {
+        "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+        "norm_topk_prob": True}),
+    "gemma3": ("Gemma3", GEMMA3),
 }  # fmt: skip
+REWARDS = {name: {"Gemma3": "Gemma3Text"}.get(MODELS[name][0], MODELS[name][0])
+           for name in ("gemma2", "llama", "mistral", "qwen2", "qwen3", "gemma3")}  # fmt: skip
 
 
 @functools.cache
 def torch_model(name, kind="ForCausalLM", dtype="float32"):
     """A random model; norms and biases are random too, so that none can be mistaken."""
     family, fields = MODELS[name]
-    config = getattr(transformers, f"{family}Config")(**fields)
-    model = getattr(transformers, family + kind)(config).eval()
+    model_class = getattr(transformers, family + kind)
+    config = model_class.config_class(**fields)
+    model = model_class(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, weight in model.state_dict().items():
@@ -139,7 +163,7 @@ def test_logits_of_a_loaded_model(tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * max(1.0, np.abs(want).max()))
 
 
-@pytest.mark.parametrize("name", ["gemma2", "v2"])
+@pytest.mark.parametrize("name", ["gemma2", "v2", "llama", "gemma3"])
 def test_a_trained_reward_head_becomes_a_classifier(name, tmp_path):
     source = save_source(torch_model(name), tmp_path / "source")
     config, params, _ = hub.load(source)
@@ -166,15 +190,19 @@ def test_a_trained_reward_head_becomes_a_classifier(name, tmp_path):
     )
 
 
-def test_a_classifier_round_trip_and_its_decoder(tmp_path):
-    family, fields = MODELS["gemma2"]
-    config = transformers.Gemma2Config(**fields, num_labels=1)
-    model = transformers.Gemma2ForSequenceClassification(config)
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_classifier_round_trip_and_its_decoder(name, tmp_path):
+    model_class = getattr(transformers, f"{REWARDS[name]}ForSequenceClassification")
+    model = model_class(model_class.config_class(**MODELS[name][1], num_labels=1))
     model.save_pretrained(tmp_path / "source")
     loaded = hub.load(tmp_path / "source")
     hub.save(tmp_path / "target", loaded.config, loaded.params, head=loaded.head,
              source=tmp_path / "source")  # fmt: skip
     assert_same_bits(model, reloaded(model, tmp_path / "target"))
+    if not loaded.config.tied_embeddings:  # without an output matrix it is no language model
+        with pytest.raises(ValueError, match="lm_head: expected"):
+            hub.save(tmp_path / "decoder", loaded.config, loaded.params)
+        return
     hub.save(tmp_path / "decoder", loaded.config, loaded.params, source=tmp_path / "source")
     decoder = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "decoder")
     assert_same_bits(model.model, decoder.model)

@@ -10,6 +10,7 @@ import pytest
 from grm_jax.models import hub
 from grm_jax.models.config import COMPUTE, RECORDS, ModelConfig, MoEConfig, YarnConfig
 from grm_jax.models.hub import families
+from grm_jax.models.hub.family import UNREAD
 from grm_jax.models.variants import VARIANTS, mla_query_scale, published_variant
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -49,17 +50,107 @@ V3 = V2_LITE | {
     "scoring_func": "sigmoid", "norm_topk_prob": True, "num_nextn_predict_layers": 1,
     "rope_scaling": SCALING | {"mscale": 1.0, "mscale_all_dim": 1.0},
 }  # fmt: skip
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128_256,
+    "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_act": "silu",
+    "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "torch_dtype": "bfloat16",
+    "attention_bias": False, "attention_dropout": 0.0, "mlp_bias": False, "pretraining_tp": 1,
+    "tie_word_embeddings": False, "max_position_embeddings": 131_072, "bos_token_id": 128_000,
+    "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}  # fmt: skip
+SMOLLM2 = LLAMA | {
+    "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "rope_theta": 100_000,
+    "rope_scaling": None, "rope_interleaved": False, "is_llama_config": True,
+    "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16", "fp16": "float16"}},
+}  # fmt: skip
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"], "model_type": "mistral", "vocab_size": 32_000,
+    "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_act": "silu",
+    "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "torch_dtype": "bfloat16",
+    "sliding_window": 4096, "tie_word_embeddings": False, "max_position_embeddings": 32_768,
+}  # fmt: skip
+QWEN2 = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 152_064,
+    "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "hidden_act": "silu",
+    "rms_norm_eps": 1e-6, "rope_theta": 1_000_000.0, "torch_dtype": "bfloat16",
+    "attention_dropout": 0.0, "tie_word_embeddings": False, "max_position_embeddings": 32_768,
+    "max_window_layers": 28, "sliding_window": 131_072, "use_sliding_window": False,
+}  # fmt: skip
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151_936,
+    "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "hidden_act": "silu",
+    "rms_norm_eps": 1e-6, "rope_theta": 1_000_000, "rope_scaling": None,
+    "torch_dtype": "bfloat16", "attention_bias": False, "attention_dropout": 0.0,
+    "tie_word_embeddings": False, "max_position_embeddings": 40_960,
+    "max_window_layers": 36, "sliding_window": None, "use_sliding_window": False,
+}  # fmt: skip
+QWEN3_MOE = QWEN3 | {
+    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": 2048,
+    "intermediate_size": 6144, "num_hidden_layers": 48, "num_key_value_heads": 4,
+    "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
+    "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+    "output_router_logits": False, "router_aux_loss_coef": 0.001, "max_window_layers": 48,
+}  # fmt: skip
+GEMMA3 = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 262_144,
+    "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26,
+    "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256,
+    "sliding_window": 512, "sliding_window_pattern": 6, "attn_logit_softcapping": None,
+    "final_logit_softcapping": None, "rms_norm_eps": 1e-6, "rope_theta": 1_000_000,
+    "rope_local_base_freq": 10_000, "rope_scaling": None, "torch_dtype": "bfloat16",
+    "attention_bias": False, "cache_implementation": "hybrid", "eos_token_id": [1, 106],
+}  # fmt: skip
+# The sizes with vision leave out what transformers has as a default.
+GEMMA3_4B = {
+    "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+    "torch_dtype": "bfloat16", "boi_token_index": 255_999, "mm_tokens_per_image": 256,
+    "text_config": {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10_240,
+        "num_hidden_layers": 34, "sliding_window": 1024,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    },
+    "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152},
+}  # fmt: skip
+GEMMA3_27B = GEMMA3_4B | {
+    "text_config": GEMMA3_4B["text_config"] | {
+        "hidden_size": 5376, "intermediate_size": 21_504, "num_hidden_layers": 62,
+        "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128,
+        "query_pre_attn_scalar": 168,
+    },
+}  # fmt: skip
 
 
 def later_generation(raw):
     """The same in the words of transformers 5."""
     raw = dict(raw)
+    if "torch_dtype" in raw:
+        raw["dtype"] = raw.pop("torch_dtype")
+    if text := raw.get("text_config"):
+        return raw | {"text_config": later_generation(text)}
     rope = {"rope_type": "default"}
     if scaling := raw.pop("rope_scaling", None):
         rope = dict(scaling)
-        rope["rope_type"] = rope.pop("type")
-    rope["rope_theta"] = raw.pop("rope_theta")
-    return raw | {"rope_parameters": rope, "dtype": raw.pop("torch_dtype")}
+        rope["rope_type"] = rope.pop("type", rope.get("rope_type"))
+    rope["rope_theta"] = raw.pop("rope_theta", 1_000_000.0)
+    if raw["model_type"] == "gemma3_text":
+        local = {"rope_type": "default", "rope_theta": raw.pop("rope_local_base_freq", 10_000.0)}
+        rope = {"full_attention": rope, "sliding_attention": local}
+        raw["_sliding_window_pattern"] = raw.pop("sliding_window_pattern", 6)
+        raw["layer_types"] = [
+            "sliding_attention" if (layer + 1) % 6 else "full_attention"
+            for layer in range(raw["num_hidden_layers"])
+        ]
+    return raw | {"rope_parameters": rope}
 
 
 def read(folder, raw):
@@ -71,8 +162,14 @@ def read(folder, raw):
 @pytest.mark.parametrize("generation", [dict, later_generation])
 @pytest.mark.parametrize(
     ("raw", "variant"),
-    [(GEMMA2, "gemma2_27b"), (V2_LITE, "deepseek_v2_lite_16b"), (V3, "deepseek_v3_671b")],
-)
+    [
+        (GEMMA2, "gemma2_27b"), (V2_LITE, "deepseek_v2_lite_16b"), (V3, "deepseek_v3_671b"),
+        (LLAMA, "llama3_1_8b"), (SMOLLM2, "smollm2_135m"),
+        (MISTRAL | {"vocab_size": 32_768, "sliding_window": None, "rope_theta": 1e6}, "mistral_7b"),
+        (QWEN2, "qwen2_5_7b"), (QWEN3, "qwen3_8b"), (QWEN3_MOE, "qwen3_30b_a3b"),
+        (GEMMA3, "gemma3_1b"), (GEMMA3_4B, "gemma3_4b"), (GEMMA3_27B, "gemma3_27b"),
+    ],
+)  # fmt: skip
 def test_published_configs_of_both_generations(generation, raw, variant, tmp_path):
     published = VARIANTS[variant].replace(remat="none")
     found = read(tmp_path, generation(raw))
@@ -80,6 +177,14 @@ def test_published_configs_of_both_generations(generation, raw, variant, tmp_pat
     assert published_variant(found) == variant
     assert published_variant(dataclasses.replace(found, rope_theta=5.0)) == variant
     assert published_variant(dataclasses.replace(found, ffn_dim=5)) is None
+
+
+@pytest.mark.parametrize("generation", [dict, later_generation])
+def test_the_first_mistral_has_a_window_in_every_layer(generation, tmp_path):
+    config = read(tmp_path, generation(MISTRAL))
+    later = VARIANTS["mistral_7b"].replace(remat="none")
+    assert config == later.replace(vocab_size=32_000, sliding_window=4096, rope_theta=1e4)
+    assert config.windows == (4096,) * 32
 
 
 def test_groups_of_experts_count_only_where_they_limit(tmp_path):
@@ -131,7 +236,50 @@ REFUSED = [
     (V3, "topk_method", "greedy"),
     (V3, "rope_interleave", False),
     (V3, "first_k_dense_replace", 61),
-]
+    (LLAMA, "residual_multiplier", 0.2),  # a field of another family
+    (LLAMA, "sliding_window", 4096),
+    (LLAMA, "partial_rotary_factor", 0.5),
+    (LLAMA, "attention_bias", True),
+    (LLAMA, "mlp_bias", True),
+    (LLAMA, "hidden_act", "gelu"),
+    (LLAMA, "rope_interleaved", True),
+    (LLAMA, "quantization_config", {"quant_method": "gptq"}),
+    (LLAMA, "num_key_value_heads", 5),
+    (LLAMA, "rope_scaling", {"rope_type": "dynamic", "factor": 2.0}),
+    (LLAMA, "rope_scaling", {"rope_type": "longrope", "short_factor": [1.0]}),
+    (LLAMA, "rope_scaling", LLAMA["rope_scaling"] | {"low_freq_factor": None}),
+    (LLAMA, "rope_scaling", LLAMA["rope_scaling"] | {"attention_factor": 1.1}),
+    (MISTRAL, "sliding_window", -1),
+    (MISTRAL, "attention_bias", True),
+    (MISTRAL, "rope_scaling", LLAMA["rope_scaling"]),
+    (QWEN2, "use_sliding_window", True),
+    (QWEN2, "layer_types", ["full_attention"] * 27 + ["sliding_attention"]),
+    (QWEN2, "attention_bias", False),
+    (QWEN2, "use_mrope", True),
+    (QWEN2, "rope_scaling", {"rope_type": "linear", "factor": 2.0}),
+    (QWEN3, "use_sliding_window", True),
+    (QWEN3, "attention_bias", True),
+    (QWEN3, "rope_scaling", LLAMA["rope_scaling"]),
+    (QWEN3, "num_experts", 128),
+    (QWEN3_MOE, "mlp_only_layers", [0]),
+    (QWEN3_MOE, "decoder_sparse_step", 2),
+    (QWEN3_MOE, "norm_topk_prob", "yes"),
+    (QWEN3_MOE, "num_experts", None),
+    (QWEN3_MOE, "num_local_experts", 64),
+    (QWEN3_MOE, "shared_expert_intermediate_size", 512),
+    (GEMMA3, "attn_logit_softcapping", 50.0),
+    (GEMMA3, "final_logit_softcapping", 30.0),
+    (GEMMA3, "use_bidirectional_attention", True),
+    (GEMMA3, "hidden_activation", "gelu"),
+    (GEMMA3, "sliding_window_pattern", 1),
+    (GEMMA3, "layer_types", ["full_attention", "sliding_attention"] * 13),
+    (GEMMA3, "rope_scaling", SCALING),
+    (GEMMA3, "rope_parameters", {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}}),
+    (GEMMA3_4B, "text_config", None),
+    (GEMMA3_4B, "text_config", GEMMA3_4B["text_config"] | {"altup_num_inputs": 4}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("raw", "field", "value"), REFUSED)
@@ -143,7 +291,8 @@ def test_what_is_not_computed_is_refused_by_name(raw, field, value, tmp_path):
     assert message.startswith(str(tmp_path / "config.json"))
     named = {
         "num_hidden_layers": "num_", "torch_dtype": "dtype", "first_k_dense_replace": "first_dense",
-        "rope_scaling": "rope_",
+        "rope_scaling": "rope_", "sliding_window_pattern": "global_every",
+        "num_key_value_heads": "num_",
     }  # fmt: skip
     assert named.get(field, field) in message
 
@@ -156,12 +305,16 @@ def test_a_classifier_of_several_labels_is_refused(tmp_path):
             read(tmp_path, raw | labels)
 
 
-@pytest.mark.parametrize("raw", [GEMMA2, V2_LITE], ids=["gemma2", "deepseek_v2"])
+@pytest.mark.parametrize("raw", [GEMMA2, V2_LITE, QWEN3_MOE, GEMMA3],
+                         ids=lambda raw: raw["model_type"])  # fmt: skip
 @pytest.mark.parametrize("value", [10**6 - 1, 10**9, 10**30, "9", float("nan")])
 def test_absurd_counts_are_refused_at_once(raw, value, tmp_path):
     """They would have every layer, expert or rotary element listed before a file is looked at."""
-    listed = {"num_hidden_layers", "n_routed_experts", "num_nextn_predict_layers"}
-    others = {"query_pre_attn_scalar", "rope_theta", "moe_layer_freq", "n_group", "topk_group"}
+    listed = {
+        "num_hidden_layers", "n_routed_experts", "num_experts", "num_nextn_predict_layers",
+    }  # fmt: skip
+    others = {"query_pre_attn_scalar", "rope_theta", "rope_local_base_freq", "moe_layer_freq",
+              "n_group", "topk_group", "max_window_layers", *UNREAD}  # fmt: skip
     fields = {name for name, number in raw.items() if type(number) is int} - others
     fields |= {"num_nextn_predict_layers", "q_lora_rank"} if raw is V2_LITE else set()
     start = time.monotonic()

@@ -10,20 +10,18 @@ import os
 import pathlib
 import struct
 
+import gguf
 import numpy as np
 import pytest
+import tiny_gguf
 
-gguf = pytest.importorskip("gguf")
-
-import tiny_gguf  # noqa: E402
-
-from grm_jax.models import hub  # noqa: E402
-from grm_jax.models.hub import tensor_files  # noqa: E402
-from grm_jax.text.chat_templates import load_tokenizer  # noqa: E402
-from grm_jax.text.prompts import Message  # noqa: E402
-from tools import from_gguf  # noqa: E402
-from tools.gguf_files import rope  # noqa: E402
-from tools.gguf_files.reading import readable_types  # noqa: E402
+from grm_jax.models import hub
+from grm_jax.models.hub import tensor_files
+from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.prompts import Message
+from tools import from_gguf
+from tools.gguf_files import rope
+from tools.gguf_files.reading import readable_types
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -175,12 +173,15 @@ def test_yarn(tmp_path):
     model.metadata.update({
         "qwen2.rope.scaling.type": "yarn", "qwen2.rope.scaling.factor": 4.0,
         "qwen2.rope.scaling.original_context_length": 128,
+        "qwen2.rope.scaling.yarn_beta_fast": 16.0,
     })  # fmt: skip
     folder = convert(tmp_path, model)
     assert config(folder)["rope_scaling"] == {
-        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128,
+        "beta_fast": 16.0,
     }  # fmt: skip
-    assert hub.load(folder).config.yarn.factor == 4.0
+    yarn = hub.load(folder).config.yarn
+    assert (yarn.factor, yarn.beta_fast, yarn.beta_slow) == (4.0, 16.0, 1.0)
 
 
 # --- Vocabularies -----------------------------------------------------------------------------
@@ -293,7 +294,7 @@ REFUSED = {
     "rows": (set_(llama__vocab_size=7), "llama.vocab_size: expected 264, found 7"),
     "longrope": (set_(llama__rope__scaling__type="longrope"), "scaling.type: expected 'none'"),
     "yarn": (set_(llama__rope__scaling__type="yarn"), "context_length: expected a number"),
-    "yarn_beta": (set_(llama__rope__scaling__yarn_beta_fast=8.0), "beta_fast: expected no key"),
+    "yarn_attn": (set_(llama__rope__scaling__attn_factor=2.0), "attn_factor: expected no key that"),
     "rope_freqs": (tensor("rope_freqs.weight", ONES * 3), "rope_freqs.weight: expected the div"),
     "no_tensor": (without("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight: expected a tensor"),
     "new_tensor": (tensor("blk.0.attn_q.bias", ONES), "attn_q.bias: expected no tensor that"),

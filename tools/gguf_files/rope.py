@@ -11,8 +11,9 @@ import numpy as np
 from grm_jax.files import mismatch
 from grm_jax.models.hub.family import Fields
 
-# Keys after the architecture. Other settings of YaRN than the usual ones are refused by name.
-KEYS = ("type", "factor", "original_context_length", "finetuned")
+_YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+# What may follow "<architecture>.rope.scaling."; other settings of YaRN are refused by name.
+KEYS = ("type", "factor", "original_context_length", "finetuned", *_YARN)
 # Published settings of Llama: 3.1 and 3.3; 3.2.
 _LLAMA3 = tuple(
     {
@@ -51,6 +52,9 @@ def scaling(fields: Fields, prefix: str, theta: float, divisors: np.ndarray | No
     if kind == "yarn":
         length = fields.number(prefix + "original_context_length")
         setting["original_max_position_embeddings"] = length
+        for key, name in _YARN.items():
+            if fields.get(prefix + key) is not None:
+                setting[name] = fields.number(prefix + key, float)
     return setting
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Trajectory:
       logprobs: [T] log pi of the ids, untempered.
       sampling_logprobs: [T] log-probs under the distribution that was sampled from.
       text: the given beginning and the decoded ids, without the thinking.
-      scores: strict parse, in the PRESENTED order; None if it failed, see `parse_reason`.
+      scores: strict parse, in the PRESENTED order; None if it failed, see `parse_reason`. Finite
+        numbers, of which the whole ones are int: a GRM has no others, a judge may have.
       parse_reason: 'ok' exactly if scores is not None.
       lenient_scores: lenient parse, in the presented order, or None.
       finish: 'stop' (an end token) or 'length'.
@@ -85,9 +87,9 @@ class Trajectory:
     logprobs: tuple[float, ...]
     sampling_logprobs: tuple[float, ...]
     text: str
-    scores: tuple[int, ...] | None
+    scores: tuple[float, ...] | None
     parse_reason: str
-    lenient_scores: tuple[int, ...] | None
+    lenient_scores: tuple[float, ...] | None
     finish: str
     correct: bool | None
     hinted: bool = False
@@ -134,7 +136,7 @@ class Trajectory:
         """The key of the record."""
         return TrajectoryKey(*(getattr(self, name) for name in TrajectoryKey._fields))
 
-    def original_scores(self, *, lenient: bool = False) -> tuple[int, ...] | None:
+    def original_scores(self, *, lenient: bool = False) -> tuple[float, ...] | None:
         """[N] scores of a parser by index in `Comparison.responses`; None if it found none."""
         scores = self.lenient_scores if lenient else self.scores
         if scores is None:
@@ -181,6 +183,19 @@ def _ints(values: Any) -> tuple[int, ...]:
     return tuple(map(operator.index, values))
 
 
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(map(_number, values))
+
+
+def _number(value: Any) -> float:
+    """A whole number as int."""
+    if not isinstance(value, float | np.floating):
+        return operator.index(value)
+    if not math.isfinite(value):
+        raise ValueError(f"must be finite, got {value}")
+    return int(value) if float(value).is_integer() else float(value)
+
+
 def _optional(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else make(value)
 
@@ -195,5 +210,5 @@ _CONVERSIONS = {
     **dict.fromkeys(("hinted", "truncated"), _bool), "correct": _optional(_bool),
     **dict.fromkeys(("seed", "order", "token_ids"), _ints),
     **dict.fromkeys(("logprobs", "sampling_logprobs"), to_float32),
-    **dict.fromkeys(("scores", "lenient_scores"), _optional(_ints)),
+    **dict.fromkeys(("scores", "lenient_scores"), _optional(_numbers)),
 }  # fmt: skip

@@ -31,8 +31,9 @@ def from_trajectories(
         num_samples: S to pad to; by default the largest that occurs.
 
     Returns:
-        `Ballots` of numpy arrays. `ids_C` is a hash of the uid, `order_ids_CS` numbers the
-        distinct orders of a comparison.
+        `Ballots` of numpy arrays, with float32 scores if any of the counted ones is no whole
+        number. `ids_C` is a hash of the uid, `order_ids_CS` numbers the distinct orders of a
+        comparison.
 
     Raises:
         ValueError: naming the uid (and sample) of a comparison without trajectories, one that
@@ -44,7 +45,9 @@ def from_trajectories(
     C = len(groups)
     S = max(map(len, groups), default=0) if num_samples is None else num_samples
     N = max(num_responses, default=0)
-    ballots = _nothing_drawn(S, N, num_responses, np.int32)
+    counted = [t.lenient_scores if lenient else t.scores for group in groups for t in group]
+    real = any(isinstance(score, float) for scores in counted for score in scores or ())
+    ballots = _nothing_drawn(S, N, num_responses, np.float32 if real else np.int32)
     if meta is not None:
         ballots = ballots._replace(meta_CS=np.zeros((C, S), np.float32))
     for c, (group, n) in enumerate(zip(groups, num_responses, strict=True)):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -66,9 +67,20 @@ def test_original_scores_undo_the_order():
     assert make(scores=None, parse_reason="no_box").original_scores() is None
 
 
+def test_scores_of_judges_are_real_numbers():
+    trajectory = make(scores=(0.5, 2.0, -1.25), lenient_scores=np.asarray([1, 0.5, 3]))
+    assert '"scores":[0.5,2,-1.25]' in to_json(trajectory)
+    assert from_json(to_json(trajectory)) == trajectory
+    assert [type(score) for score in trajectory.scores] == [float, int, float]
+    assert [type(score) for score in trajectory.lenient_scores] == [int, float, int]
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
+        ("scores", {"scores": (1, 2, math.nan)}),
+        ("scores", {"scores": (1, 2, "3")}),
+        ("lenient_scores", {"lenient_scores": (1, 2, math.inf)}),
         ("order", {"order": (0, 0, 1)}),
         ("order", {"order": (), "scores": (), "lenient_scores": None}),
         ("token_ids", {"token_ids": (1.5, 2)}),

@@ -43,6 +43,18 @@ def test_ballots_hold_every_field_sorted_by_sample():
     assert lenient.ids_C[0] == ballots.ids_C[1] != ballots.ids_C[0]
 
 
+def test_scores_that_are_real_numbers_are_float32():
+    half = [trajectory(0, (0.5, 0.5), correct=False, lenient_scores=(1, 0))]
+    whole = [trajectory(0, (1, 0), uid="q-8")]
+    ballots = from_trajectories([half, whole], [2, 2])
+    assert ballots.scores_CSN.dtype == np.float32
+    assert ballots.scores_CSN.tolist() == [[[0.5, 0.5]], [[1.0, 0.0]]]
+    for counted in (from_trajectories([whole], [2]), from_trajectories([half], [2], lenient=True)):
+        assert counted.scores_CSN.dtype == np.int32
+    tops_CN = voting.totals(ballots, ballots.drawn_CS).tops_CN
+    assert np.asarray(tops_CN).tolist() == [[True, True], [True, False]]
+
+
 def test_totals_agree_with_original_scores_of_the_trajectories():
     rng = random.Random(0)
     groups = [

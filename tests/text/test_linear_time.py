@@ -9,15 +9,25 @@ from grm_jax.text.parts import split_parts
 from grm_jax.text.prompts import guard
 from grm_jax.text.scores import last_box_start, parse_lenient, parse_strict
 from grm_jax.text.thinking import split_thinking
+from grm_jax.text.verdicts import parse_kind
 
 MEGABYTE = 1_000_000
 TEXTS = {
     "newlines": "\n", "spaces": " ", "letters": "a", "words": "analysis ", "commas": ",",
     "headings": "Analysis\n", "hashes": "#", "braces": "{", "nested boxes": "\\boxed{",
     "boxes": "\\boxed{8, 9} ", "brackets": "[[8", "labels": "a1", "fractions": "\\frac1",
+    "double brackets": "[[A]] ", "keys": '"s": ', "objects": '{"s": ', "ranges": "1-10 of ",
     "open delimiters": "[The ", "escapes": "\\", "digits": "1", "equations": "x=",
     "opened thinking": "<think>", "closed thinking": "\n</think>", "half tags": "</think",
 }  # fmt: skip
+
+
+def verdict_reader(kind, lenient):
+    mode, n = ("pair", 2) if kind == "letters" else ("single", 1)
+    verdict = parse_kind(kind, mode)
+    return lambda text: verdict.read(text, n, lenient=lenient)
+
+
 READERS = {
     "split_parts": split_parts,
     "parse_strict": lambda text: parse_strict(text, 2),
@@ -30,6 +40,11 @@ READERS = {
     "same_answer, of a gold": lambda text: same_answer("1", text),
     "same_answer, of a number": lambda text: same_answer("1", f"{text}x"),
     "guard": guard,
+    **{
+        f"{kind}, {'lenient' if lenient else 'strict'}": verdict_reader(kind, lenient)
+        for kind in ("letters", "last_number", "json:s", "regex:s.*(?P<score_1>[0-9]+) .*1")
+        for lenient in (False, True)
+    },
     "split_thinking": split_thinking,
     "split_thinking inside": lambda text: split_thinking(text, opened=True),
     "split_thinking of a server": lambda text: split_thinking(text, opened=None),

@@ -34,7 +34,7 @@ from grm_jax.text.chat_formats import (
     ChatWriter,
     checked_messages,
 )
-from grm_jax.text.prompts import Message
+from grm_jax.text.prompts import ROLES, Message
 from grm_jax.text.thinking import CLOSING
 from grm_jax.text.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
@@ -105,7 +105,9 @@ class ChatTemplate:
           ValueError: as `checked_messages`, or the template fails, refuses the conversation,
             leaves out, repeats or reorders contents, or changes them by more than that.
         """
-        messages = checked_messages(messages, fold_system=self._folds_system)
+        # A template that knows more roles, as those of some judges do, knows their order too.
+        if {role for role, _ in messages} <= {*ROLES}:
+            messages = checked_messages(messages, fold_system=self._folds_system)
         # Private-use characters, and a space that no template writes: where U+2003 is gone, the
         # template trims. Contents cannot collide with a sentinel: no rendering that is searched
         # for them holds contents.

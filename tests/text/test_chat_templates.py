@@ -503,7 +503,7 @@ def test_templates_that_drop_a_message_are_refused(load):
         ("gemma", [], "at least one"),
         ("gemma", [SYSTEM], "needs a user turn"),
         ("v3", [*TURNS, TURNS[0]], r"messages\[3\].role: expected 'assistant'"),
-        ("v3", [Message("tool", "x")], r"messages\[0\].role"),
+        ("gemma", [Message("tool", "x")], "turns must alternate"),  # its template decides
     ],
 )
 def test_chat_refuses(tokenizers, kind, messages, message):

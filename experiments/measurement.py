@@ -6,6 +6,7 @@ already there is not drawn again.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from grm_jax.ranges import split
 from grm_jax.sampling import given
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.draw import TooLong, unanswered
+from grm_jax.sampling.pieces import merge, pieces, shown_together
 from grm_jax.sampling.prompt import make_prompt
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
@@ -59,6 +61,13 @@ def load_comparisons(run: Run, config: Benchmark) -> Loaded:
             raise ValueError(f"config.benchmark.suites: the config has no section for {name!r}")
         comparisons[name] = run.comparisons(config.split, config.limit, seed=run.config.seed + 10)
         coverage[name] = ""
+    if config.draw.judge is not None and config.draw.judge.chooses:
+        for name, loaded in comparisons.items():
+            if single := [comparison.uid for comparison in loaded if comparison.n == 1]:
+                raise ValueError(
+                    f"suite {name}: {len(single)} comparisons have one response (first: "
+                    f"{single[0]!r}), and the judge of config.template.file chooses among several"
+                )
     return Loaded(comparisons, coverage)
 
 
@@ -116,21 +125,35 @@ class Measurement:
             if section.principles:
                 comparisons = self._given(run, suite, name, section.principles)
                 config = dataclasses.replace(config, principles="given")
-            trajectories = self._draw_suite(suite, name, config, comparisons)
-            groups = group(comparisons, trajectories)
+            groups = self._groups(suite, name, config, comparisons)
+            whole = all(len(shown_together(c.n, config.mode)) == 1 for c in comparisons)
             limit = self.engine.buckets.prompt_lengths[-1]
             lengths = [
                 min(limit, len(make_prompt(c, samples[0].order, config, run.tokenizer).ids))
                 for c, samples in zip(comparisons, groups, strict=True)
+                if whole
             ]
-            # The shape of a model behind a server is unknown.
-            model = None if isinstance(self.engine, RemoteEngine) else run.model
+            # The shape of a model behind a server is unknown, and so are the tokens of samples that
+            # were put together.
+            model = None if isinstance(self.engine, RemoteEngine) or not whole else run.model
             drawn[suite] = Drawn(
                 stage, run.config.template.principles, k is None, groups, prompt_tokens=lengths,
-                model=model, arm=run.arm_name,
+                model=model, arm=run.arm_name, ordered=whole,
                 stratified=config.order_policy in SPREAD if run.arm_name and k else None,
             )  # fmt: skip
         return drawn
+
+    def _groups(
+        self, suite: str, stage: str, config: DrawConfig, comparisons: Sequence[Comparison]
+    ) -> list[list[Trajectory]]:
+        """The samples of each comparison, put together where the judge reads it in pieces."""
+        shown = [pieces(comparison, config.mode) for comparison in comparisons]
+        parts = [part for own in shown for part in own]
+        drawn = iter(group(parts, self._draw_suite(suite, stage, config, parts)))
+        return [
+            merge(comparison, config.mode, list(itertools.islice(drawn, len(own))))
+            for comparison, own in zip(comparisons, shown, strict=True)
+        ]
 
     def _given(self, run: Run, suite: str, stage: str, source: str) -> list[Comparison]:
         """The comparisons of a suite with given principles, which the stage may have to draw."""

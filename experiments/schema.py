@@ -238,9 +238,21 @@ def _check_benchmark(config: Config, benchmark: Benchmark) -> None:
                 f"config.benchmark.{field}: {impossible!r} is not there "
                 f"{'without' if config.released is None else 'with'} a section config.released"
             )
+    if config.template.file:
+        if benchmark.principles not in ("", "given"):
+            raise ValueError(
+                f"config.benchmark.principles: {benchmark.principles!r} are written in the form of "
+                "our own templates; a config.template.file takes those of the comparisons, 'given'"
+            )
+        return
     if config.template.principles == "none" and benchmark.principles:
         raise ValueError(
             "config.benchmark.principles: config.template.principles='none' has no place for them"
+        )
+    if benchmark.engine.server() is not None and benchmark.principles:
+        raise ValueError(
+            "config.benchmark.principles: no principles can be given to a server, which begins its "
+            "answers itself"
         )
 
 

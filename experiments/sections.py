@@ -6,6 +6,7 @@ that has both; `experiments.config` puts its dotted name before the message.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -37,6 +38,7 @@ from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.given import SOURCES
 from grm_jax.sampling.remote import Server
 from grm_jax.sampling.scheduler import Buckets
+from grm_jax.text import judges
 from grm_jax.text.chat_templates import THINKING
 from grm_jax.text.prompts import FORMS, PRINCIPLE_MODES
 from grm_jax.voting import AGGREGATIONS, PARSE_POLICIES, TIE_POLICIES, half, resolve_k_meta
@@ -70,6 +72,7 @@ _FLAT = {"flat": ""}  # with this prefix
 # Fields of every section `draw` that the template or an experiment decides, and no config holds.
 _TEMPLATE = {"form": lambda built: built["template"].form,
              "principles": lambda built: built["template"].principles,
+             "judge": lambda built: built["template"].judge,
              "answer": "scores", "reference": False}  # fmt: skip
 
 
@@ -92,11 +95,32 @@ class Template(Checked):
       thinking: tells the chat template of the checkpoint, by enable_thinking, whether the model
         thinks before it answers: "on" or "off"; "" tells it nothing. A server is told by
         `engine_extra`.
+      file: a Jinja template that makes the prompts of `benchmark` instead of ours, for judges of
+        other kinds, see `text.judges`; `form` is then that of the meta RM. "" for none.
+      verdict: what answers to the prompts of `file` are read as: boxed, letters, last_number,
+        json:KEY or regex:PATTERN, see `text.verdicts`.
     """
 
     form: Annotated[str, one_of(FORMS)]
     principles: Annotated[str, one_of(PRINCIPLE_MODES)]
     thinking: Annotated[str, one_of(THINKING)] = ""
+    file: str = ""
+    verdict: str = "boxed"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.file:
+            text = "boxed without a config.template.file: our own prompts ask for boxes"
+            self.demand("verdict", self.verdict == "boxed", text)
+        _ = self.judge  # reads it, or says what is wrong
+
+    @functools.cached_property
+    def judge(self) -> judges.Judge | None:
+        """The judge of `file`; ValueError for one that cannot be used."""
+        try:
+            return judges.load(self.file, self.verdict) if self.file else None
+        except ValueError as error:
+            raise ValueError(f"file: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -448,11 +472,6 @@ class Benchmark(Checked):
                     f"{field}: {getattr(self, field)!r}, but the stage 'remote' is what "
                     "config.benchmark.engine=openai draws from, and all of it"
                 )
-        if remote and self.principles:
-            raise ValueError(
-                "principles: no principles can be given to a server, which begins its answers "
-                "itself"
-            )
         if max(self.ks) > k:
             raise ValueError(f"ks: {max(self.ks)} exceeds config.benchmark.draw.k = {k}")
         resolve_k_meta(self.ks, self.k_meta or half)
@@ -536,7 +555,17 @@ class Config(Checked):
     ablate: AblateConfig | None
 
     def require(self, *names: str) -> None:
-        """Raises ValueError where one of these sections is missing or switched off."""
+        """The sections that an experiment cannot do without.
+
+        Raises:
+          ValueError: one of them is missing or switched off; or the prompts are those of a template
+            of the user, with which only the benchmark has to do.
+        """
+        if self.template.file and names != ("benchmark",):
+            raise ValueError(
+                "config.template.file: only experiments.benchmark takes a template of your own; "
+                "training, baselines and ablations are made for ours"
+            )
         for name in names:
             if getattr(self, name) is None:
                 raise ValueError(

@@ -39,7 +39,8 @@ def counting_rules(run: Run, config: Benchmark) -> CountingRules:
         stratified=draw.order_policy in SPREAD,
         num_samples=draw.k,
         seed=run.config.seed,
-        single_middle=sum(prompts.score_range(draw.binary_singles)) / 2,
+        # The scale of a judge is its own.
+        single_middle=None if draw.judge else sum(prompts.score_range(draw.binary_singles)) / 2,
     )
 
 

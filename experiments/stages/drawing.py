@@ -29,8 +29,9 @@ def fingerprint(run: Run, digest: str, config: DrawConfig, work: Iterable = ()) 
       work: whatever else decides the work list, such as buckets and comparisons, where it may
         change between two runs: units are stored by their place in the list.
     """
+    template = config.judge.fingerprint() if config.judge else prompts.template_fingerprint()
     parts = [
-        digest, prompts.template_fingerprint(), run.tokenizer.fingerprint(),
+        digest, template, run.tokenizer.fingerprint(),
         config.form, config.principles, repr(config.temperature), repr(config.top_p),
         # "balanced" once meant other orders than cyclic shifts; they are never mixed.
         config.order_policy.replace("balanced", "cyclic"), str(config.max_orders),

@@ -239,8 +239,9 @@ def _cells(suite: Suite, drawn: Drawn, counting: CountingRules, n: int) -> tuple
     if known_C.any() and not drawn.greedy:
         error = calibration_error(share_C[known_C], np.clip(credits_C[known_C], 0, 1))
     scores_N = place.score_by_position_N
+    places = (scores_N[0], scores_N[-1], place.first_share, place.flip_rate, place.same_order_rate)
     values = (
-        scores_N[0], scores_N[-1], place.first_share, place.flip_rate, place.same_order_rate,
+        *(places if drawn.ordered else [math.nan] * len(places)),
         length.longer_share, length.longer_right, length.shorter_right, length.slope, error,
     )  # fmt: skip
     return tuple(Cell() if math.isnan(value) else Cell(value) for value in values)

@@ -39,7 +39,7 @@ class CountingRules:
       num_samples: S to pad all ballots to, so that all are counted by one program.
       seed: seed of the subsets.
       single_middle: middle of the range in which single responses are scored, which an unparsed
-        judgement counts in their AUC.
+        judgement counts in their AUC; None for the median of the scores that there are.
     """
 
     ks: tuple[int, ...]
@@ -52,7 +52,7 @@ class CountingRules:
     stratified: bool
     num_samples: int
     seed: int
-    single_middle: float = 0.5
+    single_middle: float | None = 0.5
 
 
 class Drawn(NamedTuple):
@@ -70,6 +70,8 @@ class Drawn(NamedTuple):
       arm: see `Method`.
       stratified: whether the subsets of an arm are spread evenly over orders; None follows the
         rules.
+      ordered: the orders of the trajectories are those of prompts. A trajectory that was put
+        together out of several prompts has none.
     """
 
     stage: str
@@ -82,6 +84,7 @@ class Drawn(NamedTuple):
     meta_model: ModelConfig | None = None
     arm: str = ""
     stratified: bool | None = None
+    ordered: bool = True
 
     @property
     def method(self) -> Method:
@@ -238,7 +241,7 @@ def count(suite: Suite, counting: CountingRules) -> list[Line]:
         counted = tally(
             suite, ballots_of(suite, drawn, arm_counting), arm_counting, drawn.method,
             most=1 if drawn.greedy else min(map(len, drawn.groups)),
-            facts=sample_facts(drawn.groups),
+            facts=sample_facts(drawn.groups), ordered=drawn.ordered,
         )  # fmt: skip
         label = named(suite, drawn)
         counted = [line._replace(named=label) for line in counted]
@@ -407,9 +410,11 @@ def tally(
                 totals_MCN = np.asarray(getattr(totals, kind)[i], np.float64)
             if single_C.any():
                 singles_MC = totals_MCN[:, single_C, 0]
-                line = line._replace(
-                    singles_MC=np.where(np.isnan(singles_MC), counting.single_middle, singles_MC)
-                )
+                middle = counting.single_middle
+                if middle is None:
+                    read = singles_MC[~np.isnan(singles_MC)]
+                    middle = np.median(read) if read.size else 0.0
+                line = line._replace(singles_MC=np.where(np.isnan(singles_MC), middle, singles_MC))
             game = games.get((k, kind))
             if not ordered and "games" in suite.metric.needs:
                 game = (rules.shares(rules.verdicts(totals_MCN[..., :2])),) * 2

@@ -246,6 +246,8 @@ def notes(suites: Sequence[Suite], counting: CountingRules, draw: DrawConfig) ->
         "unparsed: share of samples without strict scores; cut: share that met the length limit"
         f" of {draw.max_new_tokens} tokens",
     ]
+    if draw.judge is not None:
+        notes.append(f"judge: {draw.judge.described()}")
     if any(suite.others for suite in suites):
         notes.append(
             "trained baselines: Bradley-Terry and CLoud score each response alone, PairRM each "
@@ -254,9 +256,10 @@ def notes(suites: Sequence[Suite], counting: CountingRules, draw: DrawConfig) ->
             "adds up the probabilities of the names"
         )
     if any(suite.single_C.any() for suite in suites):
+        middle = counting.single_middle
         notes.append(
             "n = 1: ROC-AUC of the mean score against the truth; unparsed counts "
-            f"{counting.single_middle:g}"
+            + ("the median of the scores" if middle is None else f"{middle:g}")
         )
     return notes
 

@@ -8,6 +8,7 @@ from grm_jax.data.comparison import Comparison
 from grm_jax.ranges import Checked, Count, NonNegative, Range, Share, one_of
 from grm_jax.sampling import orders
 from grm_jax.text import prompts
+from grm_jax.text.judges import Judge
 
 ANSWERS = ("scores", "best")
 
@@ -34,6 +35,7 @@ class DrawConfig(Checked):
       max_dropped: share of comparisons that may be dropped because their prompt is too long, even
         when shortened as far as `max_truncated` allows.
       max_truncated: share of comparisons whose prompt may be shortened instead; 0 drops them.
+      judge: makes prompts and reads answers instead of our own templates; None for these.
     """
 
     k: Count
@@ -49,10 +51,17 @@ class DrawConfig(Checked):
     binary_singles: bool = True
     max_dropped: Share = 0.05
     max_truncated: Share = 0.0
+    # Not in the repr, which names what older configs drew: `Judge.fingerprint` names the judge.
+    judge: Judge | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def mode(self) -> str:
+        """What a prompt shows, one of `verdicts.MODES`; our own templates show lists."""
+        return self.judge.mode if self.judge else "list"
 
     def binary(self, comparison: Comparison) -> bool:
-        """Whether a comparison is scored 0 or 1."""
-        return comparison.n == 1 and self.binary_singles
+        """Whether a comparison is scored 0 or 1; a judge has a scale of its own."""
+        return comparison.n == 1 and self.binary_singles and self.judge is None
 
     def unbalanced(self, comparisons: Sequence[Comparison]) -> str:
         """How many comparisons "balanced" cannot show equally often at each place; "" for none."""

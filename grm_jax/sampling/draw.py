@@ -16,6 +16,7 @@ from grm_jax.sampling.prompt import Prompt, given_beginning, make_prompt
 from grm_jax.sampling.scheduler import Request, WorkUnit, plan_units
 from grm_jax.text import prompts, scores, thinking
 from grm_jax.text.tokenizers import Tokenizer
+from grm_jax.text.verdicts import one_vote
 
 
 class TooLong(ValueError):
@@ -227,10 +228,10 @@ def to_trajectory(
     thought, answer = _thought_and_answer(completion, tokenizer)
     text = prompt.given + (answer or "")
     # A text that hit the length limit may end in an intermediate box: it has no scores.
-    strict = _parsed(scores.parse_strict, text, comparison, config)
+    strict = _parsed(text, comparison, config, lenient=False)
     if not completion.stopped and strict.scores is not None:
         strict = scores.Parsed(None, "unfinished")
-    lenient = _parsed(scores.parse_lenient, text, comparison, config)
+    lenient = _parsed(text, comparison, config, lenient=True)
     if completion.refusal or answer is None:
         strict = lenient = scores.Parsed(None, completion.refusal or thinking.UNCLOSED)
     correct = None
@@ -283,12 +284,14 @@ def unanswered(
     return [dataclasses.replace(first, sample=sample) for sample in range(config.k)]
 
 
-def _parsed(parse: Callable, text: str, comparison: Comparison, config: DrawConfig):
-    """Scores in presented order by one of the parsers; a best response counts 1, others 0."""
+def _parsed(text: str, comparison: Comparison, config: DrawConfig, *, lenient: bool):
+    """Scores in presented order; a best response counts 1, others 0."""
+    if config.judge:
+        return config.judge.read(text, comparison.n, lenient=lenient)
+    parse = scores.parse_lenient if lenient else scores.parse_strict
     if config.answer == "scores":
         return parse(text, comparison.n, *prompts.score_range(config.binary(comparison)))
     best = parse(text, 1, 1, comparison.n)
     if best.scores is None:
         return best
-    one_hot = tuple(int(best.scores[0] == j + 1) for j in range(comparison.n))
-    return scores.Parsed(one_hot, best.reason)
+    return scores.Parsed(one_vote(best.scores[0] - 1, comparison.n), best.reason)

@@ -24,9 +24,9 @@ class Prompt(NamedTuple):
 
     uid: str  # of the comparison
     order: Order  # presentation order; order[j] is the index of the response shown at position j
-    # token ids: the user message in the chat format of the model, then `given`
+    # token ids: the messages in the chat format of the model, then `given`
     ids: tuple[int, ...]
-    text: str = ""  # the user message, for engines that speak text
+    messages: tuple[Message, ...] = ()  # the same for engines that speak text
     given: str = ""  # the beginning of the answer, which is not generated: given principles
     shortened: bool = False  # texts of the comparison were cut to fit
     alike: bool = False  # the cut made a best response equal to one that is not
@@ -46,7 +46,7 @@ def make_prompt(
     Args:
       comparison: the responses to judge.
       order: presentation order.
-      config: form, principle mode, and the kind of answer.
+      config: form, principle mode, and the kind of answer; or the judge.
       tokenizer: of the model.
       hinted: tell which response is best, or the label of a single one.
       limit: most tokens; a longer prompt is shortened if `config.max_truncated` allows any to be.
@@ -55,7 +55,8 @@ def make_prompt(
       The prompt. It is longer than `limit` where shortening is not allowed, or no cut is enough.
 
     Raises:
-      ValueError: a hint for the prompt of LLM-as-a-Judge, which has none.
+      ValueError: a hint for the prompt of a judge, which has none; or the template of the judge, or
+        the chat template of the model, does not take the comparison.
     """
     whole = _assemble(comparison, order, config, tokenizer, hinted)
     if limit is None or len(whole.ids) <= limit or config.max_truncated == 0:
@@ -65,26 +66,37 @@ def make_prompt(
 
 def given_beginning(comparison: Comparison, config: DrawConfig) -> str:
     """The beginning of the answers to a comparison that is not generated; "" for none."""
-    if config.principles != "given" or not comparison.principles.strip():
+    if config.judge or config.principles != "given" or not comparison.principles.strip():
         return ""
     return prompts.given_principles(comparison.principles)
 
 
 def _assemble(comparison, order, config, tokenizer, hinted) -> Prompt:
-    text = _text(comparison, order, config, hinted)
+    messages = [Message("user", _text(comparison, order, config, hinted))]
+    if config.judge:
+        messages = _judge_messages(comparison, order, config)
     given = given_beginning(comparison, config)
     beginning = tokenizer.encode(given) if given else ()
-    ids = (*tokenizer.chat([Message("user", text)]), *beginning)
-    return Prompt(comparison.uid, tuple(order), ids, text, given)
+    ids = (*tokenizer.chat(messages), *beginning)
+    return Prompt(comparison.uid, tuple(order), ids, tuple(messages), given)
+
+
+def _judge_messages(comparison, order, config) -> list[Message]:
+    return config.judge.prompt(
+        comparison.messages,
+        [comparison.responses[i] for i in order],
+        principles=comparison.principles if config.principles == "given" else "",
+        reference=comparison.reference if config.reference else "",
+    )
 
 
 def _text(comparison, order, config, hinted) -> str:
+    if hinted and (config.answer == "best" or config.judge):
+        raise ValueError("hinted: the prompt of a judge has no hint")
     if config.principles == "query":
         return prompts.principles_prompt(comparison.messages, form=config.form)
     shown = [comparison.responses[i] for i in order]
     if config.answer == "best":
-        if hinted:
-            raise ValueError("hinted: the prompt of the judge has no hint")
         return prompts.judge_prompt(comparison.messages, shown, form=config.form)
     binary = config.binary(comparison)
     hint = None

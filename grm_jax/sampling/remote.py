@@ -266,8 +266,8 @@ class RemoteEngine:
 
     def _asked(self, request: Request, sample: int, seed: tuple, settings: dict) -> _Asked:
         seed = seed[1] & 0x7FFFFFFF
-        message = {"role": "user", "content": request.prompt.text}
-        body = {"model": self._server.model, "messages": [message], **settings, "seed": seed}
+        messages = [message._asdict() for message in request.prompt.messages]
+        body = {"model": self._server.model, "messages": messages, **settings, "seed": seed}
         body |= json.loads(self._server.extra or "{}")
         body = {name: value for name, value in body.items() if name and value is not None}
         # Samples differ in their seed, also where the server gets none.

@@ -33,6 +33,11 @@ from grm_jax.text.verdicts import MODES, Verdict, parse_kind
 
 GIVEN = ("messages", "responses", "principles", "reference", "message")
 _ROLE = re.compile("[a-z][a-z0-9_]*")
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    extensions=[loopcontrols],
+)  # fmt: skip
+_compiled = functools.lru_cache(_ENVIRONMENT.from_string)
 
 
 class Judge(NamedTuple):
@@ -154,7 +159,7 @@ def load(path: str, verdict: str) -> Judge:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
     try:
-        tree = _environment().parse(source)
+        tree = _ENVIRONMENT.parse(source)
         _compiled(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: does not compile: {error.message}") from error
@@ -164,7 +169,7 @@ def load(path: str, verdict: str) -> Judge:
         raise ValueError(f'{path}:{line}: {found}; expected {{% set mode = "..." %}} with one of '
                          f"{MODES}")  # fmt: skip
     given = {*GIVEN, *(["response"] if mode == "single" else [])}
-    unknown = meta.find_undeclared_variables(tree) - given - {*_environment().globals}
+    unknown = meta.find_undeclared_variables(tree) - given - {*_ENVIRONMENT.globals}
     for name in tree.find_all(nodes.Name):
         if name.ctx == "load" and name.name in unknown:
             raise ValueError(
@@ -183,18 +188,6 @@ def load(path: str, verdict: str) -> Judge:
                 + (" or `response`" if mode == "single" else "")
             )
     return judge
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-        extensions=[loopcontrols],
-    )  # fmt: skip
-
-
-@functools.lru_cache
-def _compiled(source: str) -> jinja2.Template:
-    return _environment().from_string(source)
 
 
 def _mode(tree: nodes.Template) -> tuple[int, str | None]:

@@ -10,7 +10,7 @@ from builders import comparison, trajectory
 
 from grm_jax.benchmarks import load_suite
 from grm_jax.data.comparison import Comparison
-from grm_jax.evaluation import guiding
+from grm_jax.evaluation import bias, guiding
 from grm_jax.evaluation.lines import Drawn, Suite, blind, count, single_auc
 from grm_jax.sampling.orders import orders_for
 from grm_jax.text.prompts import Message
@@ -75,6 +75,32 @@ def test_an_unparsed_single_counts_the_middle_of_its_range():
     counting = dataclasses.replace(TWO, single_middle=5.5)
     (line,) = (line for line in count(suite, counting) if line.label == "Voting@2")
     assert single_auc(line.singles_MC, suite.labels).value == 0.75
+
+
+def test_an_unparsed_single_of_a_judge_counts_the_median():
+    scores = [(4,), (3,), (8.5,), None]  # the last, wrong one counts 4
+    suite = singles(lambda i, s: scores[i])
+    counting = dataclasses.replace(TWO, single_middle=None)
+    (line,) = (line for line in count(suite, counting) if line.label == "Voting@2")
+    assert single_auc(line.singles_MC, suite.labels).value == 3.5 / 4
+
+
+def test_samples_that_were_put_together_are_the_same_in_both_orders():
+    suite = suite_of("autoj", pairs(80), accuracy=0.6)
+    (drawn,) = suite.drawn
+    groups = [
+        [dataclasses.replace(t, scores=t.original_scores(), order=(0, 1)) for t in own]
+        for own in drawn.groups
+    ]
+    whole = dataclasses.replace(suite, drawn=(drawn._replace(groups=groups, ordered=False),))
+    lines = count(whole, dataclasses.replace(EIGHT, tie_policy="strict"))
+    assert 0.6 < value(lines, "Voting@8").value < 1.0
+    assert value(lines, "Voting@8", "agreement").value == value(lines, "Voting@8").value
+    assert value(lines, "Voting@8", "consistency").value == 1.0
+    for one, empty in ((suite, False), (whole, True)):
+        (row,) = bias.table([one], EIGHT, []).rows
+        assert [cell.value is None for cell in row.cells[:5]] == [empty] * 5
+        assert row.cells[5].value is not None
 
 
 def test_the_auc_of_singles_is_the_mann_whitney_statistic_of_each_subset_of_samples():

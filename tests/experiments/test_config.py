@@ -45,6 +45,8 @@ REFUSED = {
     "grpo.draw.top_p=0.25": "config.grpo.draw.top_p: must be 1",
     "rft.engine=openai": "engine_url: must start with http",
     "benchmark.engine=openai": "engine_url: must start with http",
+    "template.file=7": "config.template.file: 7: cannot be read",
+    "template.verdict=7": "config.template.verdict: must be boxed without a config.template.file",
 }
 
 

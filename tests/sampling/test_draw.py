@@ -367,7 +367,7 @@ def test_a_judge_names_the_best_shown_response(tokenizer):
     shown = [first.responses[i] for i in order]
     text = prompts.judge_prompt(first.messages, shown, form="compact")
     assert list(ids) == tokenizer.chat([Message("user", text)])
-    with pytest.raises(ValueError, match="hinted: the prompt of the judge has no hint"):
+    with pytest.raises(ValueError, match="hinted: the prompt of a judge has no hint"):
         prompt_ids(first, order, judge, tokenizer, hinted=True)
     with pytest.raises(ValueError, match="answer: must be one of .*'worst'"):
         DrawConfig(k=1, answer="worst")

@@ -21,6 +21,7 @@ from grm_jax.models.hub import config_file
 from grm_jax.models.variants import VARIANTS
 from grm_jax.ranges import split
 from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.judges import Judge
 from grm_jax.text.tokenizers import SentencePieceTokenizer, Tokenizer
 
 
@@ -51,7 +52,8 @@ def check_files(config: Config) -> None:
     """What a run starts from is there. A plan, which has shapes only, needs none of it.
 
     Raises:
-      ValueError: naming the field whose file, folder or weights are not there.
+      ValueError: naming the field whose file, folder or weights are not there, or whose template
+        writes messages that the checkpoint cannot take.
     """
     first = next(iter(config.trained()), None)
     if first in ("rft", "grpo") and config.released is None:
@@ -73,6 +75,22 @@ def check_files(config: Config) -> None:
         if place and not pathlib.Path(place).expanduser().exists():
             raise ValueError(f"config.{name}: no such file or folder: {place!r}")
     _check_thinking(config)
+    if config.template.judge is not None:
+        _check_messages(config, config.template.judge)
+
+
+def _check_messages(config: Config, judge: Judge) -> None:
+    """The chat format of the checkpoint takes what a template of the user writes."""
+    tokenizer = tokenizer_of_files(config)
+    _, messages = next(judge.trials())
+    try:
+        if tokenizer is not None:
+            tokenizer.chat(messages)
+    except ValueError as error:
+        raise ValueError(
+            f"config.template.file: {judge.path}: its messages do not fit the chat format of the "
+            f"checkpoint: {error}"
+        ) from error
 
 
 def tokenizer_of_files(config: Config) -> Tokenizer | None:
@@ -97,7 +115,7 @@ def tokenizer_of_files(config: Config) -> Tokenizer | None:
 def _check_thinking(config: Config) -> None:
     """The template can be told, and given principles do not begin what is thought."""
     thinking, benchmark = config.template.thinking, config.benchmark
-    given = benchmark is not None and benchmark.principles
+    given = benchmark is not None and benchmark.principles and not config.template.file
     if not (thinking or given):
         return
     try:

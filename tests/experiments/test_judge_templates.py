@@ -170,8 +170,16 @@ def test_configs_with_a_judge_are_checked_before_a_workdir_is_claimed(
     use(config, tmp_path, "pair")
     config.update_from_flattened_dict(changes)
     if said is None:
-        schema.check(config)
+        schema.check_files(schema.check(config))
         return
+    with pytest.raises(ValueError, match=said):
+        Run.open(config, tmp_path / "w", requires=("benchmark",))
+    assert not (tmp_path / "w").exists()
+
+
+def test_messages_that_the_checkpoint_cannot_take_are_refused_too(config, tmp_path):
+    use(config, tmp_path, "pair", PAIR.replace('"system"', '"response_1"'))
+    said = r"config\.template\.file: .*pair\.jinja: its messages do not fit .*'response_1'"
     with pytest.raises(ValueError, match=said):
         Run.open(config, tmp_path / "w", requires=("benchmark",))
     assert not (tmp_path / "w").exists()

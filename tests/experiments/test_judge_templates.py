@@ -7,13 +7,15 @@ import pytest
 from builders import comparison, read_table, write_comparisons
 from chat_server import chat_server
 from ml_collections import ConfigDict
+from tiny_release import write_release
 
-from configs import small_world
+from configs import deepseek_grm_27b, small_world
 from experiments import measurement, schema
 from experiments.config import build
 from experiments.measurement import Measurement
 from experiments.run import Run
 from experiments.stages import benchmark, drawing, order
+from grm_jax.data.stores import TrajectoryStore
 from grm_jax.evaluation.lines import counted
 from grm_jax.evaluation.method import Method
 from grm_jax.sampling.prompt import given_beginning, make_prompt
@@ -219,3 +221,28 @@ def test_given_principles_and_references_are_in_the_prompt(config, tmp_path):
         assert message.content.endswith("By taste; right is leek." if shown else "By ; right is .")
     with pytest.raises(ValueError, match="no hint"):
         make_prompt(whole, (0,), draw, tokenizer, hinted=True)
+
+
+@pytest.mark.slow
+def test_a_released_judge_is_guided_by_a_meta_rm(tmp_path):
+    """Random weights say nothing; their samples of single responses are scored all the same."""
+    write_release(tmp_path / "policy", lines=[SINGLE] * 3)
+    write_release(tmp_path / "judge", reward=True, seed=7)
+    write_comparisons(tmp_path / "rows.jsonl", rows()[:3])
+    c = deepseek_grm_27b.get_config("runlocal")
+    c.released = ConfigDict({"model": str(tmp_path / "policy"), "meta_rm": str(tmp_path / "judge")})
+    c.data = ConfigDict({"development": f"comparisons:{tmp_path}/rows.jsonl"})
+    c.benchmark.suites, c.benchmark.ks, c.benchmark.draw.k = "data", "1,2", 2
+    c.benchmark.draw.max_new_tokens, c.benchmark.buckets.output_lengths = 4, "4"
+    c.benchmark.buckets.samples = "1,2"
+    use(c, tmp_path, "single")
+    run = Run.open(c, tmp_path / "w", requires=("benchmark",))
+    benchmark.run_stage(run)
+    table = read_table(tmp_path / "w" / "tables" / "main.json")
+    assert {"released, greedy", "Voting@2", "MetaRM@2"} <= {row.label for row in table.rows}
+    path = tmp_path / "w" / "trajectories" / "benchmark_data_released_sampled.jsonl"
+    stored = list(TrajectoryStore(path, read_only=True).iterate())
+    assert len(stored) == 2 * sum(n for _, n in ROWS[:3])
+    assert {t.uid for t in stored} >= {"own/1 [1]", "own/1 [4]"} and stored[0].token_ids
+    (scored,) = (tmp_path / "w" / "meta_scores").glob("*.jsonl")
+    assert '"uid":"own/1"' in scored.read_text()

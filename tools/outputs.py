@@ -1,5 +1,6 @@
 """Outputs of a checkpoint for given tokens, for the tools that compare it with others."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -29,30 +30,42 @@ def outputs(checkpoint: hub.Checkpoint, tokens, real) -> np.ndarray:
       tokens: token ids [B, T].
       real: which of them are no padding, [B, T].
     """
-    config, params, head = checkpoint
-
-    @jax.jit
-    def forward(params, head, *arguments):
-        hidden, _ = transformer.apply(config, params, *arguments)
-        if head is None:
-            return heads.logits(config, params, hidden)
-        return heads.scalar_apply(head, hidden.reshape(-1, config.embed_dim))
-
     positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
     arguments = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, real))
-    return np.asarray(forward(params, head, *arguments)).reshape(*tokens.shape, -1)
+    forward = _rewards if checkpoint.head is not None else _logits
+    return np.asarray(forward(checkpoint.config, *checkpoint[1:], *arguments))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config, params, head, *arguments):
+    del head
+    return heads.logits(config, params, transformer.apply(config, params, *arguments)[0])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _rewards(config, params, head, tokens, *marks):
+    hidden, _ = transformer.apply(config, params, tokens, *marks)
+    return heads.scalar_apply(head, hidden.reshape(-1, config.embed_dim)).reshape(*tokens.shape, 1)
 
 
 def greedy(
-    checkpoint: hub.Checkpoint, tokenizer: Tokenizer, ids: Sequence[int], length: int
-) -> Completion:
-    """The likeliest tokens after a prompt, by the engine that draws everything else."""
-    buckets = Buckets((len(ids),), (length,), (1,), 1)
-    engine = JittedEngine(
-        checkpoint.config, buckets, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
-    )
-    request = Request(Prompt("greedy", (0,), tuple(ids)), (0,))
-    (unit,) = plan_units([request], buckets, max_new_tokens=length)
+    checkpoint: hub.Checkpoint,
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    tokenizer: Tokenizer | None = None,
+) -> list[Completion]:
+    """The likeliest tokens after each prompt, by the engine that draws everything else.
+
+    Args:
+      checkpoint: a language model.
+      prompts: token ids.
+      length: the most tokens.
+      tokenizer: its stop ids end a completion; without it every completion has `length` tokens.
+    """
+    buckets = Buckets((max(map(len, prompts)),), (length,), (1,), len(prompts))
+    stop_ids, pad_id = ((), 0) if tokenizer is None else (tokenizer.stop_ids, tokenizer.pad_id)
+    engine = JittedEngine(checkpoint.config, buckets, stop_ids=stop_ids, pad_id=pad_id)
+    requests = [Request(Prompt(f"{i}", (0,), tuple(ids)), (0,)) for i, ids in enumerate(prompts)]
+    (unit,) = plan_units(requests, buckets, max_new_tokens=length)
     config = DrawConfig(k=1, temperature=0.0, max_new_tokens=length)
-    (completion,) = engine.run(checkpoint.params, unit, config, jax.random.key(0))
-    return completion
+    return list(engine.run(checkpoint.params, unit, config, jax.random.key(0)))

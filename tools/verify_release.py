@@ -118,7 +118,7 @@ def golden_row(folder, tokenizer, facts: dict, record: dict | None, length: int)
 
     with jax.default_matmul_precision("highest"):
         if checkpoint.head is None:
-            drawn = outputs.greedy(checkpoint, tokenizer, facts["prompt_ids"], length)
+            (drawn,) = outputs.greedy(checkpoint, [facts["prompt_ids"]], length, tokenizer)
             print(f"drawn: {tokenizer.decode(drawn.token_ids)!r}", flush=True)
             facts |= {"tokens": list(drawn.token_ids), "logprobs": list(drawn.logprobs)}
             return tokens_row(facts, record, after)

@@ -16,7 +16,7 @@ from grm_jax.text.prompts import grm_prompt
 from tools import convert, make_training_data
 
 RECIPES = ("gemma2_27b", "gemma2_9b", "gemma2_2b", "deepseek_v2_lite_16b", "deepseek_v2_236b",
-           "deepseek_v3_671b")  # fmt: skip
+           "deepseek_v3_671b", "llama3_1_8b", "qwen3_8b")  # fmt: skip
 MODULES = [importlib.import_module(f"configs.{name}") for name in RECIPES]
 VARIANTS = [(module, variant) for module in MODULES for variant in module.VARIANTS]
 

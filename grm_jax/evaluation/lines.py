@@ -22,6 +22,7 @@ from grm_jax.evaluation.ballots import from_trajectories
 from grm_jax.evaluation.method import VOTES, Method
 from grm_jax.evaluation.statistics import Resampled
 from grm_jax.models.config import ModelConfig
+from grm_jax.text.thinking import UNCLOSED
 from grm_jax.voting import Ballots
 
 
@@ -103,6 +104,7 @@ class Line(NamedTuple):
         if unparsed.
       unparsed: share of samples without strict scores.
       cut: share of samples that met the length limit.
+      unclosed: share of samples that never end their thinking; they are unparsed.
       values: values of the items of the suite's metric, by part; see `benchmarks.suite.Metric`.
       measured: by column, the mean and its resamples; "accuracy" is that of `credits_C`. Lines of
         one suite share their resamples.
@@ -114,6 +116,7 @@ class Line(NamedTuple):
     singles_MC: np.ndarray | None = None
     unparsed: float | None = None
     cut: float | None = None
+    unclosed: float | None = None
     values: Mapping[str, np.ndarray] = {}
     measured: Mapping[str, Resampled] = {}
 
@@ -344,11 +347,12 @@ def ballots_of(suite: Suite, drawn: Drawn, counting: CountingRules) -> Ballots:
 
 
 def sample_facts(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
-    """The shares "unparsed" and "cut" of samples, for a `Line`."""
+    """The shares "unparsed", "cut" and "unclosed" of samples, for a `Line`."""
     trajectories = [trajectory for samples in groups for trajectory in samples]
     return {
         "unparsed": float(np.mean([t.scores is None for t in trajectories])),
         "cut": float(np.mean([t.finish == "length" for t in trajectories])),
+        "unclosed": float(np.mean([t.parse_reason == UNCLOSED for t in trajectories])),
     }
 
 

@@ -156,7 +156,7 @@ def _single(line: Line, suite: Suite, *, by_subset: bool = False) -> Cell:
 
 def main_table(suites: Sequence[Suite], notes: Sequence[str]) -> Table:
     """Accuracy of everything that was measured; one group of columns a suite."""
-    several = len(suites) > 1
+    several, thinking = len(suites) > 1, _some_think(suites)
     columns = []
     for suite in suites:
         name = suite.name if several else ""
@@ -167,6 +167,7 @@ def main_table(suites: Sequence[Suite], notes: Sequence[str]) -> Table:
         if suite.single_C.any():
             columns.append(Column("n = 1: AUC", group=name))
         columns += [Column("unparsed", group=name), Column("cut", group=name)]
+        columns += [Column("unclosed", group=name)] * thinking
     rows = []
     for i, line in enumerate(suites[0].lines):
         cells = []
@@ -179,9 +180,15 @@ def main_table(suites: Sequence[Suite], notes: Sequence[str]) -> Table:
             if suite.single_C.any():
                 cells.append(_single(suite_line, suite))
             cells += [Cell(suite_line.unparsed), Cell(suite_line.cut)]
+            cells += [Cell(suite_line.unclosed)] * thinking
         rows.append(Row(line.label, tuple(cells), line.section))
     names = ", ".join(suite.name for suite in suites)
     return Table(f"Reward accuracy (%): {names}", columns, rows, notes, "method")
+
+
+def _some_think(suites: Sequence[Suite]) -> bool:
+    """Whether a sample never ends its thinking."""
+    return any(line.unclosed for suite in suites for line in suite.lines)
 
 
 def suite_table(suite: Suite, notes: Sequence[str]) -> Table | None:
@@ -248,6 +255,8 @@ def notes(suites: Sequence[Suite], counting: CountingRules, draw: DrawConfig) ->
     ]
     if draw.judge is not None:
         notes.append(f"judge: {draw.judge.described()}")
+    if _some_think(suites):
+        notes.append("unclosed: share of samples that never end their thinking; they are unparsed")
     if any(suite.others for suite in suites):
         notes.append(
             "trained baselines: Bradley-Terry and CLoud score each response alone, PairRM each "
@@ -347,7 +356,8 @@ def failure_lines(suites: Sequence[Suite]) -> list[str]:
             if line.unparsed:
                 mostly |= line.unparsed >= 0.5
                 where = "" if line.method.plain else f" ({line.section})"
-                parts.append(f"{line.unparsed:.1%} of {line.label}{where}")
+                why = f", {line.unclosed:.1%} in unclosed thinking" if line.unclosed else ""
+                parts.append(f"{line.unparsed:.1%} of {line.label}{where}{why}")
         if parts:
             texts.append(f"{suite.name}: no scores in the samples (strict): {'; '.join(parts)}")
     if mostly:

@@ -197,7 +197,7 @@ def write_baseline(
         "draw": draw,
         "lines": [
             {"section": line.section, "label": line.label, **dataclasses.asdict(line.method),
-             "unparsed": line.unparsed, "cut": line.cut,
+             "unparsed": line.unparsed, "cut": line.cut, "unclosed": line.unclosed,
              "values": {name: _plain(x) for name, x in line.values.items()},
              **{name: _plain(getattr(line, name)) for name in _ARRAYS}}
             for line in lines
@@ -241,6 +241,7 @@ def read_baselines(
                         method, **{field: _array(line[field]) for field in _ARRAYS},
                         values={part: _array(x) for part, x in line["values"].items()},
                         unparsed=line["unparsed"], cut=line["cut"],
+                        unclosed=line.get("unclosed"),  # older files have none
                     )
                     for method, line in zip(methods, record["lines"], strict=True)
                 )  # fmt: skip

@@ -64,6 +64,29 @@ def test_partial_rows_are_told_in_every_table():
     assert by_name["Natural"].value is not None and by_name["GPTOut"].value is None
 
 
+def test_unclosed_thinking_has_a_name_of_its_own():
+    suite = suite_of("own", pairs(6))
+    (drawn,) = suite.drawn
+    groups = [list(group) for group in drawn.groups]
+    for group in groups[:3]:
+        group[0] = dataclasses.replace(
+            group[0], text="", scores=None, lenient_scores=None, correct=None,
+            parse_reason="unclosed_thinking", thinking="Perhaps \\boxed{9, 1}",
+        )  # fmt: skip
+    thinking = dataclasses.replace(suite, drawn=(drawn._replace(groups=groups),))
+    for one, share in ((suite, None), (thinking, 3 / (6 * K))):
+        lines = counted([one], EIGHT)
+        table = report.main_table(lines, report.notes(lines, EIGHT, DrawConfig(k=K)))
+        names = [column.name for column in table.columns]
+        assert ("unclosed" in names) is any("unclosed:" in note for note in table.notes)
+        assert ("unclosed" in names) is (share is not None)
+        (row,) = (row for row in table.rows if row.label.endswith("one sample"))
+        if share is not None:
+            assert row.cells[names.index("unclosed")].value == pytest.approx(share)
+            (said,) = report.failure_lines(lines)
+            assert f"one sample, {share:.1%} in unclosed thinking" in said
+
+
 def test_samples_md_counts_by_the_rules_of_the_tables(tmp_path):
     """Three samples, two of them for the second response, whose sum is the smaller one."""
     suite = suite_of("own", pairs(1), k=3)

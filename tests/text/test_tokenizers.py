@@ -1,5 +1,7 @@
 import json
 import pickle
+import re
+import time
 import unicodedata
 
 import pytest
@@ -12,6 +14,7 @@ from grm_jax.text.tokenizers import (
     GEMMA_CHAT,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
+    _any_of,
     train_sentencepiece,
 )
 
@@ -65,6 +68,38 @@ def check_round_trip(tokenizer, text):
     assert control_ids(tokenizer).isdisjoint(ids)
     assert max(ids, default=0) < tokenizer.vocab_size
     assert tokenizer.decode(ids) == text
+
+
+@settings(max_examples=200, **PATIENT)
+@given(
+    pieces=st.lists(st.text("ab<|.", min_size=1, max_size=5), max_size=8),
+    text=st.text("ab<|.", max_size=12),
+)
+def test_the_longest_piece_is_found(pieces, text):
+    """As by a pattern that tries one piece after the other, which is slow for thousands."""
+    naive = "|".join(map(re.escape, sorted(pieces, key=len, reverse=True))) or "(?!)"
+    found = re.finditer(f"(?=({_any_of(pieces)}))", text)
+    expected = re.finditer(f"(?=({naive}))", text)
+    assert [(m.start(), m[1]) for m in found] == [(m.start(), m[1]) for m in expected]
+
+
+def test_thousands_of_control_pieces_cost_no_time():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(CORPUS, trainer)
+    special = [DEEPSEEK_CHAT.bos, DEEPSEEK_CHAT.eos, "[@]"]
+    special += [f"<unused{i}>" for i in range(6000)]
+    backend.add_special_tokens(special)
+    tokenizer, text = HuggingFaceTokenizer(backend), "a < b <unused5999> " * 2000
+    began = time.process_time()
+    ids = tokenizer.encode(text)
+    assert time.process_time() - began < 1
+    assert control_ids(tokenizer).isdisjoint(ids) and tokenizer.decode(ids) == text
 
 
 # --- the trained model ------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class MetaRM(NamedTuple):
         text = meta_rm_prompt(comparison.messages, shown, form=form)
         prompt = self.tokenizer.chat([Message("user", text)])
         if self.released:
-            answer = self.tokenizer.encode(trajectory.text)
+            answer = self.tokenizer.encode_answer(trajectory.text)
             return (*prompt, *answer, self.tokenizer.end_of_turn_id)
         return (*prompt, *answer_ids(trajectory, self.tokenizer))
 

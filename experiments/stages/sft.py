@@ -19,7 +19,7 @@ from grm_jax.text.prompts import Hint, Message, grm_prompt
 def example(run: Run, messages: Sequence[Message], answer: str) -> pipeline.Example:
     """Token ids of a conversation and its answer, 4 bytes each: there may be a million examples."""
     prompt = run.tokenizer.chat(messages)
-    closed = [*run.tokenizer.encode(answer), run.tokenizer.end_of_turn_id]
+    closed = [*run.tokenizer.encode_answer(answer), run.tokenizer.end_of_turn_id]
     return pipeline.Example(array.array("i", prompt + closed), len(prompt))
 
 

@@ -213,7 +213,7 @@ def answer_ids(trajectory: Trajectory, tokenizer: Tokenizer) -> tuple[int, ...]:
     if trajectory.token_ids:
         return (*tokenizer.encode(trajectory.given), *trajectory.token_ids)
     end = (tokenizer.end_of_turn_id,) if trajectory.finish == "stop" else ()
-    return (*tokenizer.encode(trajectory.text), *end)
+    return (*tokenizer.encode_answer(trajectory.text), *end)
 
 
 def to_trajectory(

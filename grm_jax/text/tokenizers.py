@@ -42,6 +42,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
+    def encode_answer(self, text: str) -> list[int]: ...
+
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def chat(
@@ -134,6 +136,17 @@ class _ChatTokenizer:
             ids += self._encode_part(text[start : match.start() + 1])
             start = match.start() + 1
         return ids + self._encode_part(text[start:])
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Ids of an answer that is given as text and follows `chat`; without its end.
+
+        Where the prompt opens a thinking block, the answer first closes it.
+        """
+        if not self.opens_thinking:
+            return self.encode(text)
+        closing = self._control.get(CLOSING)
+        tag = self.encode(CLOSING) if closing is None else [closing]
+        return [*self.encode("\n"), *tag, *self.encode(f"\n\n{text}")]
 
     def _encode_part(self, text: str) -> list[int]:
         """Ids of text, cut where the raw model normalises it to a control piece."""

@@ -148,7 +148,7 @@ def test_what_a_chat_template_refuses_is_known_before_anything_is_drawn(files, t
             raise ValueError("no such turns")
         return [1, 2]
 
-    tokenizer = types.SimpleNamespace(chat=chat, encode=lambda text: [3], end_of_turn_id=4)
+    tokenizer = types.SimpleNamespace(chat=chat, encode_answer=lambda text: [3], end_of_turn_id=4)
     run = types.SimpleNamespace(world=None, data=found, tokenizer=tokenizer, say=said.append)
     write(files / "general.jsonl", *map(instruction, range(40)))
     refused = "Say 7.".__eq__

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message
+from grm_jax.text.thinking import split_thinking
 
 PATIENT = dict(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 CORPUS = [
@@ -313,6 +314,19 @@ def test_a_prompt_that_opens_the_block_says_so(tokenizers):
     assert not any(t.opens_thinking for kind, t in tokenizers.items() if kind != "r1")
     # What a message says is not what the template says.
     assert written(tokenizers["r1"], tokenizers["r1"].chat(TURNS)).endswith("<think>\n")
+
+
+@EVERY_KIND
+def test_an_answer_as_text_is_read_as_the_answer(tokenizers, kind):
+    """What is trained on is what a completion is split into."""
+    tokenizer, text = tokenizers[kind], "Scores: \\boxed{8, 9}"
+    ids = tokenizer.encode_answer(text)
+    opened = tokenizer.opens_thinking
+    assert split_thinking(tokenizer.decode(ids), opened) == ("", text)
+    assert (ids == tokenizer.encode(text)) is not opened
+    if opened:  # as the templates that switch thinking off write it
+        assert written(tokenizer, ids) == f"\n</think>\n\n{text}"
+        assert tokenizer._control["</think>"] in ids
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "r1"])

@@ -65,7 +65,8 @@ class DrawConfig(Checked):
 
     def unbalanced(self, comparisons: Sequence[Comparison]) -> str:
         """How many comparisons "balanced" cannot show equally often at each place; "" for none."""
-        wide = sum(comparison.n > self.max_orders for comparison in comparisons)
+        shown = {"pair": 2, "single": 1}.get(self.mode)
+        wide = sum((shown or comparison.n) > self.max_orders for comparison in comparisons)
         if self.order_policy != "balanced" or not wide:
             return ""
         return (f"orders of {wide} comparisons are not balanced: they have more responses than "

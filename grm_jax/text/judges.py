@@ -9,8 +9,8 @@ of its own:
 
 A template without `message` is one message of the user. What a call of `message` wrote is handed on
 as a message, apart from the others, and nothing looks for messages in a text: so no response can
-open one, and the tokenizer takes control pieces from the chat format alone. Templates run in the
-sandbox of `chat_templates`, and a name that they are not given is an error.
+open one, and the tokenizer takes control pieces from the chat format alone. Templates run in a
+sandbox, as those of checkpoints do, and a name that they are not given is an error.
 """
 
 import functools

@@ -31,7 +31,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class Message(NamedTuple):
-    """One turn of a conversation; role is 'system', 'user' or 'assistant'."""
+    """One turn of a conversation; role is one of `ROLES`, or one that a judge's template names."""
 
     role: str
     content: str

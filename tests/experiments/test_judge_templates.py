@@ -151,6 +151,17 @@ def test_another_text_or_verdict_is_another_draw(config, tmp_path):
     assert len(set(map(name, others))) == 4
     assert name(judge) == name(judge._replace(path="moved.jinja"))
     assert "judge" not in repr(run.config.benchmark.draw)  # names of older draws stay
+    run.workdir.close()
+    config.template.verdict = "boxed"
+    with pytest.raises(ValueError, match=r"config\.template\.verdict: 'letters' there"):
+        Run.open(config, tmp_path / "w", requires=("benchmark",))
+
+
+def test_pairs_of_a_long_list_are_balanced(config, tmp_path):
+    long = [comparison(n=5)]
+    assert build(config).benchmark.draw.unbalanced(long)
+    use(config, tmp_path, "pair")
+    assert not build(config).benchmark.draw.unbalanced(long)
 
 
 @pytest.mark.parametrize(

@@ -199,14 +199,35 @@ def test_every_example_of_the_page_works(load, repo_root):
     assert system.role == "system" and "What counts: wit" in system.content
 
 
-def test_every_verdict_of_the_table_fits_a_mode(repo_root):
+# Of the table of the page: answers of the form that each judge writes, with a trap before the end.
+PUBLISHED = [
+    ("UniRRM", "list", 'So:\n```json\n{"evaluations": [\n  {"response_id": "Response1", '
+     '"final_score": 2.5}],\n "best_id": "Response2"}\n```', (0, 1, 0, 0)),
+    ("UniRRM", "single", '{"evaluations": [{"final_score": "3.5"}], "best_id": 1}', (3.5,)),
+    ("RM-R1", "pair", "<eval>not [[B]]</eval>\n\n<answer>[[A]]</answer>", (1, 0)),
+    ("Llama-3.3", "pair", "\\boxed{ 4, 2 }\n[The End]\n\\boxed{1}", (4, 2)),
+    ("Prometheus 2", "pair", "Feedback: 2 of 3 steps hold. [RESULT] B", (0, 1)),
+    ("Prometheus 2", "single", "Feedback: 2 of 3 steps hold. [RESULT] 4\n", (4,)),
+    ("Skywork-Critic", "pair", "[[B]]", (0, 1)),
+    ("JudgeLRM", "pair", "1 to 10.\n<answer>3</answer><answer>5</answer>", (3, 5)),
+    ("mR3", "pair", '{"explanation": "Assistant B errs", "score": "Assistant A"}', (1, 0)),
+    ("mR3", "single", '{"explanation": "4 of 5", "score": "3"}', (3,)),
+    ("Rubric-RM", "pair", "Justification: A is long.\nWinner: Response B", (0, 1)),
+    ("Self-Taught", "pair", "A is right.\n[[A]]", (1, 0)),
+    ("a prompt of RewardBench 2", "list", "C rambles.\n[[D]]", (0, 0, 0, 1)),
+    ("a prompt of RewardBench 2", "single", "Clear.\n\nRating: 7", (7,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("judge", "mode", "answer", "scores"), PUBLISHED)
+def test_the_table_of_the_page_reads_public_judges(repo_root, judge, mode, answer, scores):
     table = (repo_root / "docs/judges.md").read_text().partition("## Public judges")[2]
-    kinds = [kind for row in table.splitlines() for kind in re.findall("`(.*?)`", row)
-             if kind.partition(":")[0] in KINDS]  # fmt: skip
-    assert len(kinds) > 10
-    for kind in kinds:
-        parse_kind(kind, "single" if kind == "last_number" or "score_1" in kind
-                   and "score_2" not in kind else "pair")  # fmt: skip
+    (row,) = (line for line in table.splitlines() if line.startswith(f"| {judge}"))
+    cells = row.split(" | ")
+    assert mode in cells[2]
+    kinds = [kind for kind in re.findall("`(.*?)`", cells[3]) if kind.partition(":")[0] in KINDS]
+    kind = kinds[-1 if mode == "single" else 0]
+    assert parse_kind(kind, mode).read(answer, len(scores), pair=mode == "pair").scores == scores
 
 
 def test_the_fingerprint_is_of_the_words_and_the_verdict(load):

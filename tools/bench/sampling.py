@@ -135,24 +135,24 @@ def theirs(
 
     Raises:
       ImportError: without PyTorch or transformers, or without a PyTorch for the device of jax.
-      ValueError: for a config that is no Gemma-2.
+      ValueError: for latent attention, which transformers samples without a cache of latents.
     """
     import torch
     import transformers
 
     if config.mla is not None:
-        raise ValueError("transformers rows are of Gemma-2")
+        raise ValueError("there are no rows of transformers for latent attention")
     on_gpu = jax.default_backend() == "gpu"
     if on_gpu and not torch.cuda.is_available():
         raise ImportError("this PyTorch sees no GPU, and jax computes on one")
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    shape = transformers.Gemma2Config(
+    shape = transformers.AutoConfig.for_model(
         **config_file.write_config(config), attn_implementation="eager"
     )
     with device:
-        model = transformers.Gemma2ForCausalLM(shape)
+        model = transformers.AutoModelForCausalLM.from_config(shape)
     model = model.to(getattr(torch, config.compute.dtype)).eval()
     model.generation_config.eos_token_id = None
     prompt = torch.from_numpy(prompt_T.astype(np.int64))[None, :].to(device)

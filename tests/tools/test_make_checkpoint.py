@@ -23,7 +23,10 @@ def test_every_kind_is_read_and_speaks(kind, tmp_path):
     tokenizer = load_tokenizer(folder)
     hub.check_vocab(config, tokenizer.vocab_size, folder)
     ids = tokenizer.chat([Message("user", "<bos> write about boats")])
-    assert ids.count(tokenizer.bos_id) == 1 and ids[0] == tokenizer.bos_id
+    if kind.startswith("qwen"):
+        assert tokenizer.bos_id is None
+    else:
+        assert ids.count(tokenizer.bos_id) == 1 and ids[0] == tokenizer.bos_id
     assert "write about boats" in tokenizer.decode(ids)
     assert check_parity.main([f"--checkpoint={folder}", "--length=12"]) == 0
     with pytest.raises(FileExistsError):

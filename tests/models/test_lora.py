@@ -23,6 +23,10 @@ V2 = dataclasses.replace(DEEPSEEK, mla=dataclasses.replace(DEEPSEEK.mla, query_r
 # Experts take most of the time to compile; without them, the projection of V2-Lite's queries.
 LATENT = dataclasses.replace(DEEPSEEK, moe=None)
 CONFIGS = {"gemma2": GEMMA, "V2": V2, "latent": LATENT}
+# Norms and biases of heads, and a layer after the last group; no family has all of them.
+REST = dataclasses.replace(
+    GEMMA, num_layers=3, qk_norm=True, qkv_bias=True, attn_softcap=None, local_rope_theta=10.0,
+)  # fmt: skip
 BATCH, LENGTH, PREFIX = 2, 12, 7
 
 abstract = functools.cache(transformer.abstract_params)
@@ -195,6 +199,25 @@ def test_fresh_adapters_change_nothing(name):
         hidden(config, lora.join(base, fresh)), hidden(lora.strip(config), base), strict=True
     ):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.slow
+def test_adapters_beside_norms_and_biases_of_heads():
+    params = random_params(REST)
+    base, adapters = lora.split(params)
+    assert not [path for path in flat(adapters) if "bias" in path or "norm" in path]
+    plain = hidden(lora.strip(REST), base)
+    got, want = hidden(REST, params), hidden(lora.strip(REST), merged_by_numpy(params))
+    for ours, theirs, without in zip(got, want, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-5)
+        assert np.abs(ours - without).max() > 1e-2
+    fresh = jax.tree.map_with_path(lambda path, x: x * path[-1].key.endswith("_lora_a"), adapters)
+    for ours, without in zip(hidden(REST, lora.join(base, fresh)), plain, strict=True):
+        np.testing.assert_array_equal(ours, without)
+    merged = lora.merge(REST, params)
+    assert "last_layers" in merged and jax.tree.structure(merged) == jax.tree.structure(base)
+    for path, leaf in flat(merged_by_numpy(params)).items():
+        np.testing.assert_allclose(flat(merged)[path], leaf, atol=1e-6)
 
 
 # Gradients, of adapters alone.

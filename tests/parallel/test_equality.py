@@ -12,8 +12,8 @@ import pytest
 from grm_jax.learning import grpo, sft, state
 from grm_jax.learning.rollouts import Rollout, make_batch
 from grm_jax.models import lora, transformer
-from grm_jax.models.config import LoRAConfig
-from grm_jax.models.variants import VARIANTS
+from grm_jax.models.config import Compute, Llama3RopeConfig, LoRAConfig, MoEConfig
+from grm_jax.models.variants import VARIANTS, llama
 from grm_jax.parallel import sharding
 from grm_jax.parallel.mesh import MeshConfig, make_mesh
 from grm_jax.sampling.config import DrawConfig
@@ -24,13 +24,27 @@ from grm_jax.sampling.scheduler import Buckets, Request, plan_units
 MODELS = {
     "gemma2": VARIANTS["tiny"].replace(sliding_window=6, remat="full"),
     "deepseek": VARIANTS["tiny_deepseek"].replace(remat="full"),
-}
+    # As in SmolLM2, three key heads, which "three" splits and no even mesh axis does.
+    "llama": llama(
+        vocab_size=66, num_layers=2, embed_dim=32, num_heads=9, num_kv_heads=3, head_dim=4,
+        ffn_dim=48, qkv_bias=True, tied_embeddings=True, rope_theta=100.0,
+        llama3_rope=Llama3RopeConfig(8.0, 40)),
+    # One key head, which is whole on every device, and two local layers after the last group.
+    "gemma3": dataclasses.replace(
+        VARIANTS["tiny"], num_layers=5, global_every=3, num_kv_heads=1, attn_softcap=None,
+        final_softcap=None, qk_norm=True, local_rope_theta=10.0, sliding_window=6,
+        compute=Compute(rules=MeshConfig(rules="kv_heads=").table())),
+    "qwen3_moe": llama(
+        vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8,
+        ffn_dim=64, qk_norm=True, moe=MoEConfig(8, 3, 16, normalize=True)),
+}  # fmt: skip
 MESHES = {
     "data": MeshConfig(data=8),
     "fsdp": MeshConfig(fsdp=8),
     "fsdp x tensor": MeshConfig(fsdp=4, tensor=2),
     "fsdp x expert": MeshConfig(fsdp=4, expert=2),
     "all": MeshConfig(fsdp=2, tensor=2, expert=2),
+    "three": MeshConfig(fsdp=2, tensor=3),
 }
 # What "all" splits as well is not split alone; compiling takes up to a minute a pair.
 PAIRS = [("gemma2", "data"), ("gemma2", "fsdp"), ("gemma2", "fsdp x tensor"),
@@ -44,6 +58,11 @@ def params_of(model):
     rng = np.random.default_rng(0)
     shapes = transformer.abstract_params(MODELS[model])
     return jax.tree.map(lambda x: SCALE * rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+def mesh_of(name):
+    config = MESHES[name]
+    return make_mesh(config, jax.devices()[: config.size])
 
 
 def placed(model, mesh, tree):
@@ -147,7 +166,7 @@ def assert_close(actual, expected):
 def test_loss_gradient_and_tokens_equal_those_of_one_device(model, mesh):
     expected_sft, expected_grpo, expected_drawn = on_one_device(model)
     moves = mesh == "all"
-    config, mesh = MODELS[model], make_mesh(MESHES[mesh])
+    config, mesh = MODELS[model], mesh_of(mesh)
     with jax.set_mesh(mesh):
         shardings = transformer.param_shardings(config, mesh)
         reference = placed(model, mesh, jax.tree.map(lambda x: 0.9 * x, params_of(model)))
@@ -167,6 +186,33 @@ def test_loss_gradient_and_tokens_equal_those_of_one_device(model, mesh):
 
         batch = jax.NamedSharding(mesh, jax.P(("data", "fsdp", "expert")))
         drawn = completions(model, placed(model, mesh, params_of(model)), batch, moves=moves)
+    for one, other in zip(drawn, expected_drawn, strict=True):
+        assert one.token_ids == other.token_ids
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "mesh"), [("llama", "three"), ("gemma3", "fsdp x tensor"), ("qwen3_moe", "all")]
+)
+def test_shapes_of_other_families(model, mesh):
+    """A step of SFT; and tokens where a key head is whole and a stack is left over."""
+    config, mesh = MODELS[model], mesh_of(mesh)
+    own = jax.tree.map(jnp.asarray, params_of(model))
+    expected = gradient(sft.make_train_step(config, ASCENT), own, {}, sft_batch())
+    sampled = model == "gemma3"
+    expected_drawn = completions(model, params_of(model), None, moves=False) if sampled else []
+    with jax.set_mesh(mesh):
+        shardings = transformer.param_shardings(config, mesh)
+        found = gradient(
+            sft.make_train_step(config, ASCENT), placed(model, mesh, params_of(model)), {},
+            split(mesh, sft_batch()),
+        )  # fmt: skip
+        batch = jax.NamedSharding(mesh, jax.P(("data", "fsdp", "expert")))
+        params = placed(model, mesh, params_of(model))
+        drawn = completions(model, params, batch, moves=False) if sampled else []
+    assert_close(found[:2], expected[:2])
+    assert jax.tree.map(lambda x: x.sharding, found[2]) == shardings
     for one, other in zip(drawn, expected_drawn, strict=True):
         assert one.token_ids == other.token_ids
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-5)

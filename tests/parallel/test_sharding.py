@@ -70,6 +70,27 @@ def test_a_parameter_that_the_mesh_does_not_divide_is_named():
         transformer.param_shardings(config, mesh)
 
 
+@pytest.mark.parametrize(
+    ("variant", "tensor", "message"),
+    [
+        ("smollm2_135m", 2, "layers/layer/attention/k: 'kv_heads' has size 3, which the 2 devices"),
+        (
+            "gemma3_1b",
+            4,
+            "last_layers/local_0/attention/k: 'kv_heads' has size 1, which the 4 devices",
+        ),
+        ("qwen2_5_7b", 8, "layers/layer/attention/k: 'kv_heads' has size 4, which the 8 devices"),
+    ],
+)
+def test_heads_of_published_sizes_that_a_mesh_does_not_divide(variant, tensor, message):
+    mesh = make_mesh(MeshConfig(tensor=tensor), jax.devices()[:tensor])
+    with pytest.raises(ValueError, match=f"{message} of mesh axis tensor"):
+        transformer.param_shardings(VARIANTS[variant], mesh)
+    # Whole keys and values on every device are a change of one rule.
+    rules = MeshConfig(rules="kv_heads=, heads=").table()
+    transformer.param_shardings(VARIANTS[variant].replace(rules=rules), mesh)
+
+
 def test_a_batch_that_the_mesh_does_not_divide_is_an_error():
     tokens = jnp.ones((3, 4), jnp.int32)
     with (

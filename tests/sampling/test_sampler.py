@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grm_jax.models import heads, transformer
-from grm_jax.models.variants import VARIANTS
+from grm_jax.models.variants import VARIANTS, llama
 from grm_jax.sampling import keys, sampler
 from tests import programs
 
@@ -29,7 +29,7 @@ KEYS_PS = keys.sample_keys(
 
 def draw(
     rows=(0, 1, 2), columns=range(S), *, length=T, buffer=U, active=None, temperature=1.0,
-    top_p=1.0, limit=U, stops=STOPS,
+    top_p=1.0, limit=U, stops=STOPS, config=CONFIG, params=PARAMS,
 ):  # fmt: skip
     """Samples of some of the prompts, in some shape."""
     rows, columns = list(rows), list(columns)
@@ -39,7 +39,7 @@ def draw(
     if active is None:
         active = np.ones((len(rows), len(columns)), bool)
     out = programs.sample(
-        CONFIG, PARAMS, jnp.asarray(tokens_PT),
+        config, params, jnp.asarray(tokens_PT),
         jnp.asarray([LENGTHS[row] for row in rows], jnp.int32),
         KEYS_PS[np.array(rows)][:, np.array(columns)], jnp.asarray(active),
         temperature=temperature, top_p=top_p, limit=limit, stop_ids=stops,
@@ -139,7 +139,8 @@ def test_greedy_samples_of_a_prompt_are_one():
     assert (out.logprobs_PSU[:, :, 0] < 0).all()
 
 
-def test_sampler_logprobs_equal_trainer_logprobs(base):
+def check_against_the_trainer(config, params, base):
+    """Compares log-probs of samples with those of one full pass over prompt and sample."""
     rows = [(p, s) for p in range(3) for s in range(S)]
     tokens_BT = np.full((len(rows), LONGEST), PAD, np.int32)
     segment_ids_BT = np.zeros_like(tokens_BT)
@@ -153,18 +154,43 @@ def test_sampler_logprobs_equal_trainer_logprobs(base):
         positions_BT = jnp.broadcast_to(
             jnp.arange(LONGEST, dtype=jnp.int32)[None, :], tokens_BT.shape
         )
-        hidden_BTD, _ = transformer.apply(CONFIG, params, tokens_BT, positions_BT, segment_ids_BT)
-        return heads.token_logprobs(CONFIG, params, hidden_BTD[:, :-1], tokens_BT[:, 1:], chunk=64)[
+        hidden_BTD, _ = transformer.apply(config, params, tokens_BT, positions_BT, segment_ids_BT)
+        return heads.token_logprobs(config, params, hidden_BTD[:, :-1], tokens_BT[:, 1:], chunk=64)[
             0
         ]
 
-    trained_BT = np.asarray(score(PARAMS, tokens_BT, segment_ids_BT))
+    trained_BT = np.asarray(score(params, tokens_BT, segment_ids_BT))
     for b, (p, s) in enumerate(rows):
         n = base.lengths_PS[p, s]
         begin = LENGTHS[p] - 1
         np.testing.assert_allclose(
             base.logprobs_PSU[p, s, :n], trained_BT[b, begin : begin + n], rtol=0, atol=1e-4
         )
+
+
+def test_sampler_logprobs_equal_trainer_logprobs(base):
+    check_against_the_trainer(CONFIG, PARAMS, base)
+
+
+# Two local layers after the last group, with a base of their own; and windows in every layer.
+OTHERS = {
+    "gemma3": dataclasses.replace(
+        CONFIG, num_layers=5, global_every=3, num_kv_heads=1, attn_softcap=None,
+        final_softcap=None, qk_norm=True, rope_theta=1000.0, local_rope_theta=10.0,
+        linear_rope=4.0),
+    "mistral": llama(
+        vocab_size=VOCAB, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8,
+        ffn_dim=64, sliding_window=6),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_sampler_logprobs_of_other_families_equal_trainer_logprobs(name):
+    config, params = OTHERS[name], programs.random_params(OTHERS[name])
+    drawn = draw(config=config, params=params)
+    assert (drawn.lengths_PS > config.sliding_window).any()
+    check_against_the_trainer(config, params, drawn)
 
 
 def test_samples_differ_and_stop_tokens_end_them(base):

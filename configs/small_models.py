@@ -34,14 +34,16 @@ def get_config(variant: str = "") -> ConfigDict:
     del c.meta_rm
     c.model.dtype = c.model.param_dtype = "float32"
     c.sampling.chunk = 32
+    c.template.form = "compact"  # two cores; choice
     c.benchmark.update(
         {
             "suites": "llmbar,rewardbench", "limit": 20, "ks": "1,2,4", "meta_rm": False,
+            "greedy_stages": "",
             # Answers without a score are what is measured.
             "max_unparsed": 1.0, "max_cut": 1.0,
             "draw": {"k": 4, "max_new_tokens": 256, "max_truncated": 1.0},
-            "buckets": {"prompt_lengths": "1024,1536,2048", "output_lengths": "256",
-                        "samples": "1,4", "samples_per_unit": 16},
+            "buckets": {"prompt_lengths": "512,768,1024,2048", "output_lengths": "256",
+                        "samples": "1,4", "samples_per_unit": 64},
         }
     )  # fmt: skip
     if variant == "runlocal":

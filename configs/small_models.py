@@ -38,12 +38,11 @@ def get_config(variant: str = "") -> ConfigDict:
     c.benchmark.update(
         {
             "suites": "llmbar,rewardbench", "limit": 20, "ks": "1,2,4", "meta_rm": False,
-            "greedy_stages": "",
             # Answers without a score are what is measured.
             "max_unparsed": 1.0, "max_cut": 1.0,
             "draw": {"k": 4, "max_new_tokens": 256, "max_truncated": 1.0},
-            "buckets": {"prompt_lengths": "512,768,1024,2048", "output_lengths": "256",
-                        "samples": "1,4", "samples_per_unit": 64},
+            "buckets": {"prompt_lengths": "768,2048", "output_lengths": "256", "samples": "1,4",
+                        "samples_per_unit": 20},
         }
     )  # fmt: skip
     if variant == "runlocal":

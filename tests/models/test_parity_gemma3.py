@@ -19,8 +19,8 @@ UNSTRETCHED = {
 }
 # As many layers as the published 1B and 27B: four and ten groups of six, and two that are left.
 NARROW = {
-    "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
-    "intermediate_size": 24, "sliding_window_pattern": 6,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 24,
+    "sliding_window_pattern": 6,
 }  # fmt: skip
 CASES = {
     "grouped": {},
@@ -44,9 +44,12 @@ def compared(folder, **changes):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits(case, tmp_path):
+def test_logits(case, tmp_path, monkeypatch):
+    if case.endswith("layers"):
+        # Sharp attention in so many random layers turns a rounding into a large difference.
+        monkeypatch.setattr(tiny, "SCORE", 1.0)
     pair, tokens, want, allowed = compared(tmp_path / "saved", **CASES[case])
-    assert want.std() > 0.5
+    assert want.std() > 0.5 and allowed < 1e-4
     assert tokens.shape[1] > pair.config.sliding_window
     got = tiny.our_logits(pair.config, pair.params, tokens)
     np.testing.assert_allclose(got, want, rtol=0, atol=allowed)

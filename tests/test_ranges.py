@@ -31,6 +31,7 @@ CONFIGS = {
 }  # fmt: skip
 # Text that is no name out of a list: paths, addresses, lists that are checked by what they name.
 FREE_TEXT = {
+    "Template.file", "Template.verdict",  # checked as a whole, by `text.judges.load`
     "TokenizerConfig.path", "Released.model", "Released.meta_rm", "DataConfig.train",
     "DataConfig.development", "DataConfig.test", "DataConfig.general", "DataConfig.benchmark_dir",
     "GRPOLoop.easy_for", "Server.url", "Server.model", "Server.max_tokens_field",

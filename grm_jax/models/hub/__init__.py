@@ -5,8 +5,7 @@
 
 Loading compares names, types and shapes of all tensors before it reads any, then moves one tensor
 after the other to where it belongs: besides the parameters, memory holds about one tensor. Saving
-is the way back, bit for bit. Gemma-2, DeepSeek-V2 and DeepSeek-V3, as language models and as reward
-models.
+is the way back, bit for bit. Language models and reward models of the families in `families`.
 """
 
 from grm_jax.models.hub.config_file import read_config, write_config

@@ -141,9 +141,9 @@ _QWEN3_MOE = _QWEN | {
     "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "norm_topk_prob": True,
 }  # fmt: skip
-# A group of local layers and a global one, and two local layers that are left.
+# A group of two local layers and a global one, and a local layer that is left.
 _GEMMA3 = _GEMMA2 | {
-    "num_hidden_layers": 8, "num_key_value_heads": 1, "sliding_window_pattern": 6,
+    "num_hidden_layers": 4, "num_key_value_heads": 1, "sliding_window_pattern": 3,
     "rope_parameters": {
         "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},

@@ -29,9 +29,9 @@ MODELS = {
         vocab_size=66, num_layers=2, embed_dim=32, num_heads=9, num_kv_heads=3, head_dim=4,
         ffn_dim=48, qkv_bias=True, tied_embeddings=True, rope_theta=100.0,
         llama3_rope=Llama3RopeConfig(8.0, 40)),
-    # One key head, which is whole on every device, and two local layers after the last group.
+    # One key head, which is whole on every device, and a local layer after the last group.
     "gemma3": dataclasses.replace(
-        VARIANTS["tiny"], num_layers=5, global_every=3, num_kv_heads=1, attn_softcap=None,
+        VARIANTS["tiny"], num_layers=3, num_kv_heads=1, attn_softcap=None,
         final_softcap=None, qk_norm=True, local_rope_theta=10.0, sliding_window=6,
         compute=Compute(rules=MeshConfig(rules="kv_heads=").table())),
     "qwen3_moe": llama(

@@ -13,10 +13,18 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 
+@pytest.fixture(scope="module")
+def sentencepiece(tmp_path_factory):
+    """The trained tokenizer of a Gemma kind; training takes most of the time of making one."""
+    folder = tmp_path_factory.mktemp("tokenizer") / "gemma2"
+    make_checkpoint.make("gemma2", folder)
+    return str(folder / "tokenizer.model")
+
+
 @pytest.mark.parametrize("kind", make_checkpoint.KINDS)
-def test_every_kind_is_read_and_speaks(kind, tmp_path):
+def test_every_kind_is_read_and_speaks(kind, sentencepiece, tmp_path):
     folder = tmp_path / kind
-    make_checkpoint.make(kind, folder)
+    make_checkpoint.make(kind, folder, tokenizer=sentencepiece if "gemma" in kind else "")
     config, _, head = hub.load(folder)
     assert (head is not None) is kind.endswith("reward")
     assert (config.mla is not None) is kind.startswith("deepseek")

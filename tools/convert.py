@@ -69,6 +69,11 @@ def read_orbax(folder) -> hub.Checkpoint:
         inside = ("decoder", *leaf_path) if reward and leaf_path != names.HEAD else leaf_path
         dtype = jnp.dtype(leaf.dtype or config.compute.param_dtype)
         abstract[inside] = jax.ShapeDtypeStruct(leaf.shape, dtype)
+    spare = ("decoder", "lm_head")
+    if reward and not config.tied_embeddings:
+        # A stage keeps the output matrix of the language model that it started from.
+        saved = checkpoints.saved_leaves(folder / record.PARAMS)
+        abstract |= {spare: saved[spare]} if spare in saved else {}
     done = read_json(folder / DONE) if (folder / DONE).exists() else {}  # of an earlier version
     abstract = unflatten_dict(abstract)
     tree = checkpoints.load_params(folder / record.PARAMS, abstract, done.get("fingerprint"))

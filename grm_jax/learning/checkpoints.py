@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
 from grm_jax.parallel import processes
 from grm_jax.parallel.sharding import fetch
@@ -379,6 +380,17 @@ def params_digest(params) -> str:
     digest = sha.hexdigest()[:16]
     _last_digest = {name: weakref.ref(leaf) for name, leaf in leaves.items()}, digest
     return digest
+
+
+def saved_leaves(folder: str | os.PathLike) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """Shape and dtype of each leaf that `save_params` wrote to `folder`, by its keys."""
+    _quiet()
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(pathlib.Path(folder).absolute()).item_metadata.tree
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for path, leaf in flatten_dict(tree).items()
+    }
 
 
 def load_params(folder: str | os.PathLike, abstract, digest: str | None = None):

@@ -203,6 +203,7 @@ def test_yarn_without_mscale(tmp_path):
 
 
 REFUSED = [
+    (MISTRAL, "model_type", "llama"),  # transformers would read it as that
     (GEMMA2, "architectures", ["GemmaForCausalLM"]),
     (GEMMA2, "architectures", None),
     (GEMMA2, "architectures", [["Gemma2ForCausalLM"]]),
@@ -442,3 +443,27 @@ def test_an_absent_soft_cap_is_the_default_and_null_is_none(tmp_path, value, fou
             hub.read_config(tmp_path)
     else:
         assert hub.read_config(tmp_path).attn_softcap == found
+
+
+@pytest.mark.parametrize("raw", [QWEN3, GEMMA3], ids=["qwen3", "gemma3"])
+def test_two_sections_on_rotations_are_refused(raw, tmp_path):
+    """transformers takes `rope_scaling` and drops the base that stands in `rope_parameters`."""
+    raw = later_generation(raw)
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    with pytest.raises(ValueError, match="rope_scaling: expected nothing beside rope_parameters"):
+        read(tmp_path, raw | {"rope_scaling": scaling})
+    assert read(tmp_path, raw | {"rope_scaling": raw["rope_parameters"]}) == read(tmp_path, raw)
+
+
+def test_sections_of_gemma3_are_those_of_its_kinds_of_layers(tmp_path):
+    raw = later_generation(GEMMA3)
+    with pytest.raises(ValueError, match="rope_parameters: expected a section"):
+        read(tmp_path, raw | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}})
+    without = {kind: {"rope_type": "default"} for kind in raw["rope_parameters"]}
+    config = read(tmp_path, raw | {"rope_parameters": without, "rope_local_base_freq": 50.0})
+    assert (config.rope_theta, config.local_rope_theta) == (1e6, 50.0)
+    # transformers reads the list of layers, and a pattern without the underscore.
+    kept = {
+        name: x for name, x in raw.items() if name not in ("layer_types", "sliding_window_pattern")
+    }
+    assert read(tmp_path, kept | {"_sliding_window_pattern": 3}).global_every == 6

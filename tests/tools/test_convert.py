@@ -41,6 +41,19 @@ def test_there_and_back(source, tmp_path, capsys):
     assert ours == theirs
 
 
+def test_a_reward_model_that_was_trained_here_keeps_an_output_matrix_that_is_left_out(tmp_path):
+    config = VARIANTS["tiny_deepseek"]
+    assert not config.tied_embeddings
+    trained = hub.Checkpoint(
+        config, random_params(config), heads.scalar_init(config, jax.random.key(1))
+    )
+    convert.write_orbax(tmp_path / "stage", trained)
+    run("hf", tmp_path / "stage", tmp_path / "hf")
+    found = hub.load(tmp_path / "hf")
+    kept = {name: leaf for name, leaf in trained.params.items() if name != "lm_head"}
+    jax.tree.map(np.testing.assert_array_equal, (found.params, found.head), (kept, trained.head))
+
+
 def test_another_type(source, tmp_path):
     run("orbax", source, tmp_path / "orbax", "--param_dtype=bfloat16")
     checkpoint = convert.read_orbax(tmp_path / "orbax")

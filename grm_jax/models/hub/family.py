@@ -128,12 +128,16 @@ def nullable(kind: type, absent: float | None) -> Codec:
 
 def rope_section(fields: Fields, layers: str | None = None) -> Fields:
     """The section on rotations; `layers` is the kind of layer, where there may be one for each."""
-    section = "rope_parameters" if fields.get("rope_parameters") else "rope_scaling"
-    raw = fields.get(section, {})
-    if isinstance(raw, dict) and layers in raw:
-        section, raw = f"{section}.{layers}", raw[layers]
+    new, old = fields.get("rope_parameters"), fields.get("rope_scaling")
+    if new and old and new != old:  # transformers takes the latter, and drops the base
+        raise fields.fail("rope_scaling", "nothing beside rope_parameters", old)
+    section, raw = ("rope_parameters", new) if new else ("rope_scaling", old or {})
     if not isinstance(raw, dict):
         raise fields.fail(section, "an object", repr(raw))
+    if layers in raw:
+        section, raw = f"{section}.{layers}", raw[layers]
+    elif new and layers:
+        raise fields.fail(section, f"a section {layers}", new)
     return Fields(f"{fields.where}: {section}", raw)
 
 
@@ -300,6 +304,7 @@ class Family(NamedTuple):
         for name in sorted(set(fields.raw) - known):
             if not name.startswith("_"):
                 fields.only(name)
+        fields.only("model_type", self.model_type)  # by which transformers chooses the class
         fields = Fields(fields.where, {**self.absent, **fields.raw})
         values: dict[str, Any] = {}
         for row in self.table:

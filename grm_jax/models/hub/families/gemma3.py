@@ -17,7 +17,7 @@ def _gemma3(**fields) -> ModelConfig:
 
 def _period(fields: family.Fields, name: str) -> int:
     """How often a global layer comes: a number, or read off the list of layers."""
-    given = fields.number(name, int, fields.get("_sliding_window_pattern", 6))
+    given = fields.number(name, int, 6)
     types = fields.get("layer_types")
     if types is None:
         return given
@@ -28,11 +28,12 @@ def _period(fields: family.Fields, name: str) -> int:
 
 
 def _local_theta(fields: family.Fields, name: str) -> float:
+    given = fields.number(name, float, 10_000.0)
+    if not fields.get("rope_parameters"):
+        return given
     rope = family.rope_section(fields, _LOCAL)
-    if rope.where.endswith(_LOCAL):
-        family.check_rope(rope, "default")
-        return rope.number("rope_theta", float, 10_000.0)
-    return fields.number(name, float, 10_000.0)
+    family.check_rope(rope, "default")
+    return rope.number("rope_theta", float, given)
 
 
 GEMMA3 = family.Family(

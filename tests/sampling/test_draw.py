@@ -511,6 +511,8 @@ def test_thinking_is_kept_apart_and_never_read(tokenizer):
         assert (got.text, got.parse_reason, got.correct) == ("", "unclosed_thinking", False)
         assert got.scores is got.lenient_scores is None
         assert got.thinking == thought.removeprefix("<think>\n")
+    got = judged(tokenizer, f"{thought}\n</think>\n\n<think>Maybe {plain}?", order)
+    assert (got.scores, got.lenient_scores, got.parse_reason) == (None, None, "unclosed_thinking")
     got = judged(tokenizer, f"{plain}</think>", order)
     assert (got.thinking, got.text, got.scores) == ("", f"{plain}</think>", (1, 9, 1))
 

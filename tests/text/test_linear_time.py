@@ -19,6 +19,7 @@ TEXTS = {
     "double brackets": "[[A]] ", "keys": '"s": ', "objects": '{"s": ', "ranges": "1-10 of ",
     "open delimiters": "[The ", "escapes": "\\", "digits": "1", "equations": "x=",
     "opened thinking": "<think>", "closed thinking": "\n</think>", "half tags": "</think",
+    "blocks of thinking": "<think></think>", "quoted thinking": "`<think>`",
 }  # fmt: skip
 
 

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from grm_jax.text.thinking import join_thinking, opens_thinking, split_thinking
 
-PIECES = st.sampled_from(["<think>", "</think>", "<think", ">", "\n", " ", "a", "\\boxed{1}", "/"])
+PIECES = st.sampled_from(
+    ["<think>", "`", "</think>", "<think", ">", "\n", " ", "a", "\\boxed{1}", "/"]
+)
 TEXTS = st.lists(PIECES, max_size=8).map("".join)
 
 
@@ -22,7 +24,17 @@ TEXTS = st.lists(PIECES, max_size=8).map("".join)
         ("<think>a", False, "a", None),
         ("<think>", False, "", None),
         ("<think>a</thin", False, "a</thin", None),
-        ("x <think>a</think>", False, "", "x <think>a</think>"),  # is not how it begins
+        ("<think>a</think>\n\n<think>Maybe b?", False, "a\n\nMaybe b?", None),
+        ("<think>a</think>\n<think>b</think>\nx", False, "a\n\nb", "x"),
+        ("<think></think><think>b</think>x", False, "b", "x"),
+        ("Okay <think>a", False, "a", None),
+        ("x <think>a</think>\ny", False, "a", "x \ny"),
+        ("\u200b\ufeff<think>a</think>\u200bx", False, "a", "x"),
+        ("\u200b<think>a", False, "a", None),
+        ("\u200b<think>a</think>x", True, "a", "x"),
+        ("a</think>\n<think>b", True, "a\n\nb", None),
+        ('It quotes `<think>` and "<think>".', False, "", 'It quotes `<think>` and "<think>".'),
+        ("<think>a</think>x `<think>` y", False, "a", "x `<think>` y"),
         ("x</think>y", False, "", "x</think>y"),
         ("<think>a</think>x</think>y", False, "a", "x</think>y"),
         ("a</think>x", True, "a", "x"),
@@ -34,7 +46,7 @@ TEXTS = st.lists(PIECES, max_size=8).map("".join)
         ("<think>a</think>x", None, "a", "x"),
         ("a\n</think>\n\nx", None, "a", "x"),
         ("x quotes </think> here", None, "", "x quotes </think> here"),
-        ("x <think>\n</think>\n", None, "", "x <think>\n</think>\n"),
+        ("x <think>\n</think>\n", None, "", "x \n"),
     ],
 )
 def test_a_completion_is_split(text, opened, thinking, answer):
@@ -53,15 +65,22 @@ def test_a_prompt_opens_a_block(prompt, opened):
 @given(TEXTS, st.booleans())
 @example("<think>", True)
 def test_as_by_a_pattern(text, opened):
-    """Another way to say it: a naive reader."""
-    inside = f"<think>{text}" if opened and not text.lstrip().startswith("<think>") else text
-    block = re.match(r"\s*<think>(.*?)(?:</think>\s*(.*))?\Z", inside, re.S)
-    expected = ("", text) if block is None else (block[1].strip(), block[2])
-    assert split_thinking(text, opened) == expected
+    """Another way to say it: a naive reader, which cuts block after block out of the text."""
+    rest = f"<think>{text.lstrip().removeprefix('<think>')}" if opened else text
+    thoughts = []
+    while block := re.search(r"(?<!`)<think>(.*?)(</think>|\Z)", rest, re.S):
+        thoughts.append(block[1].strip())
+        if not block[2]:
+            break
+        rest = f"{rest[: block.start()]}\0{rest[block.end() :]}"  # so that no new tag comes to be
+    thinking = "\n\n".join(thought for thought in thoughts if thought)
+    answer = None if block else rest.replace("\0", "").lstrip() if thoughts else text
+    assert split_thinking(text, opened) == (thinking, answer)
 
 
 @given(TEXTS, TEXTS)
 def test_what_is_joined_is_split_again(thinking, answer):
+    answer = answer.replace("<think>", "`<think>")
     split = split_thinking(join_thinking(thinking, answer))
     clean = thinking.replace("</think>", " ")
     assert split == (clean.strip(), answer.lstrip() if answer else None)

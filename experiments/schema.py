@@ -113,8 +113,17 @@ def tokenizer_of_files(config: Config) -> Tokenizer | None:
 
 
 def _check_thinking(config: Config) -> None:
-    """The template can be told, and given principles do not begin what is thought."""
+    """Somebody can be told, and given principles do not begin what is thought."""
     thinking, benchmark = config.template.thinking, config.benchmark
+    if thinking and benchmark is not None and benchmark.engine.server() is not None:
+        guided = config.released is not None and config.released.meta_rm and benchmark.meta_rm
+        trained = any(stage.optimizer is not None for stage in config.trained().values())
+        if not (trained or guided):
+            raise ValueError(
+                f"config.template.thinking: {thinking!r} tells a checkpoint here, and "
+                "config.benchmark.engine=openai asks a server alone; a server is told in its own "
+                "dialect, by config.benchmark.engine_extra"
+            )
     given = benchmark is not None and benchmark.principles and not config.template.file
     if not (thinking or given):
         return

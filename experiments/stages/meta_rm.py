@@ -21,8 +21,9 @@ from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.models.config import ModelConfig
 from grm_jax.sampling.draw import answer_ids
-from grm_jax.text.chat_templates import load_tokenizer
+from grm_jax.text.chat_templates import load_tokenizer, reads_thinking
 from grm_jax.text.prompts import Message, meta_rm_prompt
+from grm_jax.text.thinking import CLOSING
 from grm_jax.text.tokenizers import Tokenizer
 
 
@@ -54,14 +55,19 @@ class MetaRM(NamedTuple):
     def input_ids(
         self, form: str, comparison: Comparison, trajectory: Trajectory
     ) -> tuple[int, ...]:
-        """Query and responses as they were shown, then the trajectory as the answer (Figure 5)."""
+        """Query and responses as they were shown, then the trajectory as the answer (Figure 5).
+
+        One that was trained elsewhere reads the whole conversation as its chat template writes it,
+        and so ends where `apply_chat_template` of transformers ends, behind the closing token.
+        """
         shown = [comparison.responses[i] for i in trajectory.order]
         text = meta_rm_prompt(comparison.messages, shown, form=form)
-        prompt = self.tokenizer.chat([Message("user", text)])
-        if self.released:
-            answer = self.tokenizer.encode_answer(trajectory.text)
-            return (*prompt, *answer, self.tokenizer.end_of_turn_id)
-        return (*prompt, *answer_ids(trajectory, self.tokenizer))
+        turn = Message("user", text)
+        if not self.released:
+            return (*self.tokenizer.chat([turn]), *answer_ids(trajectory, self.tokenizer))
+        # A template would take what stands before a stray tag for thinking.
+        answer = Message("assistant", trajectory.text.replace(CLOSING, " "))
+        return tuple(self.tokenizer.chat([turn, answer], add_generation_prompt=False))
 
 
 def is_released(run: Run) -> bool:
@@ -78,7 +84,8 @@ def load(run: Run) -> MetaRM:
     if is_released(run):
         folder = run.config.released.meta_rm
         checkpoint = run.load_released(folder, run.model.compute.param_dtype)
-        tokenizer = load_tokenizer(folder)
+        thinking = run.config.template.thinking if reads_thinking(folder) else ""
+        tokenizer = load_tokenizer(folder, thinking=thinking)
         model = checkpoint.config.replace(dtype=run.model.compute.dtype)
         params = {"decoder": checkpoint.params, "head": checkpoint.head}
         return MetaRM(model, tokenizer, params, released=True)

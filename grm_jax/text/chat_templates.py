@@ -7,10 +7,12 @@ where the template itself wrote them. A second rendering, of the real contents, 
 first one with the contents put in gives; a template that rewrites contents is refused. It may
 trim them, and leave the thinking out of what the assistant said before.
 
-A conversation starts with exactly one bos if the tokenizer has one; `add_bos_token: false` leaves
-it to the template. `strftime_now` is not offered, because a prompt that depends on the day cannot
-be drawn again: a template that writes the date takes its own default (Llama-3.x has 26 Jul 2024),
-and one without a default is refused.
+A conversation starts with exactly one bos if the tokenizer has one and the template writes it; a
+template that never does gets none, as by transformers, which adds nothing to a template. With
+`add_bos_token: false` a template that writes it elsewhere gets none at the start either.
+`strftime_now` is not offered, because a prompt that depends on the day cannot be drawn again: a
+template that writes the date takes its own default (Llama-3.x has 26 Jul 2024), and one without a
+default is refused.
 """
 
 import functools
@@ -69,9 +71,14 @@ _ENVIRONMENT.globals["raise_exception"] = _raise_exception
 _compiled = functools.lru_cache(_ENVIRONMENT.from_string)
 
 
+def _variables(source: str) -> set[str]:
+    """The names that a template reads."""
+    return jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+
+
 def _with_thinking(source: str, thinking: str) -> str:
     """The template with thinking "on" or "off"; in its text, which the fingerprint covers."""
-    if "enable_thinking" not in jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source)):
+    if "enable_thinking" not in _variables(source):
         raise ValueError(f"does not read enable_thinking, so thinking cannot be {thinking!r}")
     # +%} keeps a line break after it, as at the start of a template.
     return f"{{% set enable_thinking = {'true' if thinking == 'on' else 'false'} +%}}{source}"
@@ -197,7 +204,7 @@ def load_tokenizer(folder: str | os.PathLike, *, thinking: str = "") -> Tokenize
         add_bos_token.
       tokenizer_config.json, added_tokens.json, tokenizer.json next to a model: tokens past it.
       chat_template.jinja: the chat template; it wins over the one in tokenizer_config.json.
-      generation_config.json: eos_token_id adds to `stop_ids`.
+      generation_config.json, else config.json: eos_token_id adds to `stop_ids`.
       config.json: its architecture decides which built-in format writes the conversations where
         there is no template. Without the file a tokenizer.model is taken for one of Gemma.
 
@@ -217,9 +224,31 @@ def load_tokenizer(folder: str | os.PathLike, *, thinking: str = "") -> Tokenize
         raise ValueError(f"{folder}: neither tokenizer.model nor tokenizer.json is there")
     writer = _chat_writer(folder, usual, thinking)
     tokenizer = read(folder / path, chat_format=writer, added=_added_tokens(folder, added))
-    more = _stop_ids(folder / "generation_config.json", tokenizer.vocab_size)
+    ends = folder / "generation_config.json"  # transformers takes config.json for a missing one
+    more = _stop_ids(ends if ends.exists() else folder / "config.json", tokenizer.vocab_size)
     tokenizer.stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids, *more)))
     return tokenizer
+
+
+def reads_thinking(folder: str | os.PathLike) -> bool:
+    """Whether the chat template of a checkpoint folder reads `enable_thinking`.
+
+    Raises:
+      ValueError: a template that is unusable.
+    """
+    where, source = _template(pathlib.Path(folder).expanduser())
+    try:
+        return source is not None and "enable_thinking" in _variables(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _template(folder: pathlib.Path) -> tuple[str, str | None]:
+    """Where the chat template of a folder is, and its text, None for none."""
+    jinja, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if jinja.exists():
+        return str(jinja), _read(jinja)
+    return f"{path}: chat_template", _template_of_config(path, _read_json(path))
 
 
 def _chat_writer(folder: pathlib.Path, usual: ChatFormat, thinking: str) -> ChatWriter:
@@ -236,10 +265,7 @@ def _chat_writer(folder: pathlib.Path, usual: ChatFormat, thinking: str) -> Chat
         bos = usual.bos
     eos = _token(path, config, "eos_token") or usual.eos
     pad = _token(path, config, "pad_token") or (eos if config else usual.pad)
-    where, source = f"{path}: chat_template", _template_of_config(path, config)
-    jinja = folder / "chat_template.jinja"
-    if jinja.exists():
-        where, source = str(jinja), _read(jinja)
+    where, source = _template(folder)
     if source is None:
         if built_in is None:
             raise ValueError(f"{folder}: has no chat template, and none is built in for the "
@@ -258,7 +284,8 @@ def _chat_writer(folder: pathlib.Path, usual: ChatFormat, thinking: str) -> Chat
             template = replace(template, source=_with_thinking(source, thinking))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if config.get("add_bos_token") is False and not first.startswith(bos or ""):
+    elsewhere = config.get("add_bos_token") is not False and "bos_token" in _variables(source)
+    if not (first.startswith(bos or "") or elsewhere):
         template = replace(template, bos=None)
     return template
 

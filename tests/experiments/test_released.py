@@ -170,6 +170,42 @@ def test_thinking_needs_a_checkpoint_folder(folders, tmp_path, path):
         Run.open(config, tmp_path / "w")
 
 
+def test_thinking_is_not_for_a_server(folders, tmp_path):
+    config = with_template(folders, tmp_path, HYBRID, **{"template.thinking": "off"})
+    config.benchmark.greedy_stages = config.benchmark.sampled_stages = "remote"
+    config.benchmark.engine, config.benchmark.engine_model = "openai", "judge"
+    config.benchmark.engine_url = "http://localhost:1"
+    schema.check_files(schema.check(FrozenConfigDict(config)))  # for the meta RM
+    config.benchmark.meta_rm = False
+    with pytest.raises(ValueError, match="template.thinking: 'off' .*benchmark.engine_extra"):
+        Run.open(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+# What follows the closing token belongs to the end of a turn, as in ChatML.
+JUDGE = """{{ bos_token }}{% for turn in messages %}<start_of_turn>{{ turn.role }}
+{{ turn.content }}<end_of_turn>
+{% endfor %}{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"""
+
+
+@pytest.mark.parametrize("thinking", ["", "off"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_released_meta_rm_reads_as_its_template_writes(folders, tmp_path, thinking, told):
+    """Told of thinking like the policy, but only where its template asks."""
+    config = with_template(folders, tmp_path, HYBRID, **{"template.thinking": thinking})
+    config.released.meta_rm = str(shutil.copytree(folders[0] / "judge", tmp_path / "judge"))
+    source = JUDGE if told else JUDGE.replace("enable_thinking", "other")
+    (tmp_path / "judge" / "chat_template.jinja").write_text(source)
+    judge = meta_rm.load(Run.open(config, tmp_path / "w"))
+    text = "Scores: \\boxed{1, 9} or</think>not"
+    trajectory = types.SimpleNamespace(order=(1, 0, 2), text=text)
+    ids = judge.input_ids("full", COMPARISONS[0], trajectory)
+    assert ids[-1] != judge.tokenizer.end_of_turn_id in ids
+    written = judge.tokenizer.decode(ids)
+    end = "no" if told and thinking else ""
+    assert written.endswith(f"assistant\nScores: \\boxed{{1, 9}} or not\n{end}")
+
+
 @pytest.mark.parametrize(
     ("field", "folder", "message"),
     [

@@ -132,6 +132,11 @@ KINDS = {
     "smollm2": (QWEN, (), 1, CHATML, {
         "bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>",
     }),
+    # the settings name a bos, and the template never writes it
+    "qwen2, bos added": (QWEN, QWEN_TEXT[:2], 1, CHATML, {
+        "bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+        "add_bos_token": True,
+    }),
     "llama3": (LLAMA, (), 3, DATED, {
         "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>",
     }),

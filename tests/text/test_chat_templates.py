@@ -207,7 +207,7 @@ def test_exactly_one_bos(load, head, add_bos):
     body = GEMMA.removeprefix("{{ bos_token }}")
     tokenizer = load("tokenizer.model", head + body, add_bos_token=add_bos)
     expected = load("tokenizer.model").chat(TURNS)
-    if add_bos is False and not head:  # as transformers writes it: the template has the word
+    if not head:  # as transformers writes it: the template has the word
         assert tokenizer.bos_id is None and tokenizer.chat(TURNS) == expected[1:]
         return
     assert tokenizer.chat(TURNS) == expected
@@ -439,7 +439,7 @@ def test_a_marker_made_where_template_and_content_meet_is_text(load):
     template = "{% for turn in messages %}<｜User{{ turn.content }}{% endfor %}"
     tokenizer = load("tokenizer.json", template)
     ids = tokenizer.chat([Message("user", "｜>")])
-    assert ids == [tokenizer.bos_id, *tokenizer.encode(USER)]
+    assert ids == tokenizer.encode(USER)
     assert tokenizer._control[USER] not in ids
 
 
@@ -447,8 +447,8 @@ def test_text_is_tokenised_across_the_boundary_in_one_piece(load):
     template = "{% for turn in messages %}The c{{ turn.content }}{% endfor %}"
     tokenizer = load("tokenizer.json", template)
     ids = tokenizer.chat([Message("user", "at sat")])
-    assert ids[1:] == tokenizer.encode("The cat sat")
-    assert ids[1:] != tokenizer.encode("The c") + tokenizer.encode("at sat")
+    assert ids == tokenizer.encode("The cat sat")
+    assert ids != tokenizer.encode("The c") + tokenizer.encode("at sat")
 
 
 @pytest.mark.parametrize("name", ["lstrip", "rstrip", "strip"])
@@ -457,7 +457,7 @@ def test_trimming_of_either_end_is_followed(load, name):
     tokenizer = load("tokenizer.json", template)
     for content in ("\n  x \n", "x", "", " \t\n", "\u2003x\u2003"):
         expected = f"[{getattr(content, name)()}]"
-        assert tokenizer.chat([Message("user", content)])[1:] == tokenizer.encode(expected)
+        assert tokenizer.chat([Message("user", content)]) == tokenizer.encode(expected)
 
 
 def test_trimming_of_one_role_only(load):
@@ -467,7 +467,7 @@ def test_trimming_of_one_role_only(load):
     )
     tokenizer = load("tokenizer.json", template)
     ids = tokenizer.chat([Message("user", " a "), Message("assistant", " b ")])
-    assert ids[1:] == tokenizer.encode("[a][ b ]")
+    assert ids == tokenizer.encode("[a][ b ]")
 
 
 @pytest.mark.parametrize(
@@ -542,6 +542,17 @@ def test_generation_config_adds_stop_ids(make, template, value, more):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
     tokenizer = load_tokenizer(folder)
     assert tokenizer.stop_ids == (1, tokenizer.end_of_turn_id, *more)
+
+
+@pytest.mark.parametrize("value, more", [(7, (7,)), ([1, 7, 9], (7, 9)), (None, ())])
+def test_without_a_generation_config_the_config_adds_stop_ids(make, value, more):
+    folder = make("tokenizer.model", GEMMA)
+    config = {"model_type": "gemma2", "eos_token_id": value}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.stop_ids == (1, tokenizer.end_of_turn_id, *more)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 8}')
+    assert load_tokenizer(folder).stop_ids == (1, tokenizer.end_of_turn_id, 8)
 
 
 def test_special_tokens_are_read_in_either_form(load):
@@ -692,6 +703,7 @@ def test_unusable_fields_are_named(make, fields, message):
         ("added_tokens.json", b"[]", "expected a JSON object"),
         ("chat_template.jinja", b"{{", "Syntax"),
         ("generation_config.json", b'{"eos_token_id": [1, "2"]}', "eos_token_id.*'2'"),
+        ("config.json", b'{"eos_token_id": [1, "2"]}', "eos_token_id.*'2'"),
         ("generation_config.json", b'{"eos_token_id": true}', "eos_token_id.*True"),
         ("generation_config.json", b'{"eos_token_id": 100000}', "eos_token_id.*100000"),
     ],

@@ -20,8 +20,8 @@ from grm_jax.models.hub import tensor_files
 from grm_jax.text.chat_templates import load_tokenizer
 from grm_jax.text.prompts import Message
 from tools import from_gguf
-from tools.gguf_files import rope
-from tools.gguf_files.reading import readable_types
+from tools.gguf_files import models, rope
+from tools.gguf_files.reading import GGUF, readable_types
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -294,6 +294,11 @@ REFUSED = {
     "rows": (set_(llama__vocab_size=7), "llama.vocab_size: expected 264, found 7"),
     "longrope": (set_(llama__rope__scaling__type="longrope"), "scaling.type: expected 'none'"),
     "yarn": (set_(llama__rope__scaling__type="yarn"), "context_length: expected a number"),
+    "theta": (set_(llama__rope__freq_base=0.0), "freq_base: expected a number above 0"),
+    "eps": (
+        set_(llama__attention__layer_norm_rms_epsilon=-1e-5),
+        "rms_epsilon: expected a number above 0, found -1e-05",
+    ),
     "yarn_attn": (set_(llama__rope__scaling__attn_factor=2.0), "attn_factor: expected no key that"),
     "rope_freqs": (tensor("rope_freqs.weight", ONES * 3), "rope_freqs.weight: expected the div"),
     "no_tensor": (without("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight: expected a tensor"),
@@ -384,6 +389,41 @@ def test_files_that_are_no_whole_gguf_files(tmp_path):
     (out / "mine").touch()
     with pytest.raises(FileExistsError):
         from_gguf.convert(path, out)
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [(0, "expected bytes from .* on, behind"), (32, "behind"), (33, "a multiple of 32, found 33"),
+     (1 << 40, "truncated")],
+)  # fmt: skip
+def test_tensors_stand_apart(offset, message, tmp_path):
+    path = tmp_path / "a.gguf"
+    tiny_gguf.write(path, tiny_gguf.content("llama"))
+    data = path.read_bytes()
+    name = b"blk.1.attn_norm.weight"
+    place = data.index(name) + len(name) + 4 + 8 + 4
+    path.write_bytes(data[:place] + struct.pack("<Q", offset) + data[place + 8 :])
+    with pytest.raises(ValueError, match=f"^{path}: .*{message}"):
+        GGUF(path)
+
+
+@pytest.mark.parametrize(
+    ("theta", "context", "warned"),
+    [(5e5, 131_072, True), (5e5, 8192, False), (1e4, 131_072, False)],
+)
+def test_llama3_without_its_divisors_is_told(theta, context, warned, tmp_path, monkeypatch):
+    model = tiny_gguf.content("llama")
+    set_(llama__rope__freq_base=theta, llama__context_length=context)(model)
+    said = []
+    monkeypatch.setattr(
+        models.absl.logging, "warning", lambda text, *args: said.append(text % args)
+    )
+    convert(tmp_path, model)
+    assert ["tiny.gguf: has no rope_freqs.weight" in text for text in said] == [True] * warned
+    model.tensors["rope_freqs.weight"] = np.ones(8, np.float32)
+    tiny_gguf.write(tmp_path / "told.gguf", model)
+    models.read(GGUF(tmp_path / "told.gguf"))
+    assert len(said) == warned
 
 
 def test_the_types_that_can_be_read():

@@ -12,6 +12,7 @@ model without a window. Mistral without a window is Llama in every respect, and 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import absl.logging
 import numpy as np
 
 from grm_jax.files import mismatch
@@ -223,10 +224,22 @@ def _config(file: GGUF, fields: Fields, name: str) -> dict:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "vocab_size": _vocab_size(file, fields, name),
     }
+    if name == "llama" and divisors is None and config["rope_scaling"] is None:
+        _warn_of_llama3(file, config)
     config |= architecture.config(fields, config)
     if head_dim == usual and not architecture.always_head_dim:
         del config["head_dim"]
     return config
+
+
+def _warn_of_llama3(file: GGUF, config: dict) -> None:
+    """Llama-3.1 stretches its rotations; Llama-3, with the same base, has 8,192 tokens."""
+    if config["rope_theta"] == 500_000 and config["max_position_embeddings"] > 8192:
+        absl.logging.warning(
+            "%s: has no %s, so its rotations are not stretched; a file of Llama-3.1 or later "
+            "without it was written by an old converter, and is another model than the published",
+            file.path, _ROPE_FREQS,
+        )  # fmt: skip
 
 
 def _vocab_size(file: GGUF, fields: Fields, name: str) -> int:
@@ -246,8 +259,11 @@ def _count(fields: Fields, key: str, default: int | None = None) -> int:
 
 
 def _real(fields: Fields, key: str, default: float | None = None) -> float:
-    """The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(fields.number(key, float, default))))
+    """The shortest decimal that is this float32, above 0: 1e-05, not 9.999999747378752e-06."""
+    value = float(str(np.float32(fields.number(key, float, default))))
+    if value <= 0:
+        raise fields.fail(key, "a number above 0", value)
+    return value
 
 
 def _short(value: object) -> str:

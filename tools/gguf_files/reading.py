@@ -6,6 +6,7 @@ types of tensors and dequantises them. Its reader is not used: it makes an array
 which takes 20 s for the vocabulary of Gemma-3, and its errors name neither file nor tensor.
 """
 
+import itertools
 import math
 import mmap
 import os
@@ -50,7 +51,8 @@ class GGUF:
         Raises:
           OSError: if the file cannot be read.
           ValueError: in one line that names the file, for one that is not GGUF, big-endian, of
-            another version, truncated, or that has a tensor of a type that cannot be dequantised.
+            another version, truncated, or that has a tensor of a type that cannot be dequantised,
+            that does not begin at a multiple of the alignment, or that overlaps another.
           ModuleNotFoundError: without the package `gguf`.
         """
         self.path = pathlib.Path(path).expanduser()
@@ -70,8 +72,13 @@ class GGUF:
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1:
             raise mismatch(f"{self.path}: general.alignment", "a positive integer", alignment)
+        for name, *_, offset in entries:
+            if offset % alignment:
+                expected = f"an offset that is a multiple of {alignment}"
+                raise mismatch(f"{self.path}: {name}", expected, offset)
         start = -(-header.position // alignment) * alignment
         self.tensors = self._stored(entries, start)
+        self._check_apart()
 
     def _stored(self, entries: list[tuple], start: int) -> dict[str, Stored]:
         """The tensors of the list of a header, whose data begin at `start`."""
@@ -95,6 +102,14 @@ class GGUF:
                 raise mismatch(f"{self.path}: truncated", expected, len(self._data))
             tensors[name] = stored
         return tensors
+
+    def _check_apart(self) -> None:
+        """Raises ValueError for a tensor that begins inside another."""
+        places = sorted((t.start, t.start + t.nbytes, name) for name, t in self.tensors.items())
+        for (_, end, first), (start, _, second) in itertools.pairwise(places):
+            if start < end:
+                place = f"{self.path}: {second}"
+                raise mismatch(place, f"bytes from {end} on, behind {first}", f"bytes from {start}")
 
     def read(self, name: str, index: Sequence[int] = ()) -> np.ndarray:
         """A tensor, or a part of it by leading indices, dequantised to float32."""

@@ -220,12 +220,10 @@ def meta_scores(
     size = loop.batch_size * META_BATCHES_PER_UNIT
     _, first = pairs[0]
     parts = [
-        digest,
-        meta.tokenizer.fingerprint(),
-        prompts.template_fingerprint(),
-        str(length),
-        str(size),
-    ] + ["whole chat"] * meta.released  # as `input_ids` writes it
+        digest, meta.tokenizer.fingerprint(),
+        prompts.template_fingerprint(), str(length), str(size),
+        *["whole chat"] * meta.released,  # as `input_ids` writes it
+    ]  # fmt: skip
     fingerprint = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
     where = (first.fingerprint, first.stage, first.step)
     path = run.workdir.path("meta_scores", f"{first.stage}.jsonl")

@@ -23,7 +23,7 @@ from grm_jax.ranges import split
 from grm_jax.sampling import given
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.draw import TooLong, unanswered
-from grm_jax.sampling.pieces import merge, pieces, shown_together
+from grm_jax.sampling.pieces import check_uids, merge, pieces, shown_together
 from grm_jax.sampling.prompt import make_prompt
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
@@ -68,6 +68,11 @@ def load_comparisons(run: Run, config: Benchmark) -> Loaded:
                     f"suite {name}: {len(single)} comparisons have one response (first: "
                     f"{single[0]!r}), and the judge of config.template.file chooses among several"
                 )
+    for name, loaded in comparisons.items():
+        try:
+            check_uids(loaded, config.draw.mode)
+        except ValueError as error:
+            raise ValueError(f"suite {name}: {error}") from error
     return Loaded(comparisons, coverage)
 
 

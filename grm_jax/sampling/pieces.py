@@ -50,6 +50,23 @@ def pieces(comparison: Comparison, mode: str) -> list[Comparison]:
     return parts
 
 
+def check_uids(comparisons: Sequence[Comparison], mode: str) -> None:
+    """Each piece has a uid of its own, by which its trajectories are stored.
+
+    Raises:
+      ValueError: two comparisons with a piece of the same uid, as `x` has of a row `x [1, 2]`.
+    """
+    owners: dict[str, str] = {}
+    for comparison in comparisons:
+        for piece in pieces(comparison, mode):
+            owner = owners.setdefault(piece.uid, comparison.uid)
+            if owner != comparison.uid:
+                raise ValueError(
+                    f"the comparisons {owner!r} and {comparison.uid!r} both have a prompt that is "
+                    f"stored as {piece.uid!r}: expected different uids, rename one"
+                )
+
+
 def merge(
     comparison: Comparison, mode: str, drawn: Sequence[Sequence[Trajectory]]
 ) -> list[Trajectory]:

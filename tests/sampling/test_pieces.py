@@ -7,7 +7,7 @@ from builders import comparison, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grm_jax.sampling.pieces import merge, pieces, shown_together
+from grm_jax.sampling.pieces import check_uids, merge, pieces, shown_together
 
 
 def test_pairs_of_a_list_are_a_circle():
@@ -30,6 +30,14 @@ def test_what_a_judge_reads_at_once_stays_as_it_is(n, mode):
     drawn = [trajectory(sample=s, scores=(s,) * n, order=tuple(range(n))[::-1]) for s in range(2)]
     assert pieces(whole, mode) == [whole]
     assert merge(whole, mode, [drawn]) == drawn
+
+
+def test_two_rows_share_no_uid_of_a_piece():
+    rows = [comparison("x [2, 3]", n=2), comparison("y", n=3), comparison("x", n=3)]
+    check_uids(rows, "list")
+    check_uids(rows, "single")
+    with pytest.raises(ValueError, match=r"'x \[2, 3\]' and 'x' both have a prompt that is stored"):
+        check_uids(rows, "pair")
 
 
 SCORES = st.sampled_from([(1, 0), (0, 1), (0.5, 0.5), (7, 3.25), None])

@@ -97,8 +97,8 @@ class Template(Checked):
         `engine_extra`.
       file: a Jinja template that makes the prompts of `benchmark` instead of ours, for judges of
         other kinds, see `text.judges`; `form` is then that of the meta RM. "" for none.
-      verdict: what answers to the prompts of `file` are read as: boxed, letters, last_number,
-        json:KEY or regex:PATTERN, see `text.verdicts`.
+      verdict: what answers to the prompts of `file` are read as: boxed, letters,
+        last_number:LOW-HIGH, json:KEY or regex:PATTERN, see `text.verdicts`.
     """
 
     form: Annotated[str, one_of(FORMS)]

@@ -5,10 +5,15 @@ A verdict kind is spelled in one string, `config.template.verdict`:
     boxed            a whole number from 1 to 10 for each response, in one \boxed{}; see `scores`
     letters          [[A]], [[B]], ...: the response shown at this place is best; [[C]] of a pair is
                      a tie
-    last_number      the score of a single response, at the end
+    last_number:LOW-HIGH
+                     the score of a single response, at the end
     json:KEY         the value of KEY in a JSON object: the score of a single response, a list of
                      scores, or the name of the best of several
     regex:PATTERN    named groups: score_1, score_2, ... in the order shown, or winner, a name
+
+The scores of the last two may have a range too, before the key or pattern: json:1-5:KEY. A score
+outside of the range is no verdict: votes are sums, so one year that is read as a score would
+outweigh every other sample.
 
 A name is a letter or the number of a place, such as B or 2, also after a word as in "Response 2".
 
@@ -17,7 +22,7 @@ kind is read in two ways, as `scores.parse_strict` and `scores.parse_lenient` re
 where a verdict stands in exactly its form at its place, so that a quotation of the instructions is
 none; and leniently, as a patient reader would, which changes no verdict that is read strictly. Pass
 only what the judge answered. No text raises, and all are read in time in proportion to their
-length; a pattern of the user sees the last `WINDOW` characters.
+length; a pattern of the user sees the last `WINDOW` characters, and see `patterns`.
 """
 
 import functools
@@ -26,25 +31,35 @@ import math
 import re
 from typing import NamedTuple
 
+from grm_jax.text import patterns
+from grm_jax.text.patterns import WINDOW
 from grm_jax.text.scores import Parsed, parse_lenient, parse_strict
 
 MODES = ("list", "pair", "single")
 KINDS = ("boxed", "letters", "last_number", "json", "regex")
 # Boxes have those of `scores`. The others: no verdict where it has to be, more than one there, the
-# name of no response, a value that is no score, a wrong number of scores.
-REASONS = ("ok", "no_verdict", "several_verdicts", "unknown_name", "not_a_number", "count")
-WINDOW = 1000  # characters
+# name of no response, a value that is no score or lies outside of the range, a wrong number of
+# scores.
+REASONS = ("ok", "no_verdict", "several_verdicts", "unknown_name", "not_a_number", "out_of_range",
+           "count")  # fmt: skip
 
 _STRICT_SCORE = re.compile(r"-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?")
+_RANGE = re.compile(rf"({_STRICT_SCORE.pattern})-({_STRICT_SCORE.pattern})")
+_SLASHES = "/\u2044\u2215\uff0f\u00f7"
+_SIGNS = "^\u00d7\u2212"  # power, times, minus: a number beside them is a part of another one
 # A number that begins no range, as 1-10 and 1 to 10 do.
 _SCORE = re.compile(
-    r"(?<![\w.,])[+-]?[0-9]{1,9}(?:\.[0-9]{1,9})?"
-    r"(?![A-Za-z0-9_]|[.,][0-9]|\s{0,3}(?:[-\u2013]|to\b)\s{0,3}[0-9])"
+    rf"(?<![\w.,{_SIGNS}])[+-]?[0-9]{{1,9}}(?:\.[0-9]{{1,9}})?"
+    rf"(?![A-Za-z0-9_]|[.,][0-9]|\s{{0,3}}(?:[-\u2013{_SIGNS}]|to\b|\*\*)\s{{0,3}}[0-9])"
 )
-# What the end of a scale or range comes after, as in 8/10, 8 out of 10, 1-10.
-_SCALE = re.compile(r"(?:/|[0-9]\s?[-\u2013]|\bof|\bto)\s{0,3}\Z", re.IGNORECASE)
+# What the end of a scale, range or power comes after, as in 8/10, 8 out of 10, 1-10, 10^2, 10**2.
+_SCALE = re.compile(
+    rf"(?:(?:[{_SLASHES}{_SIGNS}]|[0-9]\s?[-\u2013]|\bof|\bto)\s{{0,3}}|[0-9]\*\*?)\Z",
+    re.IGNORECASE,
+)
 _LAST_SCORE = re.compile(
-    r"(?<![\w.,/+-])(-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?)(?:[\s.*_)\]}>\"'`$]|</\w{1,20}>)*\Z"
+    rf"(?<![\w.,+{_SLASHES}{_SIGNS}-])({_STRICT_SCORE.pattern})"
+    r"(?:[\s.*_)\]}>\"'`$]|</\w{1,20}>)*\Z"
 )
 _LETTERS = re.compile(r"\[\[([^\[\]\n]{0,40})\]\]")
 _NAMES = "Response|Assistant|Answer|Output|Model|Option"  # before a letter or number
@@ -54,9 +69,13 @@ _MARKS = " \t\r\n\"'`*_()[]{}<>.:$\\"  # around a value
 
 
 class Verdict(NamedTuple):
-    """A kind of verdict: one of `KINDS`, and the key or the pattern."""
+    """A kind of verdict: one of `KINDS`, the range of its scores, and the key or the pattern.
+
+    A range is spelled LOW-HIGH, both inclusive; "" for none.
+    """
 
     kind: str
+    range: str = ""
     argument: str = ""
 
     def read(self, text: str, n: int, *, pair: bool = False, lenient: bool = False) -> Parsed:
@@ -74,33 +93,52 @@ class Verdict(NamedTuple):
         """
         if self.kind == "boxed":
             return (parse_lenient if lenient else parse_strict)(text, n)
-        read = _READERS[self.kind]
-        strict = read(self.argument, text, _Shown(n, pair, False))
+        read, (low, high) = _READERS[self.kind], _limits(self.range)
+        strict = read(self.argument, text, _Shown(n, pair, False, low, high))
         if strict.scores is not None or not lenient:
             return strict
-        return read(self.argument, text, _Shown(n, pair, True))
+        return read(self.argument, text, _Shown(n, pair, True, low, high))
 
 
 def parse_kind(text: str, mode: str) -> Verdict:
     """The verdict kind that `text` spells, for prompts of one of `MODES`.
 
     Raises:
-      ValueError: an unknown kind, a pattern that does not compile, has other groups or may take
-        exponential time, or a kind that says nothing of what a prompt of this mode shows.
+      ValueError: an unknown kind, a range that is empty, a pattern that does not compile, has other
+        groups or may take long, or a kind that says nothing of what a prompt of this mode shows.
     """
-    kind, colon, argument = text.partition(":")
-    with_more = kind in ("json", "regex")
-    if kind not in KINDS or bool(colon) != with_more or bool(argument) != with_more:
+    kind, colon, rest = text.partition(":")
+    limits, _, argument = rest.partition(":")
+    if kind != "last_number" and not (_RANGE.fullmatch(limits) and argument):
+        limits, argument = "", rest  # a key or a pattern may have colons of its own
+    if kind == "last_number":
+        right = _RANGE.fullmatch(rest)
+    else:
+        right = bool(colon) == bool(argument) == (kind in ("json", "regex"))
+    if kind not in KINDS or not right:
         raise ValueError(
-            f"expected boxed, letters, last_number, json:KEY or regex:PATTERN, got {text!r}"
+            "expected boxed, letters, last_number:LOW-HIGH (such as last_number:1-10), json:KEY, "
+            f"json:LOW-HIGH:KEY, regex:PATTERN or regex:LOW-HIGH:PATTERN, got {text!r}"
         )
+    low, high = _limits(limits)
+    if not low < high:
+        raise ValueError(f"the range {limits!r} is empty: expected LOW-HIGH, such as 1-10")
     if kind == "letters" and mode == "single":
         raise ValueError("letters name the best of several responses, and mode 'single' shows one")
     if kind == "last_number" and mode != "single":
         raise ValueError(f"last_number is the score of one response, and mode {mode!r} shows more")
     if kind == "regex":
         _check_pattern(argument, mode)
-    return Verdict(kind, argument)
+    if limits and "(?P<winner>" in argument:
+        raise ValueError(f"the range {limits!r} is one of scores, and the pattern names a winner")
+    return Verdict(kind, limits, argument)
+
+
+def _limits(spelled: str) -> tuple[float, float]:
+    if not spelled:
+        return -math.inf, math.inf
+    low, high = _RANGE.fullmatch(spelled).groups()
+    return float(low), float(high)
 
 
 def one_vote(best: int, n: int) -> tuple[int, ...]:
@@ -109,11 +147,13 @@ def one_vote(best: int, n: int) -> tuple[int, ...]:
 
 
 class _Shown(NamedTuple):
-    """What a prompt showed, and the way of reading its answer."""
+    """What a prompt showed, the way of reading its answer, and the range of scores."""
 
     n: int
     pair: bool
     lenient: bool
+    low: float
+    high: float
 
     def scores(self, values: list[str]) -> Parsed:
         """The scores that these texts spell, one for each response."""
@@ -126,6 +166,8 @@ class _Shown(NamedTuple):
         if not all(found):
             return Parsed(None, "not_a_number")
         numbers = [float(match[0]) for match in found]
+        if not all(self.low <= number <= self.high for number in numbers):
+            return Parsed(None, "out_of_range")
         return Parsed(tuple(int(x) if x.is_integer() else x for x in numbers), "ok")
 
     def winner(self, value: str) -> Parsed:
@@ -238,32 +280,4 @@ def _check_pattern(pattern: str, mode: str) -> None:
             f"mode {mode!r} needs a pattern with the named groups {spelled}{more}, and {pattern!r} "
             f"has {', '.join(sorted(names)) or 'none'}"
         )
-    if _repeats_a_choice(pattern):
-        raise ValueError(
-            f"the pattern {pattern!r} repeats a group that repeats or chooses inside, as (a+)+ "
-            "does, and may take exponential time; spell it without"
-        )
-
-
-_PIECES = re.compile(
-    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?(?:P?<\w+>|[:=!>]|<[=!]))?|\)(?:[*+]|\{[0-9,]*\})?"
-    r"|[*+?|]|\{[0-9]*,[0-9]*\}",
-    re.DOTALL,
-)
-
-
-def _repeats_a_choice(pattern: str) -> bool:
-    """Whether a repeated group repeats or chooses inside: only then matching can be exponential."""
-    varies = [False]  # of the groups that are open, from the outermost
-    for match in _PIECES.finditer(pattern):
-        piece = match[0]
-        if piece[0] == "(":
-            varies.append(False)
-        elif piece[0] == ")" and len(varies) > 1:
-            inside, repeated = varies.pop(), len(piece) > 1
-            if inside and repeated:
-                return True
-            varies[-1] |= inside or repeated
-        elif piece[0] not in "\\[":
-            varies[-1] = True
-    return False
+    patterns.check(pattern)

@@ -43,7 +43,7 @@ READERS = {
     "guard": guard,
     **{
         f"{kind}, {'lenient' if lenient else 'strict'}": verdict_reader(kind, lenient)
-        for kind in ("letters", "last_number", "json:s", "regex:s.*(?P<score_1>[0-9]+) .*1")
+        for kind in ("letters", "last_number:1-9", "json:s", "regex:s.*(?P<score_1>[0-9]+) 1")
         for lenient in (False, True)
     },
     "split_thinking": split_thinking,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from grm_jax.text import scores, verdicts
 from grm_jax.text.verdicts import parse_kind
 
+LAST = "last_number:-9-99"
 FIRST, SECOND, TIE = (1, 0), (0, 1), (0.5, 0.5)
 NUMBER = r"regex:Score: (?P<score_1>\S+)"
 TWO = r"regex:(?P<score_1>\S+) vs (?P<score_2>\S+)"
@@ -37,16 +38,35 @@ CASES = [
     ("letters", "pair", 2, "[[Response B]]", "unknown_name", SECOND),
     ("letters", "pair", 2, "[A]", "no_verdict", ""),
     ("letters", "pair", 2, "", "no_verdict", ""),
-    ("last_number", "single", 1, "Feedback: 3 errors. So the overall score is 4", (4,), ""),
-    ("last_number", "single", 1, "<score>7.5</score>\n", (7.5,), ""),
-    ("last_number", "single", 1, "**Rating:** **-2**.", (-2,), ""),
-    ("last_number", "single", 1, "Score: 8/10", "no_verdict", (8,)),
-    ("last_number", "single", 1, "Score: 8 out of 10", "no_verdict", (8,)),
-    ("last_number", "single", 1, "Rating: 4 (scale 1-5)", "no_verdict", (4,)),
-    ("last_number", "single", 1, "On a scale of 1 to 10: good", "no_verdict", ""),
-    ("last_number", "single", 1, "score 4 of GPT4", "no_verdict", (4,)),
-    ("last_number", "single", 1, "08", "no_verdict", (8,)),
-    ("last_number", "single", 1, "It is good.", "no_verdict", ""),
+    (LAST, "single", 1, "Feedback: 3 errors. So the overall score is 4", (4,), ""),
+    (LAST, "single", 1, "<score>7.5</score>\n", (7.5,), ""),
+    (LAST, "single", 1, "**Rating:** **-2**.", (-2,), ""),
+    (LAST, "single", 1, "Score: 8/10", "no_verdict", (8,)),
+    (LAST, "single", 1, "Score: 8 out of 10", "no_verdict", (8,)),
+    (LAST, "single", 1, "Rating: 4 (scale 1-5)", "no_verdict", (4,)),
+    (LAST, "single", 1, "On a scale of 1 to 10: good", "no_verdict", ""),
+    (LAST, "single", 1, "score 4 of GPT4", "no_verdict", (4,)),
+    (LAST, "single", 1, "08", "no_verdict", (8,)),
+    (LAST, "single", 1, "It is good.", "no_verdict", ""),
+    (LAST, "single", 1, "Better than the one from\n1994", "out_of_range", ""),
+    (LAST, "single", 1, "Score: 1e8", "no_verdict", ""),
+    (LAST, "single", 1, "Score: 10^2", "no_verdict", ""),
+    (LAST, "single", 1, "Score: 10 ^ 2", "no_verdict", ""),
+    (LAST, "single", 1, "Score: 10**2", "no_verdict", ""),
+    (LAST, "single", 1, "Score: 4\u20445", "no_verdict", (4,)),
+    (LAST, "single", 1, "Score: 4 \u2044 5", "no_verdict", (4,)),
+    (LAST, "single", 1, "Score: \u22122", "no_verdict", ""),
+    (LAST, "single", 1, "Score: **4**", (4,), ""),
+    ("last_number:0.5-1.5", "single", 1, "0.5", (0.5,), ""),
+    ("last_number:-2--1", "single", 1, "-3", "out_of_range", ""),
+    ("json:1-5:a:b", "single", 1, '{"a:b": 5}', (5,), ""),
+    ("json:1-5:s", "single", 1, '{"s": 1e8}', "out_of_range", ""),
+    ("json:1-5:s", "pair", 2, '{"s": [5, 6]}', "out_of_range", ""),
+    ("json:1-5:s", "pair", 2, '{"s": "B"}', SECOND, ""),
+    ("json:1-5", "single", 1, '{"1-5": 7}', (7,), ""),
+    (r"regex:1-5:Score: (?P<score_1>\S+)", "single", 1, "Score: 6", "out_of_range", ""),
+    (r"regex:1-5:Score: (?P<score_1>\S+)", "single", 1, "Score: 5/6", "not_a_number", (5,)),
+    (r"regex:Score 1-5: (?P<score_1>\S+)", "single", 1, "Score 1-5: 6", (6,), ""),
     ("json:score", "single", 1, 'So:\n```json\n{"why": "ok", "score": 4}\n```', (4,), ""),
     ("json:score", "single", 1, '{\n  "score": 0.25,\n  "why": {"a": 1}\n}', (0.25,), ""),
     ("json:score", "single", 1, '{"score": 4} I think', "no_verdict", (4,)),
@@ -103,7 +123,7 @@ def test_every_reason_has_a_case():
 
 KINDS = [
     ("boxed", "list"), ("boxed", "single"), ("letters", "pair"), ("letters", "list"),
-    ("last_number", "single"), ("json:s", "single"), ("json:s", "pair"), ("json:s", "list"),
+    (LAST, "single"), ("json:s", "single"), ("json:s", "pair"), ("json:s", "list"),
     (NUMBER, "single"), (TWO, "pair"), (WINNER, "pair"), (WINNER, "list"),
 ]  # fmt: skip
 PIECES = st.sampled_from(
@@ -146,11 +166,19 @@ def test_a_pattern_sees_the_end_of_the_text():
     [
         ("grades", "pair", "expected boxed, letters"),
         ("boxed:7", "pair", "expected boxed"),
+        ("boxed:", "pair", "expected boxed"),
+        ("letters:1-5", "pair", "expected boxed"),
+        ("last_number", "single", "last_number:LOW-HIGH (such as last_number:1-10)"),
+        ("last_number:5", "single", "last_number:LOW-HIGH"),
+        ("last_number:1-5:x", "single", "last_number:LOW-HIGH"),
+        ("last_number:5-5", "single", "the range '5-5' is empty"),
+        ("json:5-1:s", "single", "the range '5-1' is empty"),
+        (r"regex:1-5:(?P<winner>\w)", "pair", "names a winner"),
         ("json", "pair", "expected boxed"),
         ("json:", "pair", "expected boxed"),
         ("letters", "single", "letters name the best"),
-        ("last_number", "pair", "last_number is the score of one"),
-        ("last_number", "list", "last_number is the score of one"),
+        (LAST, "pair", "last_number is the score of one"),
+        (LAST, "list", "last_number is the score of one"),
         ("regex:(", "single", "does not compile"),
         ("regex:Score", "single", "score_1, and 'Score' has none"),
         ("regex:(?P<score>.)", "single", "has score"),
@@ -159,21 +187,9 @@ def test_a_pattern_sees_the_end_of_the_text():
         ("regex:(?P<score_1>.)(?P<score_3>.)", "list", "score_1, score_2 and so on"),
         ("regex:(?P<winner>.)(?P<score_1>.)", "list", "has score_1, winner"),
         ("regex:(a+)+(?P<score_1>.)", "single", "exponential"),
-        ("regex:(a|a)*(?P<score_1>.)", "single", "exponential"),
-        ("regex:((?:a?)b)+(?P<score_1>.)", "single", "exponential"),
-        ("regex:(?:x(a{1,3})){2,}(?P<score_1>.)", "single", "exponential"),
+        ("regex:.*.*(?P<score_1>.)", "single", "may take minutes"),
     ],
 )  # fmt: skip
 def test_kinds_that_say_nothing_are_refused(kind, mode, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         parse_kind(kind, mode)
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [r"\[RESULT\]\s*(?P<score_1>[1-5])", r"(?:\*\*)?Score(?:\*\*)?: *(?P<score_1>-?\d+(\.\d+)?)",
-     r"[(]+[)]*\)+(?P<score_1>[]+*)|]+)", r"(?:ab){3}(?P<score_1>\d)",
-     r"(?is)score.*?(?P<score_1>\d)"],
-)  # fmt: skip
-def test_patterns_that_cannot_explode_are_taken(pattern):
-    assert parse_kind(f"regex:{pattern}", "single").argument == pattern

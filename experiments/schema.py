@@ -82,14 +82,16 @@ def check_files(config: Config) -> None:
 def _check_messages(config: Config, judge: Judge) -> None:
     """The chat format of the checkpoint takes what a template of the user writes."""
     tokenizer = tokenizer_of_files(config)
-    _, messages = next(judge.trials())
+    if tokenizer is None:
+        return
     try:
-        if tokenizer is not None:
+        for _, messages in judge.trials():
             tokenizer.chat(messages)
     except ValueError as error:
         raise ValueError(
-            f"config.template.file: {judge.path}: its messages do not fit the chat format of the "
-            f"checkpoint: {error}"
+            f"config.template.file: {judge.path}: its messages, with the roles "
+            f"{[role for role, _ in messages]}, do not fit the chat format of the checkpoint: "
+            f"{error}"
         ) from error
 
 

@@ -107,7 +107,8 @@ class Judge(NamedTuple):
 
     def fingerprint(self) -> str:
         """Hex digest of what decides its prompts and scores."""
-        parts = (self.source, *self.verdict)
+        kind, limits, argument = self.verdict
+        parts = (self.source, ":".join(filter(None, (kind, limits))), argument)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @property
@@ -125,14 +126,20 @@ class Judge(NamedTuple):
         return f"template {pathlib.Path(self.path).name}, {shown}; verdict {verdict!r}"
 
     def trials(self) -> Iterator[tuple[list[str], list[Message]]]:
-        """Made-up responses, no two alike, and the messages of a prompt of them; raises as it."""
+        """Made-up responses and the messages of a prompt of them, for `load`; raises as `prompt`.
+
+        The responses are in falling and in rising order, all alike, and long, in lines.
+        """
         query = [Message("user", "q")]
         turns = [Message("system", "s"), Message("user", "u"), Message("assistant", "v"), *query]
-        for count, conversation, principles, reference in itertools.product(
-            {"list": (2, 3), "pair": (2,), "single": (1,)}[self.mode],
-            (query, turns), ("", "p"), ("", "r"),
-        ):  # fmt: skip
-            responses = [f"\ue000{i}\ue001" for i in range(count)]
+        made_up = []
+        for count in {"list": (2, 3), "pair": (2,), "single": (1,)}[self.mode]:
+            rising = [f"\ue000Response {i}\ue001" for i in range(count)]
+            long = [response.replace(" ", " line\n\n" * 1000) for response in rising]
+            made_up += [rising[::-1], rising, rising[:1] * count, long]
+        for responses, conversation, principles, reference in itertools.product(
+            made_up, (query, turns), ("", "p"), ("", "r")
+        ):
             yield (
                 responses,
                 self.prompt(conversation, responses, principles=principles, reference=reference),
@@ -151,8 +158,9 @@ def load(path: str, verdict: str) -> Judge:
 
     Raises:
       ValueError: "<path>:<line>: <problem>"; the file is not there, does not compile, states no
-        mode, uses a name that it is not given, leaves out a response, or fails; or the verdict
-        kind does not fit the mode.
+        mode, uses a name that it is not given, does not show each response whole and in the given
+        order (breaks between lines and words may be its own), or fails; or the verdict kind does
+        not fit the mode.
     """
     try:
         source = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
@@ -181,13 +189,30 @@ def load(path: str, verdict: str) -> Judge:
     except ValueError as error:
         raise ValueError(f"{path}:{line}: the verdict {verdict!r}: {error}") from error
     for responses, messages in judge.trials():
-        shown = "".join(content for _, content in messages)
-        if not all(response in shown for response in responses):
+        wanted = list(range(1, len(responses) + 1))
+        found = _places_shown(responses, "".join(content for _, content in messages))
+        if found != wanted:
+            uses = [name.lineno for name in tree.find_all(nodes.Name)
+                    if name.name in ("response", "responses")]  # fmt: skip
+            alike = " that are alike" if len({*responses}) < len(responses) else ""
             raise ValueError(
-                f"{path}:1: does not show every response: use `responses`"
-                + (" or `response`" if mode == "single" else "")
+                f"{path}:{min(uses, default=1)}: does not show every response, whole and in the "
+                f"order of `responses`: expected responses {wanted}{alike}, found {found}"
+                + ("; use `response`" if mode == "single" else "")
             )
     return judge
+
+
+def _places_shown(responses: Sequence[str], text: str) -> list[int]:
+    """The numbers of the responses that a text shows whole, as they first appear in it."""
+    text = "".join(text.split())
+    found: dict[int, int] = {}
+    ends: dict[str, int] = {}  # where to look for a further response that is alike
+    for number, response in enumerate(responses, 1):
+        marker = "".join(response.split())
+        if (place := text.find(marker, ends.get(marker, 0))) >= 0:
+            found[number], ends[marker] = place, place + len(marker)
+    return sorted(found, key=found.__getitem__)
 
 
 def _mode(tree: nodes.Template) -> tuple[int, str | None]:

@@ -27,7 +27,7 @@ PAIR = """\
 {% call message("user") %}{{ responses[0] }} or {{ responses[1] }}?{% endcall %}
 """
 SINGLE = '{% set mode = "single" %}\n{{ messages[-1].content }}\n\n{{ response }}'
-KINDS = {"pair": "letters", "single": "last_number"}
+KINDS = {"pair": "letters", "single": "last_number:1-10"}
 # Of the query of each comparison, what its judge does, and its number of responses.
 ROWS = [("easy", 2), ("easy", 4), ("wrong", 2), ("wrong", 3), ("loose", 2), ("loose", 3)]
 
@@ -133,7 +133,7 @@ def test_single_responses_of_a_judge_are_in_the_table(config, tmp_path):
     assert cells["Voting@3"][:2] == [pytest.approx(2 / 6), 1.0]
     notes = " ".join(table.notes)
     assert "unparsed counts the median" in notes
-    assert "template single.jinja, one response a prompt; verdict 'last_number'" in notes
+    assert "template single.jinja, one response a prompt; verdict 'last_number:1-10'" in notes
     assert "It is worth 9" in (tmp_path / "w" / "samples.md").read_text()
 
 
@@ -168,7 +168,8 @@ def test_pairs_of_a_long_list_are_balanced(config, tmp_path):
     ("changes", "said"),
     [
         ({}, None),
-        ({"template.verdict": "last_number"}, r"config\.template\.file: .*jinja:1: the verdict"),
+        ({"template.verdict": "last_number:1-10"},
+         r"config\.template\.file: .*jinja:1: the verdict"),
         ({"template.file": "nowhere.jinja"}, r"config\.template\.file: nowhere.jinja: cannot be"),
         ({"benchmark.principles": "given"}, None),  # by a server too
         ({"benchmark.principles": "own"}, r"config\.benchmark\.principles: 'own' are written"),
@@ -192,10 +193,34 @@ def test_configs_with_a_judge_are_checked_before_a_workdir_is_claimed(
 
 def test_messages_that_the_checkpoint_cannot_take_are_refused_too(config, tmp_path):
     use(config, tmp_path, "pair", PAIR.replace('"system"', '"response_1"'))
-    said = r"config\.template\.file: .*pair\.jinja: its messages do not fit .*'response_1'"
+    said = r"config\.template\.file: .*pair\.jinja: its messages, .* do not fit .*'response_1'"
     with pytest.raises(ValueError, match=said):
         Run.open(config, tmp_path / "w", requires=("benchmark",))
     assert not (tmp_path / "w").exists()
+
+
+def test_a_template_is_tried_with_every_conversation(config, tmp_path):
+    """Its own system message and, of data that has one, that of the conversation."""
+    source = """\
+{% set mode = "pair" %}
+{% call message("system") %}{{ responses | join(" or ") }}?{% endcall %}
+{% for turn in messages %}
+{% call message(turn.role) %}{{ turn.content }}{% endcall %}
+{% endfor %}
+"""
+    use(config, tmp_path, "pair", source)
+    said = r"config\.template\.file: .*, with the roles \['system', 'system', 'user'"
+    with pytest.raises(ValueError, match=said):
+        Run.open(config, tmp_path / "w", requires=("benchmark",))
+
+
+def test_rows_whose_pieces_would_share_a_uid_are_refused_before_drawing(config, tmp_path):
+    use(config, tmp_path, "pair")
+    write_comparisons(tmp_path / "rows.jsonl", [comparison("x", 3), comparison("x [1, 2]", 2)])
+    run = Run.open(config, tmp_path / "w", requires=("benchmark",))
+    with pytest.raises(ValueError, match="suite data: the comparisons .* both") as caught:
+        measurement.load_comparisons(run, measurement.read_config(run))
+    assert "'x'" in str(caught.value) and "'x [1, 2]'" in str(caught.value)
 
 
 @pytest.mark.parametrize(

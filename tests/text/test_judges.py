@@ -55,7 +55,7 @@ def test_a_template_writes_messages_with_roles_of_their_own(load):
 
 def test_a_template_without_messages_is_one_message_of_the_user(load):
     assert load(LIST).prompt(QUERY, ["a", "b", "c"]) == [Message("user", "1: a\n2: b\n3: c")]
-    judge = load(SINGLE, "last_number")
+    judge = load(SINGLE, "last_number:1-10")
     assert judge.prompt(QUERY, ["a"]) == [Message("user", "Is a right?")]
     assert judge.prompt(QUERY, ["a"], principles=" Be fair.")[0].content.endswith("right? Be fair.")
     assert not judge.chooses and load(LIST, "letters").chooses
@@ -129,8 +129,22 @@ def test_roles_go_into_the_template_of_the_checkpoint(load):
         ('{% set mode = "pair" %}\n\n{{ respones[0] }}', "boxed", ":3: 'respones' is not given"),
         ('{% set mode = "pair" %}\n{{ response }}', "boxed", ":2: 'response' is not given"),
         ('{% set mode = "pair" %}\nx', "boxed", ":1: does not show every response"),
-        ('{% set mode = "pair" %}\n{{ responses[0] }}', "boxed", ":1: does not show every"),
-        ('{% set mode = "single" %}\n{{ responses | length }}', "boxed", "or `response`"),
+        ('{% set mode = "pair" %}\n{{ responses[0] }}', "boxed",
+         ":2: does not show every response, whole and in the order of `responses`: expected "
+         "responses [1, 2], found [1]"),
+        ('{% set mode = "pair" %}\nA: {{ responses[1] }} B: {{ responses[0] }}', "boxed",
+         ":2: does not show every response, whole and in the order of `responses`: expected "
+         "responses [1, 2], found [2, 1]"),
+        (LIST.replace("in responses", "in responses | sort"), "boxed", "found [2, 1]"),
+        (LIST.replace("in responses", "in responses | sort(reverse=true)"), "boxed", "found [2,"),
+        (LIST.replace("in responses", "in responses | unique"), "boxed",
+         "expected responses [1, 2] that are alike, found [1]"),
+        (LIST.replace("in responses", "in responses[:2]"), "boxed", "[1, 2, 3], found [1, 2]"),
+        (LIST.replace("{{ r }}", "{{ r[:20] }}"), "boxed", ":2: does not show every"),
+        (LIST.replace("{{ r }}", "{{ r | truncate(4000) }}"), "boxed", "found []"),
+        (LIST.replace("{{ r }}", "{{ r.splitlines()[0] }}"), "boxed", "found []"),
+        (LIST.replace("{{ r }}", "{{ r | lower }}"), "boxed", "found []"),
+        ('{% set mode = "single" %}\n{{ responses | length }}', "boxed", "use `response`"),
         ('{% set mode = "pair" %}\n{{ responses }}', "boxed", "does not show"),  # as Python does
         ('{% set mode = "pair" %}\n\n{{ responses[2] }}', "boxed", ":3: UndefinedError"),
         ('{% set mode = "pair" %}\n{{ responses[0].text }}', "boxed", ":2: UndefinedError"),
@@ -147,6 +161,11 @@ def test_a_bad_template_is_refused_with_its_line(load, source, verdict, said):
     with pytest.raises(ValueError) as caught:
         load(source, verdict)
     assert "judge.jinja" in str(caught.value) and said in str(caught.value)
+
+
+@pytest.mark.parametrize("own", ["r | indent", "r | trim", "r | wordwrap", '"> " ~ r', "r ~ r"])
+def test_a_template_may_set_lines_and_repeat_itself(load, own):
+    assert load(LIST.replace("{{ r }}", "{{ " + own + " }}")).mode == "list"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -172,7 +191,7 @@ ANSWERS = {
     "json:best": ('The second is right.\n{"best": 2}', (0, 1)),
     "letters": ("B misreads the question.\n[[A]]", (1, 0)),
     "regex:helpfulness: (?P<score_1>[1-5]), (?P<score_2>[1-5])": ("helpfulness: 2, 5", (2, 5)),
-    "last_number": ("Correct, but terse.\n4", (4,)),
+    "last_number:1-5": ("Correct, but terse.\n4", (4,)),
 }
 
 
@@ -210,6 +229,7 @@ PUBLISHED = [
     ("Prometheus 2", "single", "Feedback: 2 of 3 steps hold. [RESULT] 4\n", (4,)),
     ("Skywork-Critic", "pair", "[[B]]", (0, 1)),
     ("JudgeLRM", "pair", "1 to 10.\n<answer>3</answer><answer>5</answer>", (3, 5)),
+    ("JudgeLRM", "pair", "<answer>\n3\n</answer>\n<answer> 5</answer>", (3, 5)),
     ("mR3", "pair", '{"explanation": "Assistant B errs", "score": "Assistant A"}', (1, 0)),
     ("mR3", "single", '{"explanation": "4 of 5", "score": "3"}', (3,)),
     ("Rubric-RM", "pair", "Justification: A is long.\nWinner: Response B", (0, 1)),
@@ -231,8 +251,9 @@ def test_the_table_of_the_page_reads_public_judges(repo_root, judge, mode, answe
 
 
 def test_the_fingerprint_is_of_the_words_and_the_verdict(load):
-    one = load(SINGLE, "last_number")
-    prints = [one, load(SINGLE + " ", "last_number"), load(SINGLE, "boxed"), load(SINGLE, "json:a"),
-              load(SINGLE, "json:b")]  # fmt: skip
-    assert len({judge.fingerprint() for judge in prints}) == 5
+    one = load(SINGLE, "last_number:1-10")
+    prints = [one, load(SINGLE + " ", "last_number:1-10"), load(SINGLE, "boxed"),
+              load(SINGLE, "json:a"), load(SINGLE, "json:b"),
+              load(SINGLE, "json:1-5:b")]  # fmt: skip
+    assert len({judge.fingerprint() for judge in prints}) == 6
     assert one.fingerprint() == one._replace(path="elsewhere").fingerprint()

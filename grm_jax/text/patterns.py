@@ -11,13 +11,15 @@ The pattern is read as text, since Python's own parser of patterns is private. C
 classes: ASCII, those of the pattern, and two others. Where it is unsure, it counts more.
 """
 
+import collections
+import itertools
 import math
 import re
 import string
 from typing import NamedTuple
 
 WINDOW = 1000  # characters that a pattern meets, so also the ways to end a repetition
-MOST_WAYS = 16 * WINDOW  # one such repetition, and some small choices: seconds at the most
+MOST_WAYS = 4 * WINDOW  # one such repetition and a small choice or two: less than half a minute
 
 _TOKENS = re.compile(
     r"(?P<skip>\(\?#[^)]*\)|\(\?[a-zA-Z]+\)|\\[AbBZ]|[\^$])"
@@ -49,7 +51,7 @@ class _Group:
     """A group that is open: where its pieces begin, its branches, whether it is around a place."""
 
     def __init__(self, start: int, opening: str = ""):
-        self.start, self.branches = start, 1
+        self.start, self.branches = start, [start]
         self.beside = opening[:3] in ("(?=", "(?!") or opening[:4] in ("(?<=", "(?<!")
         self.varies = opening[:3] == "(?("
 
@@ -101,7 +103,7 @@ def _pieces(pattern: str) -> list[_Piece]:
         elif kind == "open":
             groups.append(_Group(len(pieces), text))
         elif kind == "or":
-            groups[-1].branches += 1
+            groups[-1].branches.append(len(pieces))
         elif kind == "close":
             last = groups.pop()
             _close(pieces, last, known)
@@ -115,11 +117,17 @@ def _pieces(pattern: str) -> list[_Piece]:
 
 def _close(pieces: list[_Piece], group: _Group, known: frozenset[str]) -> None:
     """Of a group with branches and of one beside the text no piece is certain."""
-    if group.branches > 1 or group.beside:
+    branches = [
+        pieces[start:end] for start, end in itertools.pairwise([*group.branches, len(pieces)])
+    ]
+    if len(branches) > 1 or group.beside:
         _unsure(pieces, group.start)
-    if group.branches > 1:
+    if len(branches) > 1:
         group.varies = True
-        pieces.append(_Piece(known, group.branches, False))  # two branches may read the same
+        firsts = [_next(own) if any(p.certain for p in own) else known for own in branches]
+        ways = max(collections.Counter(itertools.chain(*firsts)).values())
+        if ways > 1:  # the branches that begin alike may all read the same
+            pieces.append(_Piece(known, ways, False))
 
 
 def _repeat(pattern: str, pieces: list[_Piece], unit: _Group, text: str) -> None:

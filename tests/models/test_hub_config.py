@@ -358,6 +358,7 @@ def test_written_configs_read_back(name, reward, tmp_path):
     assert read(tmp_path, raw) == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITABLE)
 def test_transformers_reads_written_configs(name, tmp_path):
     """Through its own classes and back: nothing that decides the model is lost or changed."""

@@ -373,6 +373,7 @@ def test_shardings_must_cover_the_tree(folder):
         hub.load(folder, shardings=shardings)
 
 
+@pytest.mark.slow
 def test_leaves_split_over_devices_are_the_same(tmp_path):
     """Along layers, experts, heads and rotary halves: every shard gets what belongs to it."""
     hub.save(tmp_path / "model", V3, params_of(V3), max_shard_bytes=20_000)

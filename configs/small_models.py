@@ -47,5 +47,5 @@ def get_config(variant: str = "") -> ConfigDict:
     )  # fmt: skip
     if variant == "runlocal":
         run_locally(c, "runs/tiny/gemma2", meta_rm="")
-        c.benchmark.meta_rm = False
+        del c.meta_rm
     return c

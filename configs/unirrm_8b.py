@@ -43,6 +43,6 @@ def get_config(variant: str = "") -> ConfigDict:
     )  # fmt: skip
     if variant == "runlocal":
         run_locally(c, "runs/tiny/qwen3", meta_rm="")
-        c.benchmark.meta_rm = False
+        del c.meta_rm
         c.benchmark.suites = "judgebench"
     return c

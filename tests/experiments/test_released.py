@@ -11,7 +11,7 @@ from builders import write_comparisons
 from ml_collections import ConfigDict, FrozenConfigDict
 from tiny_release import COMPARISONS, write_release
 
-from configs import deepseek_grm_16b, deepseek_grm_27b, small_world
+from configs import deepseek_grm_16b, deepseek_grm_27b, small_models, small_world, unirrm_8b
 from experiments import measurement, schema
 from experiments.config import build
 from experiments.run import Run
@@ -219,7 +219,20 @@ def test_policy_and_meta_rm_cannot_be_swapped(folders, field, folder, message):
         schema.check(FrozenConfigDict(config))
 
 
-@pytest.mark.parametrize("config", [deepseek_grm_16b, deepseek_grm_27b])
+@pytest.mark.parametrize("variant", ["", "runlocal"])
+@pytest.mark.parametrize("module", [small_models, unirrm_8b])
+def test_measured_models_have_no_meta_rm_and_fit_the_schema(module, variant, folders, tmp_path):
+    config = module.get_config(variant)
+    config.released.model = str(folders[0] / "policy")
+    if module is unirrm_8b:
+        path = tmp_path / "judge.jinja"
+        path.write_text('{% set mode = "list" %}{% for r in responses %}{{ r }}\n{% endfor %}')
+        config.template.file = str(path)
+    typed = schema.check(FrozenConfigDict(config))
+    assert typed.meta_rm is None and not typed.benchmark.meta_rm
+
+
+@pytest.mark.parametrize("config", [deepseek_grm_16b, deepseek_grm_27b, small_models, unirrm_8b])
 def test_docstrings_state_claim_hardware_and_command(config):
     for part in ("Claim", "Hardware", "Wall time", "python -m experiments.benchmark", "runlocal"):
         assert part in config.__doc__

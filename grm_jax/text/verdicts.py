@@ -238,7 +238,7 @@ def _spelled(value: object) -> str:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
         return ""
-    if math.isclose(value, round(value), abs_tol=1e-9):
+    if abs(value - round(value)) <= 1e-9:
         return str(round(value))
     return f"{value:.9f}".rstrip("0")
 

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grm_jax.text import scores, verdicts
@@ -147,6 +147,7 @@ def test_no_text_raises_and_lenient_contains_strict(kind, n, text):
 
 
 @given(st.floats(-999_999, 999_999), st.booleans())
+@example(30340.999969659606, False)  # near an integer by its size, and not by our nine places
 def test_numbers_of_json_are_read_as_they_are(number, alone):
     value = number if alone else [number, 1]
     found = read(

@@ -29,6 +29,7 @@ from typing import Protocol
 
 from grm_jax import benchmarks
 from grm_jax.data.source import Source
+from grm_jax.data.training_sets import evouna, qa_feedback
 from grm_jax.files import read_json, write_atomically
 from tools import make_parser, run_program, user_path
 
@@ -55,6 +56,9 @@ SETS = {
     "nemotron_genrm": Source("nvidia/Nemotron-RLHF-GenRM-v1", ("data/train.jsonl",)),
     # The problems alone: samples have to be added, see grm_jax/data/training_sets/math_answers.py.
     "math": Source("EleutherAI/hendrycks_math", ("*/train-*.parquet",), "21a5633"),
+    # Sets of one file, which a benchmark reads too.
+    **dict.fromkeys(evouna.READERS, benchmarks.evouna.SOURCES["evouna"]),
+    **dict.fromkeys(qa_feedback.READERS, benchmarks.qa_feedback.SOURCES["qa_feedback"]),
 }  # fmt: skip
 SUITES = {name: one for suite in benchmarks.SUITES.values() for name, one in suite.sources.items()}
 

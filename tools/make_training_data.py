@@ -7,12 +7,16 @@ from the small world and mean nothing. Needs pyarrow, of the extra `data`.
 """
 
 import gzip
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
 
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
+from grm_jax.data.training_sets.evouna import SYSTEMS
+from grm_jax.data.training_sets.qa_feedback import PAIRS, PREDICTIONS
+from grm_jax.data.training_sets.rows import PARTS, part_of
 from grm_jax.models import hub
 from tools import make_parser, run_program, user_path
 
@@ -21,6 +25,13 @@ ROWS = 12
 
 def _turn(role: str, content: str) -> dict:
     return {"role": role, "content": content}
+
+
+def _asked(number: int) -> str:
+    """A question, of which every part of a set without splits has some."""
+    endings = (f"What is {number} plus 1, {word}?" for word in itertools.count())
+    wanted = PARTS[number % len(PARTS)]
+    return next(q for q in endings if part_of("made up", {"question": q}, "question") == wanted)
 
 
 def _rows(c: Comparison, number: int) -> dict[str, dict]:
@@ -56,6 +67,16 @@ def _rows(c: Comparison, number: int) -> dict[str, dict]:
             "solution": rf"It is \boxed{{{number + 1}}}.",
             "responses": [rf"So it is \boxed{{{number + extra}}}." for extra in (1, 0, 2)],
         },
+        "evouna/NQ.json": {
+            "question": _asked(number), "golden_answer": f"{number + 1}", "improper": False,
+            **{f"answer_{name}": f"It is {number + 1 + i % 3}." for i, name in enumerate(SYSTEMS)},
+            **{f"judge_{name}": i % 3 == 0 for i, name in enumerate(SYSTEMS)},
+        },
+        "qa_feedback/dev_feedback.json": {
+            "question": _asked(number), "passages": [], "gold": f"It is {number + 1}.",
+            **{name: f"It is {number + 1 + i}." for i, name in enumerate(PREDICTIONS)},
+            "feedback": {}, "preference": [1] * len(PAIRS),
+        },
         "general/general.jsonl": {
             "messages": [_turn("user", f"Say {number}."), _turn("assistant", f"{number}.")],
         },
@@ -85,7 +106,8 @@ def _write(path: pathlib.Path, rows: list[dict]) -> None:
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         return
-    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    text = (json.dumps(rows) if path.suffix == ".json" else lines).encode()
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
 
 

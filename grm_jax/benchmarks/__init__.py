@@ -12,12 +12,14 @@ from pathlib import Path
 
 from grm_jax.benchmarks import (
     autoj,
+    evouna,
     judgebench,
     llmbar,
     own,
     pandalm,
     ppe_correctness,
     ppe_preference,
+    qa_feedback,
     realmistake,
     rewardbench,
     rewardbench2,
@@ -33,7 +35,7 @@ SUITES: Mapping[str, Suite] = {
     suite.name: suite
     for benchmark in (
         rewardbench, ppe_preference, ppe_correctness, rmb, realmistake, judgebench, rmbench,
-        rewardbench2, llmbar, autoj, pandalm, own,
+        rewardbench2, llmbar, autoj, pandalm, evouna, qa_feedback, own,
     )
     for suite in benchmark.SUITES
 }  # fmt: skip

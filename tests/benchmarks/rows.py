@@ -1,10 +1,14 @@
 """Made-up rows in the official format of each benchmark."""
 
 import gzip
+import itertools
 import json
 import zipfile
 
 import pytest
+
+from grm_jax.data.training_sets import evouna
+from grm_jax.data.training_sets.rows import part_of
 
 
 def write(path, rows):
@@ -132,6 +136,30 @@ def pandalm_row(i, votes=(1, 1, 0), **changes):
         "idx": i, "motivation_app": "x", "instruction": "Translate.", "input": "Haus",
         "response1": "house", "response2": "mouse",
         **{f"annotator{a + 1}": vote for a, vote in enumerate(votes)},
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def asked(number, part="test"):
+    """A question in a part of the sets that have no splits of their own."""
+    name = f"Question {number}, "
+    endings = (f"{name}{i}?" for i in itertools.count())
+    return next(q for q in endings if part_of("here", {"question": q}, "question") == part)
+
+
+def evouna_row(i, right=(1, 0, 1, 0, 0), **changes):
+    row = {"question": asked(i), "golden_answer": "Leek soup/leek", "improper": False}
+    for number, (system, judged) in enumerate(zip(evouna.SYSTEMS, right, strict=True)):
+        row[f"answer_{system}"] = f"It is {'leek' if judged else 'pea'} {number}."
+        row[f"judge_{system}"] = bool(judged)
+    return {**row, **changes}
+
+
+def qa_feedback_row(i, preference=(1, 1, 1, 0, 2, 2), **changes):
+    row = {
+        "question": asked(i), "passages": [["A title", "A sentence."]], "gold": "Leek soup.",
+        **{f"prediction {p}": f"text {p}" for p in (1, 2, 3, 4)},
+        "feedback": {"errors": []}, "preference": list(preference),
     }  # fmt: skip
     return {**row, **changes}
 

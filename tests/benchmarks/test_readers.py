@@ -8,7 +8,9 @@ from collections import Counter
 
 import pytest
 from rows import (
+    asked,
     autoj_row,
+    evouna_row,
     judgebench_row,
     llmbar_row,
     lock,
@@ -16,6 +18,7 @@ from rows import (
     pandalm_row,
     ppe_correctness_row,
     ppe_preference_row,
+    qa_feedback_row,
     realmistake_row,
     rewardbench2_row,
     rewardbench_row,
@@ -255,6 +258,53 @@ def test_autoj_and_pandalm_have_ties_of_people(tmp_path):
     assert rows[0].messages == (Message("user", "Translate.\n\nHaus"),)
 
 
+def test_evouna_in_three_forms(tmp_path):
+    absent = {"answer_gpt4": None, "judge_newbing": None}
+    rows = [evouna_row(0), evouna_row(1, improper=True), evouna_row(2, **absent),
+            evouna_row(3, right=[1] * 5), evouna_row(4, question=asked(4, "train"))]  # fmt: skip
+    write(tmp_path / "evouna" / "NQ.json", rows)
+    pairs = load_suite("evouna_pairs", tmp_path)
+    assert Counter(map(row_of, pairs)) == {"evouna_pairs/0": 6, "evouna_pairs/2": 2}
+    for c in pairs:
+        assert "leek" in c.responses[c.best] and "pea" in c.responses[1 - c.best]
+        assert c.reference == "Leek soup/leek" and c.messages == asked_of(rows, c)
+        assert c.uid == f"{c.meta['row']}/{'-'.join(c.meta['systems'])}"
+    assert len({c.best for c in pairs}) == 2
+    lists = load_suite("evouna_lists", tmp_path)
+    assert [(c.n, len(c.winners)) for c in lists] == [(5, 2), (3, 2), (5, 5)]
+    assert len({tuple(c.meta["systems"]) for c in lists}) == 3  # the place tells no system
+    assert len(SUITES["evouna_lists"].judged(lists)) == 2
+    singles = load_suite("evouna_singles", tmp_path)
+    assert Counter(c.subset for c in singles) == {
+        "fid": 3, "gpt35": 3, "chatgpt": 3, "gpt4": 2, "newbing": 2
+    }  # fmt: skip
+    assert all(c.label == ("leek" in c.responses[0]) for c in singles)
+    assert SUITES["evouna_singles"].coverage(singles) == "13 of 4560 rows"
+
+
+def asked_of(rows, comparison):
+    return (Message("user", rows[int(comparison.uid.split("/")[1])]["question"]),)
+
+
+def test_qa_feedback_counts_wins_of_pairs(tmp_path):
+    rows = [qa_feedback_row(0), qa_feedback_row(1, (0, 2, 0, 1, 0, 1)), qa_feedback_row(2, [0] * 6),
+            qa_feedback_row(3, question=asked(3, "development"))]  # fmt: skip
+    write(tmp_path / "qa_feedback" / "dev_feedback.json", rows)
+    lists = load_suite("qa_feedback", tmp_path)
+    earned = [dict(zip(c.responses, c.rewards, strict=True)) for c in lists]
+    assert earned[0] == {"text 1": 3.0, "text 2": 0.5, "text 3": 0.5, "text 4": 2.0}
+    assert earned[1] == {"text 1": 1.0, "text 2": 2.0, "text 3": 2.0, "text 4": 1.0}
+    assert [len(c.winners) for c in lists] == [1, 2, 4]
+    assert all(c.reference == "Leek soup." for c in lists)
+    assert len({c.responses for c in lists}) > 1
+    pairs = load_suite("qa_feedback_pairs", tmp_path)
+    assert SUITES["qa_feedback_pairs"].coverage(pairs) == "3 of 149 rows" and len(pairs) == 18
+    won = [[c.responses[i] for i in c.winners] for c in pairs[:6]]
+    assert won[:3] == [["text 1"]] * 3 and sorted(won[3]) == ["text 2", "text 3"]
+    assert won[4:] == [["text 4"]] * 2
+    assert len(SUITES["qa_feedback_pairs"].judged(pairs)) == 5 + 3
+
+
 def test_own_data_in_both_formats(tmp_path):
     write(tmp_path / "own" / "a.jsonl", [
         {"uid": "x", "prompt": "q", "responses": ["a", "b", "c"], "best": 2, "subset": "s"},
@@ -321,6 +371,20 @@ BAD_FIELDS = {
         ({"annotator2": 3}, "annotator2"), ({"annotator2": 2, "annotator3": 0}, "annotator1"),
         ({"response1": 3}, "response1"),
     ]),
+    **dict.fromkeys(("evouna_pairs", "evouna_lists", "evouna_singles"), (
+        "evouna/NQ.json", evouna_row(0), [
+            ({"improper": None}, "improper"), ({"question": 3}, "question"),
+            ({"golden_answer": None}, "golden_answer"), ({"judge_fid": 1}, "judge_fid"),
+            ({"answer_gpt4": ...}, "answer_gpt4"), ({"judge_gpt4": ...}, "judge_gpt4"),
+        ],
+    )),
+    **dict.fromkeys(("qa_feedback", "qa_feedback_pairs"), (
+        "qa_feedback/dev_feedback.json", qa_feedback_row(0), [
+            ({"preference": [1] * 5}, "preference"), ({"preference": [3] * 6}, "preference"),
+            ({"preference": [True] * 6}, "preference"), ({"gold": None}, "gold"),
+            ({"prediction 4": ...}, "prediction 4"), ({"question": None}, "question"),
+        ],
+    )),
     "own": ("own/a.jsonl", own_row(), [({"rejected": None}, "rejected")]),
 }  # fmt: skip
 
@@ -518,6 +582,7 @@ RMB = ("Helpfulness/Chat/Discussion", "Harmlessness/S1")
 # Paths in the official repositories; suites of one download share them.
 PUBLISHED = {
     "autoj": {"data/test/testdata_pairwise.jsonl": [autoj_row(0)]},
+    "evouna": {"EVOUNA/NQ.json": [evouna_row(0)]},
     "judgebench": {
         f"data/{file}": [judgebench_row(0)] for file in (judgebench.FILE, judgebench.CLAUDE_FILE)
     },
@@ -525,6 +590,7 @@ PUBLISHED = {
     "pandalm": {"data/testset-v1.json": [pandalm_row(0)]},
     "ppe_preference": {"data/test-00000-of-00001.parquet": [ppe_preference_row(0)]},
     "ppe_gpqa": {"data/train-00000-of-00001.parquet": [ppe_correctness_row(0)]},
+    "qa_feedback": {"tasks/qa_feedback/data/dev_feedback.json": [qa_feedback_row(0)]},
     "rewardbench": {"data/filtered-00000-of-00001.parquet": [rewardbench_row(0)]},
     "rewardbench2": {"data/test-00000-of-00001.parquet": [rewardbench2_row("a")]},
     "rmb": {
@@ -563,6 +629,11 @@ def test_a_download_lands_where_the_reader_looks(tmp_path, name):
         ("rmbench_list", "", 798, 798),
         ("realmistake", "", 900, 900),
         ("pandalm", "", 999, 999),
+        ("evouna_pairs", "", 471, 2312),
+        ("evouna_lists", "", 912, 912),
+        ("evouna_singles", "", 4560, 4560),
+        ("qa_feedback", "", 149, 149),
+        ("qa_feedback_pairs", "", 149, 894),
     ],
 )
 def test_the_real_files(shared_data, name, folder, rows, comparisons):
@@ -575,6 +646,8 @@ def test_the_real_files(shared_data, name, folder, rows, comparisons):
     elif name == "realmistake":
         wrong = Counter(c.subset.partition("/")[2] for c in found if c.label == 0)
         assert wrong == {"gpt-4-0613": 262, "Llama-2-70b-chat-hf": 387}
+    elif name in ("evouna_lists", "qa_feedback"):
+        assert len(suite.judged(found)) == {"evouna_lists": 471, "qa_feedback": 144}[name]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Readers of training sets: rows that we make in the published forms, and what is refused."""
 
 import gzip
+import itertools
 import json
+from collections import Counter
 
 import pytest
 
 from grm_jax.data.comparison import FieldError
 from grm_jax.data.training_sets import SETS
 from grm_jax.data.training_sets.math_answers import final_answer, same_answer
+from grm_jax.data.training_sets.rows import PARTS, part_of
 from grm_jax.text.prompts import Hint, Message, grm_prompt
 
 NAN = float("nan")
@@ -35,6 +38,24 @@ def turns(*texts, last="assistant"):
         {"content": text, "role": role} for text, role in zip(texts, roles[start:], strict=False)
     ]
 
+
+def in_part(question, part="train"):
+    """The question with an ending that puts it into a part of the sets without splits."""
+    endings = (f"{question} {i}" for i in itertools.count())
+    return next(q for q in endings if part_of("here", {"question": q}, "question") == part)
+
+
+EVOUNA = {
+    "question": in_part("Which soup?"), "golden_answer": "pea soup/pea", "improper": False,
+    "answer_fid": "leek", "judge_fid": False, "answer_gpt35": "a pea", "judge_gpt35": True,
+    "answer_chatgpt": "It is pea.", "judge_chatgpt": True, "answer_gpt4": "tea",
+    "judge_gpt4": False, "answer_newbing": None, "judge_newbing": None,
+}  # fmt: skip
+QA_FEEDBACK = {
+    "question": in_part("Which soup?"), "passages": [["t", "s"]], "gold": "Pea soup.",
+    "prediction 1": "leek", "prediction 2": "pea", "prediction 3": "tea", "prediction 4": "ink",
+    "feedback": {"errors": []}, "preference": [2, 1, 1, 1, 1, 0],
+}  # fmt: skip
 
 # A good row of each set, its file below the folder, and what it is read as.
 ROWS = {
@@ -79,6 +100,14 @@ ROWS = {
          "uuid": "e-1", "num_responses": 2, "score_1": None, "score_2": None, "ranking": 5,
          "license": "cc-by-4.0", "used_in": ["x"]},
     ),
+    **{f"evouna_{form}": ("NQ.json", EVOUNA) for form in ("pairs", "lists", "singles")},
+    "evouna_development": (
+        "NQ.json", {**EVOUNA, "question": in_part("Which soup?", "development")}
+    ),
+    "qa_feedback": ("dev_feedback.json", QA_FEEDBACK),
+    "qa_feedback_development": (
+        "dev_feedback.json", {**QA_FEEDBACK, "question": in_part("Which soup?", "development")}
+    ),
     "comparisons": (
         "rows.jsonl",
         {"uid": "u", "prompt": "Which soup?", "responses": ["leek", "pea"], "rewards": [0, 1]},
@@ -94,7 +123,8 @@ ROWS = {
 def write(folder, name, *rows):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    data = (json.dumps(rows) if name.endswith(".json") else text).encode()
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     return path
 
@@ -185,6 +215,67 @@ def test_genrm_prompts_are_taken_apart(tmp_path):
     assert notes == notes[::-1] and len(set(notes)) == 3
 
 
+def shown(records):
+    return sorted(sorted(zip(c.responses, c.rewards, strict=True)) for c in records)
+
+
+def test_evouna_has_one_right_answer_a_list(tmp_path):
+    pairs, lists, singles = (
+        one(tmp_path, f"evouna_{form}") for form in ("pairs", "lists", "singles")
+    )
+    right, wrong = [("It is pea.", 1.0), ("a pea", 1.0)], [("leek", 0.0), ("tea", 0.0)]
+    assert shown(pairs) == sorted(sorted([r, w]) for r in right for w in wrong)
+    assert shown(lists) == sorted(sorted([r, *wrong]) for r in right)
+    assert shown(singles) == sorted([x] for x in right + wrong)
+    assert {c.reference for c in (*pairs, *lists, *singles)} == {"pea soup/pea"}
+    assert {c.subset for c in lists} == {"evouna_lists"} and len({c.uid for c in pairs}) == 4
+    both = one(tmp_path, "evouna_development")
+    assert shown(both) == sorted(shown(pairs) + shown(lists) + shown(singles))
+    # With one wrong answer a list would be a pair.
+    none = "no right answer beside enough wrong ones"
+    assert one(tmp_path, "evouna_lists", judge_gpt4=True) == none
+    assert len(one(tmp_path, "evouna_pairs", judge_gpt4=True)) == 3
+    assert len(one(tmp_path, "evouna_singles", answer_fid=None)) == 3
+
+
+def test_qa_feedback_is_a_list_with_a_share_of_wins(tmp_path):
+    (got,) = one(tmp_path, "qa_feedback")
+    assert shown([got]) == [[("ink", 0.5), ("leek", 2.0), ("pea", 3.0), ("tea", 0.5)]]
+    assert got.reference == "Pea soup." and got.responses[got.best] == "pea"
+    assert one(tmp_path, "qa_feedback", preference=[0] * 6) == "no single best response"
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "left_out"),
+    [
+        ("evouna_pairs", {2: 4254},
+         {"improper question": 590, "another part": 1220, "equal responses": 3,
+          "no right answer beside enough wrong ones": 919}),
+        ("evouna_lists", {3: 660, 4: 302, 5: 126},
+         {"improper question": 590, "another part": 1220, "equal responses": 2,
+          "no right answer beside enough wrong ones": 1301}),
+        ("evouna_singles", {1: 8999}, {"improper question": 590, "another part": 1220}),
+        ("evouna_development", {1: 1534, 2: 808, 3: 108, 4: 60, 5: 28},
+         {"improper question": 590, "another part": 2712, "equal responses": 1}),
+        ("qa_feedback", {4: 255}, {"another part": 188, "no single best response": 57}),
+        ("qa_feedback_development", {4: 33}, {"another part": 461, "no single best response": 6}),
+    ],
+)  # fmt: skip
+def test_the_real_files(shared_data, name, sizes, left_out):
+    found = read(name, shared_data / ("evouna" if name.startswith("evouna") else "qa_feedback"))
+    reasons = [records for records in found if isinstance(records, str)]
+    assert Counter(reasons) == left_out
+    assert Counter(c.n for records in found if records not in reasons for c in records) == sizes
+
+
+def test_parts_are_by_the_words_of_a_question():
+    parts = [part_of("here", {"q": f"Soup {i}?"}, "q") for i in range(2000)]
+    assert parts == [part_of("here", {"q": f" soup,  {i}"}, "q") for i in range(2000)]
+    assert parts != [part_of("here", {"q": f"soup {i + 1}"}, "q") for i in range(2000)]
+    shares = [parts.count(part) / 2000 for part in PARTS]
+    assert all(abs(s - p) < 0.045 for s, p in zip(shares, (0.6, 0.1, 0.3), strict=True))
+
+
 def test_samples_of_a_problem_are_pairs_and_singles(tmp_path):
     found = one(tmp_path, "math")
     assert [c.uid for c in found] == [f"math/problems.jsonl/0/{i}" for i in range(3)]
@@ -269,6 +360,13 @@ def test_instructions(tmp_path):
             "User: a", "x", "x")}]]}, "equal responses"),
         ("messages", {"messages": []}, "no answer at the end"),
         ("messages", {"messages": [{"role": "tool", "content": "4"}]}, "turns of tools"),
+        ("evouna_pairs", {"improper": True}, "improper question"),
+        ("evouna_singles", {"question": in_part("Which soup?", "test")}, "another part"),
+        ("evouna_development", {"question": in_part("Which soup?")}, "another part"),
+        ("evouna_pairs", {"judge_fid": True, "judge_gpt4": True},
+         "no right answer beside enough wrong ones"),
+        ("evouna_lists", {"answer_fid": "a pea"}, "equal responses"),
+        ("qa_feedback", {"question": in_part("Which soup?", "test")}, "another part"),
         ("nemotron_genrm", {"messages": [[{"role": "user", "content": genrm_prompt(
             "User: a\n\nUser: b", "x", "y")}]]}, "turns that do not alternate"),
         ("nemotron_genrm", {"messages": [[{"role": "user", "content": genrm_prompt(
@@ -326,6 +424,12 @@ MISSING = object()
         ("nemotron_genrm", "messages", [{"role": "user", "content": "x"}]),
         ("nemotron_genrm", "messages", [[{"role": "user", "content": "no markers"}]]),
         ("nemotron_genrm", "uuid", MISSING),
+        ("evouna_pairs", "improper", None),
+        ("evouna_singles", "judge_fid", "true"),
+        ("evouna_lists", "golden_answer", MISSING),
+        ("evouna_development", "answer_newbing", MISSING),
+        ("qa_feedback", "preference", [0, 1, 2]),
+        ("qa_feedback", "prediction 3", None),
         ("messages", "messages", MISSING),
         ("messages", "messages[0].content", [{"role": "user", "content": None}]),
     ],
@@ -340,7 +444,8 @@ def test_rows_of_another_format_are_errors_with_their_place(tmp_path, name, fiel
     path = write(tmp_path, file, good, bad)
     with pytest.raises(FieldError) as error:
         read(name, path)
-    assert str(error.value).startswith(f"{path}:2: field '{field}':"), error.value
+    place = f"{path}[1]" if file.endswith(".json") else f"{path}:2"
+    assert str(error.value).startswith(f"{place}: field '{field}':"), error.value
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -179,10 +179,11 @@ def test_every_published_set_can_be_fetched_and_lands_where_its_reader_looks(tmp
     for name, source in download.SETS.items():
         if name == "math":  # samples are added to it first
             continue
-        target = tmp_path / name / source.files[0].replace("*", "x")
-        target.parent.mkdir(parents=True)
+        folder = tmp_path / (source.folder or name)
+        target = folder / source.files[0].removeprefix(source.root).replace("*", "x")
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"")
-        assert training_sets.SETS[name].paths(str(tmp_path / name)) == [target]
+        assert training_sets.SETS[name].paths(str(folder)) == [target]
 
 
 def test_flags(tmp_path, monkeypatch, capsys):

@@ -12,12 +12,14 @@ from typing import Any
 from grm_jax.data.comparison import Comparison, ContentError
 from grm_jax.data.reading import from_row, read_objects
 from grm_jax.data.training_sets import (
+    evouna,
     helpsteer2,
     helpsteer3,
     instructions,
     math_answers,
     nemotron_genrm,
     offsetbias,
+    qa_feedback,
     skywork,
     ultrafeedback,
 )
@@ -99,6 +101,11 @@ SETS: Mapping[str, TrainingSet] = {
                 ("math", math_answers),
                 ("nemotron_genrm", nemotron_genrm),
             )
+        ),
+        *(
+            TrainingSet(name, "comparisons", module.FILES, read)
+            for module in (evouna, qa_feedback)
+            for name, read in module.READERS.items()
         ),
         TrainingSet("messages", "instructions", instructions.FILES, instructions.read),
     )

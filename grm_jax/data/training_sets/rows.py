@@ -1,9 +1,11 @@
-"""Shared by the readers of training sets: rows that cannot be used, and the words of a hint.
+"""Shared by the readers of training sets: unusable rows, words of a hint, splits of our own.
 
 A row of another format is an error with its place. A row of the right format that holds no
 comparison, such as a tie, is `Unusable`: published sets have them, and they are counted.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from grm_jax.text.prompts import Message
 
 Row = Mapping[str, Any]
 Comparisons = Iterator[Comparison]
+PARTS = ("train", "development", "test")
 _STRENGTHS = {1: "slightly better", 2: "better", 3: "much better"}
 
 
@@ -86,3 +89,22 @@ def signed_preference(where: str, row: Row, name: str) -> tuple[tuple, str]:
     if value == 0:
         raise Unusable("no single best response")
     return ((1.0, 0.0) if value < 0 else (0.0, 1.0)), strength_note(abs(value))
+
+
+def part_of(where: str, row: Row, name: str) -> str:
+    """The one of `PARTS` that a row of a set without splits is in: six, one or three tenths.
+
+    The words of the question `row[name]` decide by their hash, so that no other row matters.
+    """
+    words = re.findall(r"\w+", require(where, row, name, str).casefold())
+    tenth = _hash(" ".join(words)) % 10
+    return PARTS[(tenth > 5) + (tenth > 6)]
+
+
+def shuffled(question: str, names: Sequence[str]) -> list[str]:
+    """Names in an order by a hash: where a file has fixed places, they tell who answered."""
+    return sorted(names, key=lambda name: _hash(f"{question}\x1f{name}"))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big")

@@ -179,14 +179,12 @@ def _check_origin(config: Config) -> None:
     for name, stage in config.trained().items():
         data, loop = getattr(stage, "data", None), getattr(stage, "loop", None)
         wanted = {
-            f"{name}.data.demonstrations": (getattr(data, "demonstrations", 0), ""),
+            f"{name}.data.demonstrations": (getattr(data, "demonstrations", 0), "train"),
             f"{name}.data.general": (getattr(data, "general", 0), "general"),
             f"{name}.data.comparisons": (getattr(data, "comparisons", 0), "train"),
             f"{name}.loop.comparisons": (getattr(loop, "comparisons", 0), "train"),
         }
         for dotted, (count, source) in wanted.items():
-            if count and not source:
-                raise ValueError(f"config.{dotted}: must be 0, only a small world demonstrates")
             if count and not (config.data and getattr(config.data, source)):
                 raise ValueError(
                     f"config.data.{source}: is not given, and config.{dotted} needs it"

@@ -73,7 +73,8 @@ _FLAT = {"flat": ""}  # with this prefix
 _TEMPLATE = {"form": lambda built: built["template"].form,
              "principles": lambda built: built["template"].principles,
              "judge": lambda built: built["template"].judge,
-             "answer": "scores", "reference": False}  # fmt: skip
+             "reference": lambda built: built["template"].reference,
+             "answer": "scores"}  # fmt: skip
 
 
 def _drawn(**siblings: Any) -> Any:
@@ -99,6 +100,8 @@ class Template(Checked):
         other kinds, see `text.judges`; `form` is then that of the meta RM. "" for none.
       verdict: what answers to the prompts of `file` are read as: boxed, letters,
         last_number:LOW-HIGH, json:KEY or regex:PATTERN, see `text.verdicts`.
+      reference: show the reference of each comparison in the prompts that stages train on;
+        `benchmark.reference` says it for those of the benchmark.
     """
 
     form: Annotated[str, one_of(FORMS)]
@@ -106,6 +109,7 @@ class Template(Checked):
     thinking: Annotated[str, one_of(THINKING)] = ""
     file: str = ""
     verdict: str = "boxed"
+    reference: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -254,7 +258,8 @@ class SFTData(Checked):
     """Data of a supervised stage.
 
     Attributes:
-      demonstrations: comparisons with one demonstrated trajectory each.
+      demonstrations: comparisons with one demonstrated trajectory each; where there is no small
+        world, by the rule of `reference_rule`, so that `data.train` must have references.
       general: examples of general instruction data.
       micro_batches: parts of a batch whose gradients are summed.
       checkpoint_every: steps between checkpoints.

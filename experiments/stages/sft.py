@@ -8,7 +8,7 @@ import numpy as np
 from experiments.run import Run
 from experiments.sections import RFT, Supervised
 from experiments.stages import training
-from grm_jax.data import pipeline
+from grm_jax.data import pipeline, reference_rule
 from grm_jax.learning import sft
 from grm_jax.learning.state import TrainState, make_optimizer, start_state
 from grm_jax.models import lora
@@ -44,22 +44,33 @@ def general_examples(run: Run, count: int, *, seed: int) -> list[pipeline.Exampl
 
 
 def demonstrations(run: Run, count: int, *, seed: int, verdicts: str) -> list[pipeline.Example]:
-    """Demonstrations of an imperfect demonstrator, some with the hint in the prompt."""
+    """Demonstrations of an imperfect demonstrator, some with the hint in the prompt.
+
+    That is the demonstrator of the small world, or the rule of `reference_rule`. The hints of the
+    rule are its own verdicts, so that it teaches without labels.
+    """
     examples, template = [], run.config.template
+    share = run.world.config.hinted if run.world is not None else reference_rule.HINTED
     for index, comparison in enumerate(run.comparisons("train", count, seed=seed)):
         rng = np.random.default_rng((seed, index))
         shown = comparison.in_order(rng.permutation(comparison.n))
         binary = shown.n == 1
-        hint = None
-        if rng.random() < run.world.config.hinted:
-            hint = shown.label if binary else shown.best
+        hinted, hint = rng.random() < share, None
+        if run.world is not None:
+            if hinted:
+                hint = shown.label if binary else shown.best
+            answer = run.world.demonstration(
+                shown, rng, principles=template.principles, verdicts=verdicts, hint=hint
+            )
+        else:
+            if hinted:
+                hint = reference_rule.verdict(shown)
+            answer = reference_rule.demonstration(shown, rng, principles=template.principles)
         text = grm_prompt(
             shown.messages, shown.responses, form=template.form, principles=template.principles,
             binary=binary, hint=None if hint is None else Hint(hint),
+            reference=shown.reference if template.reference else "",
         )  # fmt: skip
-        answer = run.world.demonstration(
-            shown, rng, principles=template.principles, verdicts=verdicts, hint=hint
-        )
         examples.append(example(run, [Message("user", text)], answer))
     return examples
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import types
 
 import pytest
@@ -20,6 +21,7 @@ from grm_jax.data.stores import TrajectoryStore
 from grm_jax.files import write_json
 from grm_jax.sampling.draw import Drawer, TooLong, WorkList
 from grm_jax.text.prompts import Message, grm_prompt
+from grm_jax.text.scores import parse_strict
 from grm_jax.text.tokenizers import train_sentencepiece
 
 LONG = "tell me in short words how to cook a soup of leek and pea at home"
@@ -290,7 +292,10 @@ def test_bad_sections(files, changes, problem):
     [
         ({"data.train": ""}, r"config\.data\.train: is not given.*config\.rft\.data"),
         ({"data.general": ""}, r"config\.data\.general: is not given"),
-        ({"cold_start.data.demonstrations": 3}, r"cold_start\.data\.demonstrations: must be 0"),
+        (
+            {"cold_start.data.demonstrations": 3, "data.train": ""},
+            r"config\.data\.train: is not given, and config\.cold_start\.data\.demonstrations",
+        ),
         ({"rft.engine": "remote"}, r"config\.rft\.engine: must be"),
         ({"rft.engine_url": "localhost"}, r"config\.rft\.engine_url: must start"),
         ({"benchmark.engine": "openai"}, r"config\.benchmark\.greedy_stages: .*'remote'"),
@@ -340,6 +345,42 @@ def config(folder, **changes):
     c.benchmark.meta_rm, c.benchmark.arms = False, ""
     c.benchmark.ks, c.benchmark.draw.k, c.benchmark.buckets.samples = "1,2", 2, "1,2"
     return c
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_rule_demonstrates_on_rows_with_references(files, tmp_path, shown):
+    """Without a label: in the prompts, and in hints, stands what the rule says."""
+    answers = [["so leek", "pea"], ["pea", "leek 1"], ["the leek"], ["pea"]]
+    rows = [
+        {"uid": f"own/{i}", "prompt": f"easy soup {i}?", "responses": answers[i % 4],
+         "reference": "leek", **({"best": i % 3 % 2} if i % 4 < 2 else {"label": i % 3 % 2})}
+        for i in range(200)
+    ]  # fmt: skip
+    write(files / "own.jsonl", *rows)
+    c = config(files, train=f"comparisons:{files}/own.jsonl")
+    c.template.reference, c.cold_start.data.demonstrations = shown, 200
+    run = Run.open(c, tmp_path / "w")
+    assert all(draw.reference is shown for draw in (run.config.rft.draw, run.config.grpo.draw))
+    examples = sft.demonstrations(run, 200, seed=0, verdicts="weight")
+    hinted = 0
+    for tokens, start in examples:
+        prompt, answer = (run.tokenizer.decode(ids) for ids in (tokens[:start], tokens[start:]))
+        assert ("#### Reference Answer ####\nleek\n" in prompt) is shown
+        n = 1 if "[The Begin of Response]" in prompt else 2
+        scores = parse_strict(answer, n, *((0, 1) if n == 1 else (1, 10))).scores
+        if n == 1:
+            assert scores == (int("the leek" in prompt.split("Responses to be Scored")[1]),)
+            hint = f"The correct score is: {scores[0]}"
+        else:
+            first = prompt.partition("[The Begin of Response 1]\n")[2].partition("\n")[0]
+            assert (scores[0] > scores[1]) == ("leek" in first)
+            hint = f"The best response is: Response {1 + scores.index(max(scores))}"
+        hinted += hint in prompt
+        assert (hint in prompt) == bool(re.search("(score|best response) is: ", prompt))
+    assert 12 <= hinted <= 40  # of 200, for a share of 0.12
+    write(files / "own.jsonl", *(pair(i, f"easy soup {i}?") for i in range(8)))
+    with pytest.raises(ValueError, match=r"'own/\d': has no reference"):
+        sft.demonstrations(Run.open(c, tmp_path / "v"), 1, seed=0, verdicts="weight")
 
 
 def judge(body):

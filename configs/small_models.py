@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "max_unparsed": 1.0, "max_cut": 1.0,
             "draw": {"k": 4, "max_new_tokens": 256, "max_truncated": 1.0},
             "buckets": {"prompt_lengths": "512,768,1024,2048", "output_lengths": "256",
-                        "samples": "1,4", "samples_per_unit": 8},
+                        "samples": "1,2", "samples_per_unit": 8},
         }
     )  # fmt: skip
     if variant == "runlocal":

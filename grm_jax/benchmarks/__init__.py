@@ -75,7 +75,11 @@ def load_suite(
     try:
         comparisons = collect(suite.read(data_dir))
     except MissingFiles as error:
-        raise MissingFiles(f"{name}: {error}") from None
+        fetched = "".join(
+            f"; python -m tools.download --suite={source} --out={data_dir} fetches them"
+            for source in [*suite.sources][:1]
+        )
+        raise MissingFiles(f"{name}: {error}{fetched}") from None
     for subset, rows in count_rows(comparisons).items() if suite.rows is not None else ():
         if rows > suite.rows[subset]:
             raise ValueError(

@@ -488,6 +488,8 @@ def test_missing_files_are_named(tmp_path, name):
     with pytest.raises(benchmarks.MissingFiles, match=f"^{name}: expected the f") as caught:
         load_suite(name, tmp_path)
     assert str(tmp_path) in str(caught.value) and MISSING.get(name, "") in str(caught.value)
+    fetched = f"tools.download --suite={next(iter(SUITES[name].sources), 'none')} --out={tmp_path}"
+    assert (fetched in str(caught.value)) == bool(SUITES[name].sources)
 
 
 def test_a_missing_file_is_named(folder):

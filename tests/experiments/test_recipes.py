@@ -16,7 +16,7 @@ from grm_jax.text.prompts import grm_prompt
 from tools import convert, make_training_data
 
 RECIPES = ("gemma2_27b", "gemma2_9b", "gemma2_2b", "deepseek_v2_lite_16b", "deepseek_v2_236b",
-           "deepseek_v3_671b", "llama3_1_8b", "qwen3_8b")  # fmt: skip
+           "deepseek_v3_671b", "llama3_1_8b", "qwen3_8b", "smollm2_135m")  # fmt: skip
 MODULES = [importlib.import_module(f"configs.{name}") for name in RECIPES]
 VARIANTS = [(module, variant) for module in MODULES for variant in module.VARIANTS]
 
@@ -36,8 +36,9 @@ def placed(module, variant, root):
     c = module.get_config(variant)
     assert c.released.variant == ("" if variant == "runlocal" else module.__name__[8:])
     c.released.model, c.released.variant = str(root / "weights"), ""
-    for field in ("train", "test", "general"):
+    for field in ("train", "development", "test", "general"):
         c.data[field] = c.data[field].replace("runs/tiny/data", str(root / "data"))
+    c.benchmark.data_dir = c.benchmark.data_dir.replace("runs/tiny/data", str(root / "data"))
     return c
 
 
@@ -97,6 +98,22 @@ def test_one_recipe_from_raw_files_and_a_released_folder_to_an_exported_one(fold
     jax.tree.map(np.testing.assert_array_equal, policy.params, jax.device_get(kept))
     assert not np.array_equal(kept["layers"]["local"]["mlp"]["up"],
                               run.init_params()["layers"]["local"]["mlp"]["up"])  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_rule_teaches_the_recipe_on_human_labels(folders, tmp_path):
+    module = importlib.import_module("configs.smollm2_135m")
+    run = Run.open(placed(module, "runlocal", folders), tmp_path / "w")
+    spct.main(run)
+    main = (tmp_path / "w" / "tables" / "main.md").read_text()
+    for row in ("released, greedy", "cold start, greedy", "GRPO, greedy", "Voting@2", "MetaRM@2"):
+        assert f"| {row} " in main
+    assert "of 471 rows" in main and "of 4560 rows" in main
+    # Its adapters are merged, and its references were in every prompt.
+    assert run.config.adapted() == ["grpo"] and run.config.grpo.draw.reference
+    assert sorted(p.name for p in (tmp_path / "w" / "params").iterdir()) == [
+        "cold_start", "grpo", "meta_rm", "rft",
+    ]  # fmt: skip
 
 
 def test_the_whole_loop_of_a_config_without_grpo_is_refused_before_it_starts(folders, tmp_path):

@@ -7,8 +7,20 @@
 See `experiments.stages.benchmark`. The stages have to be finished.
 """
 
+import pathlib
+
+import ml_collections
+
 from experiments import launch
-from experiments.stages import benchmark
+
+
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Measures what the config names."""
+    from experiments.run import carry_out
+    from experiments.stages import benchmark
+
+    carry_out(benchmark.run_stage, config, workdir, requires=("benchmark",))
+
 
 if __name__ == "__main__":
-    launch.main(benchmark.run_stage, requires=("benchmark",))
+    launch.start(main)

@@ -6,6 +6,9 @@
     --show_config=grpo       prints the fields of one section
 
 Only the fields of the sections that the config has are flags.
+
+The sections are those of the library, which needs jax. `--help` must not wait for it, so whatever
+knows them is imported by the functions that have a config.
 """
 
 import dataclasses
@@ -16,8 +19,6 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.config import build, complete, fields, in_use, shown
-from experiments.sections import TRAINED_STAGES, Config
 from grm_jax.ranges import split
 
 
@@ -37,6 +38,8 @@ class _ConfigFile(flags.ArgumentParser):
         Raises:
           BadVariant: the file refuses its variant.
         """
+        from experiments.config import complete
+
         try:
             loaded = self.of_file.parse(path)
         except ValueError as error:
@@ -87,6 +90,8 @@ def define_config(values: flags.FlagValues = flags.FLAGS, **options) -> flags.Fl
     flag.parser, parse = _ConfigFile(flag.parser), flag.parse
 
     def parse_then_allow_none(path: str) -> None:
+        from experiments.config import shown
+
         parse(path)  # defines the flags of fields
         for line in shown(flag.value, {}, {}, ()) if isinstance(flag.value, ConfigDict) else ():
             if line.field.optional and (name := f"config.{line.name}") in values:
@@ -110,6 +115,9 @@ def require(*names: str) -> None:
 
 def unknown_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str | None:
     """The message about a flag whose section or field the config lacks; None for other errors."""
+    from experiments.config import fields
+    from experiments.sections import Config
+
     cause = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
     place = traceback.extract_tb(error.__traceback__)[-1].filename
     if not isinstance(cause, KeyError) or "ml_collections" not in place:
@@ -131,6 +139,8 @@ def unknown_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str 
 
 def require_in_use() -> None:
     """Raises ValueError for a flag of a stage that `config.stages` switches off."""
+    from experiments.sections import TRAINED_STAGES
+
     flag = flags.FLAGS["config"]
     on = split(flag.value.get("stages") or "")
     for name in config_flags.get_override_values(flag) if on else ():
@@ -151,6 +161,8 @@ def show_config() -> bool:
     wanted = flags.FLAGS.show_config
     if wanted is None or wanted == "false":
         return False
+    from experiments.config import build, in_use, shown
+
     flag = flags.FLAGS["config"]
     path = config_flags.get_config_filename(flag)
     file = flag.parser.of_file.parse(path)

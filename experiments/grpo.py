@@ -5,8 +5,20 @@
 See `experiments.stages.grpo`. Stages that it starts from are run first if the workdir lacks them.
 """
 
+import pathlib
+
+import ml_collections
+
 from experiments import launch
-from experiments.stages import order
+
+
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Runs GRPO, after the stages before it."""
+    from experiments.run import carry_out
+    from experiments.stages import order
+
+    carry_out(order.up_to("grpo"), config, workdir, requires=order.needed("grpo"))
+
 
 if __name__ == "__main__":
-    launch.main(order.up_to("grpo"), requires=order.needed("grpo"))
+    launch.start(main)

@@ -3,9 +3,10 @@
 Every process does the same work on its part of the arrays and has all records. Only process 0
 writes logs, tables and figures into the workdir, which must be on a shared file system; the others
 write theirs into temporary folders. All processes write their parts of checkpoints and parameters.
+
+`--help` must not wait for jax: jax, and all that needs it, is imported by the functions that run.
 """
 
-import functools
 import os
 import pathlib
 import signal
@@ -16,13 +17,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import jax
 import ml_collections
 from absl import app, flags, logging
 
 from experiments import command_line
-from experiments.run import Run, Stopped
-from grm_jax.parallel import processes
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
@@ -40,33 +38,6 @@ STOPPED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop
 FAILURE = "failure.txt"
 
 
-def carry_out(
-    experiment: Callable[[Run], None],
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    *,
-    requires: Sequence[str] = (),
-) -> None:
-    """Runs one experiment on one workdir; SIGTERM stops it at its next safe point.
-
-    `requires` names the sections without which the experiment cannot begin.
-    """
-    run = Run.open(config, workdir, requires=requires)
-    signal.signal(signal.SIGTERM, run.ask_to_stop)
-    try:
-        with jax.set_mesh(run.mesh):
-            experiment(run)
-        if run.stopping:  # nothing else may begin
-            run.stop("all of it")
-    finally:
-        run.workdir.close()
-
-
-def main(experiment: Callable[[Run], None], *, requires: Sequence[str] = ()) -> None:
-    """Runs one experiment from the command line; arguments as `carry_out`."""
-    start(functools.partial(carry_out, experiment, requires=requires))
-
-
 def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) -> None:
     """Runs a program of a config and a workdir from the command line."""
 
@@ -81,6 +52,9 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
             command_line.require_in_use()
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
+        from experiments.run import Stopped
+        from grm_jax.parallel import processes
+
         workdir = pathlib.Path(_WORKDIR.value).expanduser()
         try:
             _join(workdir)
@@ -125,6 +99,8 @@ def _join(workdir: pathlib.Path) -> None:
         raise ValueError("--coordinator, --processes and --process belong together")
     if not any(given) and not _DISTRIBUTED.value:
         return
+    import jax
+
     workdir.mkdir(parents=True, exist_ok=True)
     if not _PROCESS.value:
         (workdir / FAILURE).unlink(missing_ok=True)  # of an earlier start; the others wait below
@@ -137,9 +113,11 @@ def _fail(workdir: pathlib.Path, error: Exception) -> None:
 
     Without it they would wait in a collective for ever.
     """
+    import jax
+
     traceback.print_exception(error)
-    text = f"process {processes.index()} of {jax.process_count()} failed: {error}\n"
-    partial = workdir / f"{FAILURE}.{processes.index()}"
+    text = f"process {jax.process_index()} of {jax.process_count()} failed: {error}\n"
+    partial = workdir / f"{FAILURE}.{jax.process_index()}"
     partial.write_text(text, encoding="utf-8")
     partial.replace(workdir / FAILURE)
     _end(text)

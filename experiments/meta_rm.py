@@ -6,8 +6,20 @@ See `experiments.stages.meta_rm`. Stages that it starts from are run first if th
 them.
 """
 
+import pathlib
+
+import ml_collections
+
 from experiments import launch
-from experiments.stages import order
+
+
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains the meta RM, after the stages before it."""
+    from experiments.run import carry_out
+    from experiments.stages import order
+
+    carry_out(order.up_to("meta_rm"), config, workdir, requires=order.needed("meta_rm"))
+
 
 if __name__ == "__main__":
-    launch.main(order.up_to("meta_rm"), requires=order.needed("meta_rm"))
+    launch.start(main)

@@ -367,6 +367,28 @@ class Run:
         return progress.bar(self.console, title, total, done)
 
 
+def carry_out(
+    experiment: Callable[[Run], None],
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    requires: Sequence[str] = (),
+) -> None:
+    """Runs one experiment on one workdir; SIGTERM stops it at its next safe point.
+
+    `requires` names the sections without which the experiment cannot begin.
+    """
+    run = Run.open(config, workdir, requires=requires)
+    signal.signal(signal.SIGTERM, run.ask_to_stop)
+    try:
+        with jax.set_mesh(run.mesh):
+            experiment(run)
+        if run.stopping:  # nothing else may begin
+            run.stop("all of it")
+    finally:
+        run.workdir.close()
+
+
 def with_shardings(shapes: dict, shardings: dict) -> dict:
     """Shapes and dtypes with the sharding of each leaf."""
     return jax.tree.map(

@@ -6,8 +6,20 @@ See `experiments.stages.sft`. As in every experiment, finished stages are left a
 killed one resumes from its latest checkpoint.
 """
 
+import pathlib
+
+import ml_collections
+
 from experiments import launch
-from experiments.stages import order
+
+
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Runs both, on one workdir."""
+    from experiments.run import carry_out
+    from experiments.stages import order
+
+    carry_out(order.up_to("cold_start"), config, workdir)
+
 
 if __name__ == "__main__":
-    launch.main(order.up_to("cold_start"))
+    launch.start(main)

@@ -5,15 +5,21 @@
 Finished stages are skipped and unfinished ones go on, so the same command resumes a killed run.
 """
 
+import pathlib
+
+import ml_collections
+
 from experiments import launch
-from experiments.run import Run
-from experiments.stages import order
 
 
-def main(run: Run) -> None:
-    """All stages in turn."""
-    order.carry_out(run, order.whole(run))
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Runs all stages in turn."""
+    from experiments.run import carry_out
+    from experiments.stages import order
+
+    requires = (*order.needed("grpo"), "benchmark")
+    carry_out(order.run_whole, config, workdir, requires=requires)
 
 
 if __name__ == "__main__":
-    launch.main(main, requires=(*order.needed("grpo"), "benchmark"))
+    launch.start(main)

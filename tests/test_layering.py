@@ -51,6 +51,10 @@ PIPELINE = "grm_jax.data.pipeline"
 LAZY = {"grain", "httpx", "ml_collections", "openai", "pyarrow", "huggingface_hub", "libtpu"}
 # Never in the library at all, and in the rest only behind importorskip or inside a function.
 TORCH_FAMILY = {"torch", "transformers", "tensorflow"}
+EXPERIMENTS = [
+    f"experiments.{name}" for name in
+    ("sft", "rft", "grpo", "meta_rm", "baseline", "benchmark", "ablate", "spct")
+]  # fmt: skip
 
 
 class Import(NamedTuple):
@@ -208,10 +212,7 @@ def test_no_main_imports_a_main_and_experiments_have_no_import_circle():
         module_name(path) for path in (ROOT / "experiments").glob("*.py")
         if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
     }  # fmt: skip
-    assert mains == {
-        f"experiments.{name}" for name in
-        ("sft", "rft", "grpo", "meta_rm", "baseline", "benchmark", "ablate", "spct")
-    }  # fmt: skip
+    assert mains == set(EXPERIMENTS)
     found = [str(i) for i in imports if {i.name, i.name.rpartition(".")[0]} & mains]
     assert found == []
     assert import_cycle(imports, modules) == []
@@ -336,6 +337,12 @@ def test_text_data_and_benchmarks_import_without_jax():
     done = import_without(sorted(JAX_FAMILY | {"grain", "ml_collections"}), modules)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["imported", str(len(modules))]
+
+
+def test_the_help_of_an_experiment_waits_neither_for_jax_nor_for_scipy():
+    slow = sorted(JAX_FAMILY | {"grain", "scipy", "matplotlib"})
+    done = import_without(slow, EXPERIMENTS)
+    assert done.returncode == 0, done.stderr
 
 
 def test_benches_of_speed_import_on_a_bare_gpu_machine():

@@ -68,3 +68,8 @@ def carry_out(run: Run, stages: Sequence[tuple[str, Stage]]) -> None:
         seconds[name] = time.monotonic() - began
     each = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     run.say(f"{sum(seconds.values()):.0f} s in all: {each}")
+
+
+def run_whole(run: Run) -> None:
+    """The whole loop, its arms and the benchmark."""
+    carry_out(run, whole(run))

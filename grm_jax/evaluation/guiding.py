@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 from grm_jax.evaluation import plots, statistics
 from grm_jax.evaluation.lines import CountingRules, Drawn, Suite, ballots_of, last_sampled, tally
@@ -50,8 +49,10 @@ def within_auc(drawn: Drawn) -> WithinAUC:
 
 def simulated(drawn: Drawn, auc: float, seed: int) -> Drawn:
     """The same samples with the scores of a meta RM of this AUC inside comparisons."""
+    from scipy.stats import norm
+
     rng = np.random.default_rng(seed)
-    gap = math.sqrt(2) * scipy.stats.norm.ppf(auc)  # of two normals of variance 1
+    gap = math.sqrt(2) * norm.ppf(auc)  # of two normals of variance 1
     meta = [
         [gap * bool(t.correct) + float(rng.standard_normal()) for t in samples]
         for samples in drawn.groups

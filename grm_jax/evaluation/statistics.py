@@ -4,6 +4,8 @@ The item of every interval of one run is the comparison: random subsets of sampl
 of one comparison, are never resampled as if they were new evidence. Over training seeds the unit is
 the seed. Shape letters: R training seeds, I items, C comparisons, S samples, M subsets,
 B resamples, L lines of a table, G clusters.
+
+scipy is imported inside the functions: it is slow to import, and training needs none of it.
 """
 
 import math
@@ -11,8 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
 from numpy.typing import ArrayLike
 
 # Resampling works on [chunk, I] count matrices of about this many entries at a time.
@@ -147,6 +147,8 @@ class OverSeeds(NamedTuple):
 
     def difference(self, a: int, b: int) -> Difference:
         """Line a minus line b; no p-value (NaN) where it is not 0 and the same on all seeds."""
+        from scipy.optimize import brentq
+
         value, half_width = self._student([v_LI[a] - v_LI[b] for v_LI in self.values_R])
         half, size = half_width(0.05), abs(value)
         # Differences such as 0.1 + 0.2 - 0.3 must not turn an exact tie into a sign.
@@ -155,11 +157,13 @@ class OverSeeds(NamedTuple):
         elif half_width(MIN_P) <= size:
             p_value = MIN_P
         else:
-            p_value = scipy.optimize.brentq(lambda p: half_width(p) - size, MIN_P, 1.0)
+            p_value = brentq(lambda p: half_width(p) - size, MIN_P, 1.0)
         return Difference(value, value - half, value + half, p_value)
 
     def _student(self, values_R: Sequence[np.ndarray]) -> tuple[float, Callable[[float], float]]:
         """The mean, and the half width of its interval for a two-sided p-value."""
+        from scipy.stats import t
+
         means_R = np.array([values_I.mean() for values_I in values_R])
         value, R = float(means_R.mean()), len(means_R)
         variances, freedom = [means_R.var(ddof=1) / R], [R - 1]
@@ -178,7 +182,7 @@ class OverSeeds(NamedTuple):
             freedom.append(max(1, G - 1))
 
         def half_width(p_value: float) -> float:
-            return math.sqrt(scipy.stats.t.isf(p_value / 2, freedom) ** 2 @ variances)
+            return math.sqrt(t.isf(p_value / 2, freedom) ** 2 @ variances)
 
         return value, half_width
 
@@ -272,6 +276,8 @@ def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> float:
     Raises:
         ValueError: outcomes other than 0 and 1 (shared credit has no such test), or not paired.
     """
+    from scipy.stats import binomtest
+
     a, b = _finite("a_correct", a_correct, dims=(1,)), _finite("b_correct", b_correct, dims=(1,))
     if a.shape != b.shape:
         raise ValueError(f"a_correct, b_correct: shapes {a.shape} and {b.shape} are not paired")
@@ -280,7 +286,7 @@ def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> float:
     only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
     if only_a + only_b == 0:
         return 1.0
-    return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
 def within_comparison_auc(scores: ArrayLike, correct: ArrayLike, valid: ArrayLike) -> WithinAUC:

@@ -12,7 +12,7 @@ import pytest
 from builders import read_table
 
 from configs import small_world
-from experiments import ablate
+from experiments import ablation
 
 ROOT = pathlib.Path(__file__).parents[2]
 # At the least size, and the second arm compiles nothing of its own: GRPO at once, without RFT.
@@ -22,11 +22,6 @@ FIELDS = {
     "grpo.optimizer.steps": 1, "benchmark.split": "test", "benchmark.meta_rm": False,
     "benchmark.limit": 4, "benchmark.ks": "1,2", "benchmark.draw.k": 2, "benchmark.arm_k": 2,
 }  # fmt: skip
-
-
-def flags(monkeypatch, *, report=False):
-    monkeypatch.setattr(ablate, "_SHARD", types.SimpleNamespace(value="0/1"))
-    monkeypatch.setattr(ablate, "_REPORT", types.SimpleNamespace(value=report))
 
 
 @pytest.mark.slow
@@ -65,18 +60,16 @@ def test_two_arms_on_two_seeds(tmp_path, monkeypatch):
     for seed in (21, 22):
         results = alone / f"seed_{seed}/results"
         shutil.copytree(tmp_path / f"seed_{seed}/results", results)
-    flags(monkeypatch, report=True)
-    ablate.main(config, alone)
+    ablation.run(config, alone, report=True)
     assert time.monotonic() - began < 20
     assert (alone / "tables/ablation.md").read_bytes() == before
     assert not (alone / "seed_21/params").exists()
 
     # The seeds are opened: another measurement of them is refused before anything is drawn.
-    flags(monkeypatch)
     config.benchmark.draw.temperature = 0.9
-    monkeypatch.setattr(ablate.launch, "carry_out", lambda *_: pytest.fail("a seed was begun"))
+    monkeypatch.setattr(ablation, "carry_out", lambda *_: pytest.fail("a seed was begun"))
     with pytest.raises(ValueError, match=r"seed 21 was opened on .*temperature"):
-        ablate.main(config, tmp_path)
+        ablation.run(config, tmp_path)
 
 
 def test_a_development_seed_is_no_held_out_seed():
@@ -84,42 +77,40 @@ def test_a_development_seed_is_no_held_out_seed():
     config.benchmark.split = "test"
     config.ablate.seeds = "3"
     with pytest.raises(ValueError, match="development_seeds: seed 3 is in seeds already"):
-        ablate.seeds(config)
+        ablation.seeds(config)
 
 
 def test_arms_that_were_measured_before_stay_if_they_are_the_same(tmp_path, monkeypatch):
     config = small_world.get_config("ci")
     config.ablate.only = "kl_0_32"
-    assert ablate.measured_arms(config, tmp_path) == []
+    assert ablation.measured_arms(config, tmp_path) == []
     (tmp_path / "results").mkdir()
     (tmp_path / "results/small_world.json").touch()
     before = {"kl 0": "grpo.kl_coef=0.0", "kl 0 02": "grpo.kl_coef=7.0", "gone": "grpo.kl_coef=8.0"}
     result = types.SimpleNamespace(arms=before)
-    monkeypatch.setattr(ablate.results, "read_results", lambda folder: {"small_world": result})
-    found = ablate.measured_arms(config, tmp_path)
+    monkeypatch.setattr(ablation.results, "read_results", lambda folder: {"small_world": result})
+    found = ablation.measured_arms(config, tmp_path)
     assert found == ["kl_0"]
-    assert ablate.of_seed(config, 21, found).benchmark.arms == "kl_0_32,kl_0"
+    assert ablation.of_seed(config, 21, found).benchmark.arms == "kl_0_32,kl_0"
     config.ablate.only = "kl_0"
-    assert ablate.of_seed(config, 21, found).benchmark.arms == "kl_0"
+    assert ablation.of_seed(config, 21, found).benchmark.arms == "kl_0"
 
 
 def test_a_mistake_in_an_arm_is_said_once(tmp_path, monkeypatch):
-    flags(monkeypatch)
-    monkeypatch.setattr(ablate.launch, "carry_out", lambda *_: pytest.fail("a seed was begun"))
+    monkeypatch.setattr(ablation, "carry_out", lambda *_: pytest.fail("a seed was begun"))
     config = small_world.get_config("ci")
     config.ablate.arms.kl_0 = "grpo.kl_coeff=0.0"
     with pytest.raises(ValueError, match=r"^config\.ablate\.arms\.kl_0: .*kl_coeff"):
-        ablate.main(config, tmp_path / "new")
+        ablation.run(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_report_of_nothing_is_an_error(tmp_path, monkeypatch):
-    flags(monkeypatch, report=True)
+def test_a_report_of_nothing_is_an_error(tmp_path):
     config = small_world.get_config("ci")
     with pytest.raises(ValueError, match="there is no folder"):
-        ablate.main(config, tmp_path / "new")
+        ablation.run(config, tmp_path / "new", report=True)
     with pytest.raises(ValueError, match="no seed of .* was measured with this config"):
-        ablate.main(config, tmp_path)
+        ablation.run(config, tmp_path, report=True)
 
 
 @pytest.mark.parametrize("problem", [ValueError("bad data"), FloatingPointError("loss is nan")])
@@ -133,8 +124,7 @@ def test_a_seed_that_fails_does_not_take_the_others_with_it(tmp_path, monkeypatc
         if own.seed == 3:
             raise problem
 
-    flags(monkeypatch)
-    monkeypatch.setattr(ablate.launch, "carry_out", carry_out)
+    monkeypatch.setattr(ablation, "carry_out", carry_out)
     with pytest.raises(ValueError, match=f"seed 3: {problem}"):
-        ablate.main(config, tmp_path)
+        ablation.run(config, tmp_path)
     assert done == ["seed_3", "seed_4"]

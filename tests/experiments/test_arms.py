@@ -7,7 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import deepseek_v2_lite_16b, gemma2_27b, small_world
-from experiments import ablate, arms, launch, schema
+from experiments import ablation, arms, schema
+from experiments import run as runs
 from experiments.config import complete
 from experiments.run import Run, Stopped
 
@@ -74,7 +75,7 @@ def test_an_arm_that_does_not_exist_is_named(config):
         arms.every(config)
     config.ablate.only = "kl_7"
     with pytest.raises(ValueError, match=r"config\.ablate\.only: no arm 'kl_7'"):
-        ablate.read_config(config)
+        ablation.read_config(config)
 
 
 @pytest.mark.parametrize("module", [small_world, gemma2_27b, deepseek_v2_lite_16b])
@@ -162,33 +163,33 @@ def test_a_seed_has_one_use(config, fields, named):
 
 def test_the_split_decides_the_seeds_and_shards_divide_them(config):
     config.benchmark.split = "test"
-    assert ablate.seeds(config) == [11, 12, 13, 14, 15]
-    assert ablate.take_shard(ablate.seeds(config), "1/2") == [12, 14]
-    assert ablate.take_shard(ablate.seeds(config), "0/2") == [11, 13, 15]
+    assert ablation.seeds(config) == [11, 12, 13, 14, 15]
+    assert ablation.take_shard(ablation.seeds(config), "1/2") == [12, 14]
+    assert ablation.take_shard(ablation.seeds(config), "0/2") == [11, 13, 15]
     config.benchmark.split = "development"
-    assert ablate.seeds(config) == [0, 1, 2, 3, 7]
-    own = ablate.of_seed(config, 7)
+    assert ablation.seeds(config) == [0, 1, 2, 3, 7]
+    own = ablation.of_seed(config, 7)
     assert own.seed == own.small_world.world_seed == 7
     assert own.benchmark.arms.split(",") == list(config.ablate.arms)
     config.ablate.development_seeds = ""
     with pytest.raises(ValueError, match="no seeds for config.benchmark.split='development'"):
-        ablate.seeds(config)
+        ablation.seeds(config)
     for shard in ("2/2", "1", "a/b", "-1/2", "²/3"):
         with pytest.raises(ValueError, match="--shard: expected i/n"):
-            ablate.take_shard([1], shard)
+            ablation.take_shard([1], shard)
 
 
 def test_a_held_out_seed_is_opened_once(config, tmp_path):
-    ablate.check_opening(tmp_path, config)
-    ablate.record_opening(tmp_path, config)
+    ablation.check_opening(tmp_path, config)
+    ablation.record_opening(tmp_path, config)
     assert json.loads((tmp_path / "opened.json").read_text())["date"]
     config.ablate.arms.more = "grpo.kl_coef=0.5"  # a later arm, a resumed run, another machine
     config.benchmark.arms, config.benchmark.max_cut = "more", 0.3
     config.benchmark.buckets.samples_per_unit *= 2
-    ablate.check_opening(tmp_path, config)
+    ablation.check_opening(tmp_path, config)
     config.benchmark.draw.temperature = 0.7
     with pytest.raises(ValueError) as caught:
-        ablate.check_opening(tmp_path, config)
+        ablation.check_opening(tmp_path, config)
     assert "was opened on" in str(caught.value)
     assert "config.benchmark.draw.temperature: 0.5 there, 0.7 now" in str(caught.value)
 
@@ -198,7 +199,7 @@ def test_a_config_that_ablates_nothing_is_named(config):
         without = ConfigDict(config).copy_and_resolve_references()
         del without[section]
         with pytest.raises(ValueError, match=rf"config\.{section}: section is missing"):
-            ablate.seeds(without)
+            ablation.seeds(without)
     with pytest.raises(ValueError, match="split: must be one of"):
         config.benchmark.split = "tset"
         schema.check(config)
@@ -206,7 +207,7 @@ def test_a_config_that_ablates_nothing_is_named(config):
 
 def test_a_stop_at_the_end_of_a_run_begins_no_other(config, tmp_path):
     with pytest.raises(Stopped):
-        launch.carry_out(lambda run: run.ask_to_stop(signal.SIGTERM), config, tmp_path)
+        runs.carry_out(lambda run: run.ask_to_stop(signal.SIGTERM), config, tmp_path)
 
 
 def test_how_a_server_is_asked_may_change_on_a_begun_workdir(config, tmp_path):

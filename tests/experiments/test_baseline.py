@@ -12,11 +12,11 @@ import pytest
 from tiny_release import write_release
 
 from configs import gemma2_2b, small_world
-from experiments import baseline, measurement, sections
+from experiments import measurement, sections
 from experiments.baselines import cloud, judge
 from experiments.baselines import pairs as pair_baselines
 from experiments.run import Run
-from experiments.stages import benchmark, heads, order
+from experiments.stages import baseline, benchmark, heads, order
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.data.trajectory import Trajectory
@@ -136,13 +136,13 @@ def test_a_bad_kind_and_a_missing_section_are_named(tmp_path):
     c.baseline.k = 9
     run = Run.open(c, tmp_path / "w")
     with pytest.raises(ValueError, match=r"config\.baseline\.k: 9 exceeds .*draw\.k = 8"):
-        baseline.main(run)
+        baseline.run_stage(run)
     run.workdir.close()
     c = config()
     del c.baseline
     run = Run.open(c, tmp_path / "w")
     with pytest.raises(ValueError, match=r"config\.baseline: section is missing"):
-        baseline.main(run)
+        baseline.run_stage(run)
     run.workdir.close()
 
 
@@ -276,7 +276,7 @@ def test_the_brace_of_the_last_box_is_found_at_a_token_boundary():
 @pytest.mark.parametrize("kind", list(LINES))
 def test_each_kind_from_data_to_table(kind, workdir):
     run = Run.open(config(kind), workdir)
-    baseline.main(run)
+    baseline.run_stage(run)
     run.workdir.close()
     (result,) = read_results(workdir).values()
     table = (workdir / "tables" / "main.md").read_text()
@@ -317,7 +317,7 @@ def test_the_section_of_a_trained_kind_cannot_change(workdir):
     c.baseline.optimizer.learning_rate = 0.5
     run = Run.open(c, workdir)
     with pytest.raises(ValueError, match=r"baseline\.optimizer\.learning_rate: 0\.002 there"):
-        baseline.main(run)
+        baseline.run_stage(run)
     run.workdir.close()
     c = config()
     c.baseline.k = 1  # decides no parameters
@@ -368,7 +368,7 @@ def test_a_recipe_trains_baselines_with_adapters_from_released_weights(tmp_path)
     for kind in ("bradley_terry", "llm_judge"):
         c.baseline.kind = kind
         run = Run.open(c, tmp_path / "w")
-        baseline.main(run)
+        baseline.run_stage(run)
         run.workdir.close()
     names = sorted(path.name for path in (tmp_path / "w" / "params").iterdir())
     assert names == ["bradley_terry", "llm_judge"]

@@ -4,9 +4,9 @@ import builders
 import pytest
 
 from configs import small_world
-from experiments import ablate, arms, baseline, measurement, sections
+from experiments import ablation, arms, measurement, sections
 from experiments.config import build, complete
-from experiments.stages import benchmark
+from experiments.stages import baseline, benchmark
 from experiments.training_data import TrainingData
 from experiments.workdir import Workdir
 from grm_jax.evaluation import results
@@ -30,7 +30,7 @@ READERS = {
     "baselines/pairrm/small_world.json": lambda run: benchmark.stored_baselines(
         run, {"small_world": []}, benchmark.counting_rules(run, measurement.read_config(run))
     ),
-    "opened.json": lambda run: ablate.check_opening(run.workdir.root, run.fields),
+    "opened.json": lambda run: ablation.check_opening(run.workdir.root, run.fields),
     "params/base/DONE": lambda run: run.workdir.load_params("base", {}, written_by={}),
     "model.json": lambda run: record.read(run.workdir.root),
 }  # fmt: skip

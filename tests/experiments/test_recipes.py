@@ -8,8 +8,9 @@ import pytest
 from ml_collections import FrozenConfigDict
 from tiny_release import write_release
 
-from experiments import schema, spct
+from experiments import schema
 from experiments.run import Run
+from experiments.stages import order
 from grm_jax.data.small_world import SmallWorld, SmallWorldConfig
 from grm_jax.models import hub
 from grm_jax.text.prompts import grm_prompt
@@ -79,7 +80,7 @@ def test_one_recipe_from_raw_files_and_a_released_folder_to_an_exported_one(fold
     c = placed(module, "runlocal", folders)
     assert c.lora.stages == "rft,grpo,meta_rm,baseline" and c.model.param_dtype == "bfloat16"
     run = Run.open(c, tmp_path / "w")
-    spct.main(run)
+    order.run_whole(run)
     for row in ("released, greedy", "RFT, greedy", "GRPO, greedy", "Voting@2", "MetaRM@2"):
         assert f"| {row} " in (tmp_path / "w" / "tables" / "main.md").read_text()
 
@@ -120,5 +121,5 @@ def test_the_whole_loop_of_a_config_without_grpo_is_refused_before_it_starts(fol
     module = importlib.import_module("configs.deepseek_v2_236b")
     run = Run.open(placed(module, "runlocal", folders), tmp_path / "w")
     with pytest.raises(ValueError, match=r"config\.grpo: section is missing, .*; run the stages"):
-        spct.main(run)
+        order.run_whole(run)
     assert not (tmp_path / "w/trajectories").exists()

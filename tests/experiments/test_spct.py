@@ -6,9 +6,9 @@ import pytest
 
 from configs import small_world
 from experiments import run as runs
-from experiments import spct
 from experiments.config import build
 from experiments.run import Run
+from experiments.stages import order
 from grm_jax.sampling.engine import JittedEngine
 from tests import programs
 
@@ -37,7 +37,7 @@ def test_the_whole_loop(config, tmp_path, compilation_counter, monkeypatch):
     monkeypatch.setattr(runs, "JittedEngine", engine)
     with compilation_counter() as counter:
         run = Run.open(config, tmp_path)
-        spct.main(run)
+        order.run_whole(run)
 
     # Each declared shape of each kernel once and no other; each update once for all its stages.
     assert set().union(*(engine.programs for engine in engines)) == declared
@@ -64,7 +64,7 @@ def test_the_whole_loop(config, tmp_path, compilation_counter, monkeypatch):
     before = (tmp_path / "metrics.jsonl").read_bytes()
     run.workdir.close()
     with compilation_counter() as counter:
-        spct.main(Run.open(config, tmp_path))
+        order.run_whole(Run.open(config, tmp_path))
     assert not any(counter.count(name) for name in ("sft_update", "grpo_update", "decode"))
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert (tmp_path / "tables/main.md").read_text() == table

@@ -11,11 +11,11 @@ import jax
 import pytest
 
 from configs import small_world
-from experiments import baseline, launch
+from experiments import run as runs
 from experiments import workdir as workdirs
 from experiments.baselines import judge
 from experiments.run import Run
-from experiments.stages import drawing, grpo, order, rft
+from experiments.stages import baseline, drawing, grpo, order, rft
 from experiments.workdir import Workdir
 from grm_jax.learning.checkpoints import params_digest
 
@@ -37,7 +37,7 @@ def config():
 def finished(tmp_path_factory):
     """A workdir in which base and cold start are finished."""
     path = tmp_path_factory.mktemp("finished")
-    launch.carry_out(order.up_to("cold_start"), config(), path)
+    runs.carry_out(order.up_to("cold_start"), config(), path)
     return path
 
 
@@ -49,7 +49,7 @@ def workdir(finished, tmp_path):
 
 def load(workdir, stage):
     found = []
-    launch.carry_out(lambda run: found.append(run.load_params(stage)), config(), workdir)
+    runs.carry_out(lambda run: found.append(run.load_params(stage)), config(), workdir)
     return found[0]
 
 
@@ -97,7 +97,7 @@ def test_the_parameters_of_another_seed_are_refused(workdir, tmp_path):
     shutil.copytree(workdir / "params/base", tmp_path / "other/params/base")
     shutil.copy(workdir / "tokenizer.model", tmp_path / "other")
     with pytest.raises(ValueError, match=r"params/base: not what .*DONE\.seed: 0 there, 5 now"):
-        launch.carry_out(lambda run: run.load_params("base"), other, tmp_path / "other")
+        runs.carry_out(lambda run: run.load_params("base"), other, tmp_path / "other")
 
 
 def test_stages_of_earlier_versions_are_compared_by_what_they_have(workdir):
@@ -150,7 +150,7 @@ STAGES = {
     "base": ("base", order.up_to("cold_start")),
     "cold_start": ("cold_start", order.up_to("cold_start")),
     "grpo": ("grpo", grpo.run_stage),
-    "bradley_terry": ("baseline", baseline.main),
+    "bradley_terry": ("baseline", baseline.run_stage),
 }
 
 
@@ -174,7 +174,7 @@ def test_values_that_are_not_finite_end_a_stage(workdir, monkeypatch, stage, sto
     named = rf"stage {stage}, step 1: .*(not|be) finite|checkpoints/{stage}/2: not all .* finite"
     # What cannot be sampled from is a ValueError of its first trajectory.
     with pytest.raises(FloatingPointError if stage != "grpo" else ValueError, match=named):
-        launch.carry_out(experiment, too_fast(section), workdir)
+        runs.carry_out(experiment, too_fast(section), workdir)
     assert not (workdir / "params" / stage / "DONE").exists()
     kept = {path.name for path in (workdir / "checkpoints" / stage).iterdir()}
     assert "2" not in kept, "the first step leaves what is finite"
@@ -188,7 +188,7 @@ def test_parameters_that_are_not_finite_are_not_saved(workdir):
         run.save_params("rft", jax.tree.unflatten(structure, leaves))
 
     with pytest.raises(FloatingPointError, match="params/rft: not all values are finite"):
-        launch.carry_out(save, config(), workdir)
+        runs.carry_out(save, config(), workdir)
     assert not (workdir / "params/rft").exists()
 
 
@@ -217,7 +217,7 @@ def test_a_stage_that_keeps_nothing_is_no_finished_stage(workdir, monkeypatch, s
     train = {"rft": rft.run_stage, "llm_judge": lambda run: judge.train(run, None)}[stage]
     (workdir / "config.json").unlink()
     with pytest.raises(ValueError, match=f"stage {stage}: 0 .*config.rft.data.min_kept is 1"):
-        launch.carry_out(train, c, workdir)
+        runs.carry_out(train, c, workdir)
     assert not (workdir / "params" / stage).exists()
 
 

@@ -17,6 +17,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import multiprocessing
@@ -236,7 +237,7 @@ def _child(stage: str, argv: list[str], folder: pathlib.Path, kill: Kill | None)
         os.dup2(log.fileno(), 2)
     _Process(kill, folder.with_suffix(".journal")).install()
     sys.argv = [stage, *argv, f"--workdir={folder}"]
-    launch.main(EXPERIMENTS[stage])
+    launch.start(functools.partial(runs.carry_out, EXPERIMENTS[stage]))
 
 
 class Runner:

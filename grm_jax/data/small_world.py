@@ -97,6 +97,11 @@ def _generator(*parts) -> np.random.Generator:
     return np.random.default_rng(_digest(*parts))
 
 
+def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
+    """A word: the one that `rng.choice` would draw, without an array of all of them for each."""
+    return words[rng.integers(len(words))]
+
+
 @dataclasses.dataclass(frozen=True)
 class SmallWorldConfig(Checked):
     """Parameters of the world and of its demonstrator.
@@ -174,7 +179,7 @@ class SmallWorld:
 
     def _draw(self, split: str, seed: int, index: int) -> Comparison:
         rng = _generator("comparison", self.config.world_seed, split, seed, index)
-        topic = str(rng.choice(sorted(TOPICS)))
+        topic = _pick(rng, sorted(TOPICS))
         audience = int(rng.integers(self.config.num_audiences))
         named = rng.permutation(len(NAMES))[:NUM_NAMED]
         n = 1 if rng.random() < self.config.single else int(rng.integers(2, 5))
@@ -265,7 +270,7 @@ class SmallWorld:
         """
         for index in range(count):
             rng = _generator("general", self.config.world_seed, seed, index)
-            topic = str(rng.choice(sorted(TOPICS)))
+            topic = _pick(rng, sorted(TOPICS))
             weighted = bool(rng.random() < 0.5)
             size = len(WEIGHTS) if weighted else NUM_NAMED
             named = [NAMES[f] for f in rng.permutation(len(NAMES))[:size]]
@@ -299,18 +304,18 @@ _YES_NO = ("no", "yes")
 
 def _write_response(rng: np.random.Generator, topic: str, met: Sequence[bool]) -> str:
     has = {
-        family.name: str(rng.choice(family.words)) if meets == family.met_by_presence else ""
+        family.name: _pick(rng, family.words) if meets == family.met_by_presence else ""
         for family, meets in zip(FAMILIES, met, strict=True)
     }
-    nouns = rng.permutation(TOPICS[topic])
+    nouns = [TOPICS[topic][i] for i in rng.permutation(len(TOPICS[topic]))]
     words = [
         has["greeting"],
         has["polite"],
-        str(rng.choice(_VERBS)),
-        has["numbers"] or str(rng.choice(_ARTICLES)),
-        str(nouns[0]),
+        _pick(rng, _VERBS),
+        has["numbers"] or _pick(rng, _ARTICLES),
+        nouns[0],
         has["plain"],
-        str(rng.choice(_ADVERBS)),
+        _pick(rng, _ADVERBS),
         has["careful"],
         f"says the {has['source']}" if has["source"] else "",
         f"{has['example']} {nouns[1]}" if has["example"] else "",

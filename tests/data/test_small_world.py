@@ -224,3 +224,13 @@ def test_verdicts_by_name_stand_in_the_order_of_the_query():
         assert checked == [name for name in truth.named if name in truth.ranked[:3]]
         reading = read_trajectory(by_name, truth, order)
         assert reading.follows and reading.verdicts_right == 1
+
+
+def test_words_are_those_that_numpy_would_choose():
+    """Workdirs hold what was drawn: a faster way to draw must give the same words."""
+    for seed in range(50):
+        rng, numpys = np.random.default_rng(seed), np.random.default_rng(seed)
+        words = [str(i) for i in range(1, 2 + seed % 7)]
+        for _ in range(20):
+            assert small_world._pick(rng, words) == numpys.choice(words)
+        assert [words[i] for i in rng.permutation(len(words))] == list(numpys.permutation(words))

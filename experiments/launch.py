@@ -52,12 +52,14 @@ def start(program: Callable[[ml_collections.ConfigDict, pathlib.Path], None]) ->
             command_line.require_in_use()
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
+        from experiments import compilation_cache
         from experiments.run import Stopped
         from grm_jax.parallel import processes
 
         workdir = pathlib.Path(_WORKDIR.value).expanduser()
         try:
             _join(workdir)
+            compilation_cache.enable()
             program(_CONFIG.value, workdir)
         except Stopped as stopped:
             if processes.index() == 0:

@@ -1,4 +1,6 @@
-"""The processes of a run: their numbers, and waiting for each other."""
+"""The processes of a run: their numbers, their cores, and waiting for each other."""
+
+import os
 
 import jax
 import numpy as np
@@ -13,6 +15,11 @@ def several() -> bool:
 def index() -> int:
     """The number of this process. Touches no device where there is only one process."""
     return jax.process_index() if several() else 0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def wait(name: str) -> None:

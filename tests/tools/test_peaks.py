@@ -2,8 +2,6 @@
 
 from types import SimpleNamespace
 
-import pytest
-
 from tools.bench import peaks
 from tools.bench.peaks import Peaks
 from tools.planning import topologies
@@ -56,9 +54,3 @@ def test_what_is_unknown_prints_as_a_dash():
     assert peaks.share(1.0, None) == "-"
     assert peaks.share(1.0, 8.0) == "12.5%"
     assert peaks.describe(Peaks(None, 2e9, "x")) == "peaks: -, 2 GB/s (x)"
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_cores_are_those_of_the_process(count, monkeypatch):
-    monkeypatch.setattr(peaks.os, "sched_getaffinity", lambda pid: set(range(count)), raising=False)
-    assert peaks.cores() == count

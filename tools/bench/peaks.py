@@ -7,7 +7,6 @@ neither known nor measured is None, unless the command line gives it.
 
 import argparse
 import concurrent.futures
-import os
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from grm_jax.parallel import processes
 
 
 class Peaks(NamedTuple):
@@ -93,11 +94,6 @@ def measure_flops(dtype: str, size: int = 1536, repeats: int = 5) -> float:
     return best
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of peak rates, for devices that are not in the table."""
     parser.add_argument("--peak-tflops", type=float, help="TFLOP/s of one device")
@@ -133,7 +129,7 @@ def of_devices(
     if gbps is not None:
         bandwidth, notes = len(devices) * gbps * 1e9, [*notes, "--peak-gbps"]
     elif devices[0].platform == "cpu":
-        bandwidth, notes = measure_bandwidth(cores()), [*notes, "copying measured"]
+        bandwidth, notes = measure_bandwidth(processes.cores()), [*notes, "copying measured"]
     elif known:
         bandwidth = len(devices) * known.bandwidth
     else:

@@ -26,6 +26,7 @@ On a GPU, with weights in bfloat16 as the variant says:
 """
 
 import argparse
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,11 +94,14 @@ def needed(
     }
 
 
-def ours(
-    name: str, config: ModelConfig, params: dict, prompt_T: np.ndarray, shape: tuple[int, int],
-    new: int, repeats: int,
-) -> Row:  # fmt: skip
-    """Times P copies of a prompt with S samples each; `shape` is (P, S)."""
+def sampling_run(
+    config: ModelConfig, params: dict, prompt_T: np.ndarray, shape: tuple[int, int], new: int
+) -> Callable[[int], tuple[float, float]]:
+    """Samples P copies of a prompt with S samples each; `shape` is (P, S).
+
+    Returns a function of the tokens to generate, at most `new`, that returns the seconds of prefill
+    and of decode. The first call compiles.
+    """
     num_prompts, num_samples = shape
     tokens_PT = jax.device_put(np.tile(prompt_T.astype(np.int32), (num_prompts, 1)))
     lengths_P = jax.device_put(np.full(num_prompts, prompt_T.size, np.int32))
@@ -119,19 +123,26 @@ def ours(
         assert (lengths_PS == limit).all()
         return filled - began, ended - filled
 
+    return run
+
+
+def ours(
+    name: str, config: ModelConfig, params: dict, prompt_T: np.ndarray, shape: tuple[int, int],
+    new: int, repeats: int,
+) -> Row:  # fmt: skip
+    """Times P copies of a prompt with S samples each; `shape` is (P, S)."""
+    run = sampling_run(config, params, prompt_T, shape, new)
     run(1)
     prefill, decode = _least(repeats, lambda: run(new))
+    num_prompts, num_samples = shape
     return Row(
         name, num_prompts * num_samples * new, new, prefill, decode,
         **needed(config, prompt_T.size, num_prompts, num_samples, new),
     )  # fmt: skip
 
 
-def theirs(
-    config: ModelConfig, prompt_T: np.ndarray, num_samples: int, new: int, repeats: int,
-    threads: int,
-) -> Iterator[Row]:  # fmt: skip
-    """Times `generate` of transformers with a dynamic and a static cache.
+def peer(config: ModelConfig, threads: int):
+    """The model of transformers of the same shape and type, and random weights, with its device.
 
     Raises:
       ImportError: without PyTorch or transformers, or without a PyTorch for the device of jax.
@@ -153,7 +164,20 @@ def theirs(
     )
     with device:
         model = transformers.AutoModelForCausalLM.from_config(shape)
-    model = model.to(getattr(torch, config.compute.dtype)).eval()
+    return model.to(getattr(torch, config.compute.dtype)), device
+
+
+def generate_runs(
+    config: ModelConfig, prompt_T: np.ndarray, num_samples: int, threads: int
+) -> dict[str, Callable[[int], float]]:
+    """`generate` of transformers by its cache: the tokens to generate -> seconds. Raises as `peer`.
+
+    The first call prepares what later ones have.
+    """
+    model, device = peer(config, threads)
+    import torch
+
+    model.eval()
     model.generation_config.eos_token_id = None
     prompt = torch.from_numpy(prompt_T.astype(np.int64))[None, :].to(device)
 
@@ -165,22 +189,33 @@ def theirs(
                 top_k=0, top_p=1.0, num_return_sequences=num_samples, max_new_tokens=limit,
                 pad_token_id=0, cache_implementation=cache, disable_compile=True,
             )  # fmt: skip
-        if on_gpu:
+        if device.type == "cuda":
             torch.cuda.synchronize()
         ended = time.perf_counter()
         assert out.shape == (num_samples, prompt_T.size + limit)
-        return (ended - began,)
+        return ended - began
 
-    for cache in ("dynamic", "static"):
-        run(cache, 2)
-        (total,) = _least(repeats, lambda cache=cache: run(cache, new))
-        name = f"(b) transformers, {cache} cache"
+    return {cache: functools.partial(run, cache) for cache in ("dynamic", "static")}
+
+
+def theirs(
+    config: ModelConfig, prompt_T: np.ndarray, num_samples: int, new: int, repeats: int,
+    threads: int,
+) -> Iterator[Row]:  # fmt: skip
+    """Times `generate` of transformers with a dynamic and a static cache. Raises as `peer`."""
+    runs = generate_runs(config, prompt_T, num_samples, threads)
+    for cache in [*runs]:
+        run = runs.pop(cache)
+        run(2)
+        total = min(run(new) for _ in range(repeats))
         yield Row(
-            name, num_samples * new, new, None, total,
+            f"(b) transformers, {cache} cache", num_samples * new, new, None, total,
             **needed(config, prompt_T.size, 1, num_samples, new),
         )  # fmt: skip
-    if on_gpu:  # PyTorch would keep the memory, and jax needs it next
-        del model
+    if jax.default_backend() == "gpu":  # PyTorch would keep the memory, and jax needs it next
+        import torch
+
+        del run
         torch.cuda.empty_cache()
 
 

@@ -180,14 +180,23 @@ def grpo_work(config: ModelConfig, args: argparse.Namespace, optimizer, place, p
     )
 
 
-def measure(
+class Prepared(NamedTuple):
+    """A compiled program; every call of `run` is one step, and returns its seconds."""
+
+    run: Callable[[], float]
+    compiled: jax.stages.Compiled
+    compile_s: float
+    work: Work
+
+
+def prepare(
     program: str,
     config: ModelConfig,
     args: argparse.Namespace,
     mesh: jax.sharding.Mesh,
     say: Callable[[str], None],
-) -> Row:
-    """Compiles and times one program; `say` takes lines about progress."""
+) -> Prepared:
+    """Compiles one program for random weights; `say` takes lines about progress."""
     say(f"{program}: random weights")
     params = random_model.random_params(lora.strip(config), mesh)
     base, trained = lora.start(config, params, jax.random.key(1), mesh)
@@ -214,6 +223,18 @@ def measure(
             raise FloatingPointError(f"{program}: the loss is {loss}")
         return seconds
 
+    return Prepared(run, compiled, compile_s, work)
+
+
+def measure(
+    program: str,
+    config: ModelConfig,
+    args: argparse.Namespace,
+    mesh: jax.sharding.Mesh,
+    say: Callable[[str], None],
+) -> Row:
+    """Compiles and times one program; arguments as `prepare`."""
+    run, compiled, compile_s, work = prepare(program, config, args, mesh, say)
     for i in range(args.warmup):
         say(f"{program}: warm-up {i + 1} of {args.warmup}, {run():.3f} s")
     steps_s = []

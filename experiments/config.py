@@ -145,7 +145,8 @@ def complete(config: Mapping) -> ConfigDict:
     plain = _plain(config)
     open_model = layout(plain, open_model=True)
     whole = ConfigDict(_fill(plain, open_model))
-    _hold_places(whole, open_model)
+    with whole.ignore_type():  # of all its sections
+        _hold_places(whole, open_model)
     return whole
 
 
@@ -186,11 +187,10 @@ def _fill(section: Mapping, known: Layout) -> dict[str, Any]:
 
 
 def _hold_places(section: ConfigDict, known: Layout) -> None:
-    with section.ignore_type():
-        for field in known.values:
-            if section[field.name] is None:
-                kind = field.hint if field.hint in (int, float, bool) else str
-                section[field.name] = config_dict.placeholder(kind)
+    for field in known.values:
+        if section[field.name] is None:
+            kind = field.hint if field.hint in (int, float, bool) else str
+            section[field.name] = config_dict.placeholder(kind)
     for name, inner in known.sections.items():
         if isinstance(section.get(name), ConfigDict):
             _hold_places(section[name], inner)

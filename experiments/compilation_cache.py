@@ -35,8 +35,8 @@ def enable() -> None:
     """Switches the cache on, for one process, unless the user has decided about it.
 
     A `jax_compilation_cache_dir` that is set is left alone, and so is JAX_ENABLE_COMPILATION_CACHE.
-    Of several processes one would find a program that the others have to compile, and compilers of
-    GPUs wait for each other; there the user may name a folder that all of them see.
+    Of several processes one might find a program that the others have to compile, and compilers of
+    GPUs may wait for each other; there the user may name a folder that all of them see.
 
     A folder that cannot be used, or a damaged entry, costs one line on stderr and a compilation.
     """

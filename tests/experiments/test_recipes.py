@@ -105,7 +105,7 @@ def test_one_recipe_from_raw_files_and_a_released_folder_to_an_exported_one(fold
 def test_a_rule_teaches_the_recipe_on_human_labels(folders, tmp_path):
     module = importlib.import_module("configs.smollm2_135m")
     run = Run.open(placed(module, "runlocal", folders), tmp_path / "w")
-    spct.main(run)
+    order.run_whole(run)
     main = (tmp_path / "w" / "tables" / "main.md").read_text()
     for row in ("released, greedy", "cold start, greedy", "GRPO, greedy", "Voting@2", "MetaRM@2"):
         assert f"| {row} " in main

@@ -22,7 +22,10 @@ def _output(config, params, dtype):
 
 def _logits(config, output_VD, hidden):
     with jax.named_scope("logits"):
-        out = jnp.einsum("...d,vd->...v", hidden, output_VD, preferred_element_type=jnp.float32)
+        # Rows are merged for the reason that `layers.product` gives.
+        rows_ND = hidden.reshape(-1, hidden.shape[-1])
+        out = jnp.einsum("nd,vd->nv", rows_ND, output_VD, preferred_element_type=jnp.float32)
+        out = out.reshape(*hidden.shape[:-1], -1)
     names = ("batch", *(None,) * (out.ndim - 2), "vocab")
     out = sharding.constrain(config.compute.rules, out, names, "logits")
     return softcap(out, config.final_softcap)
@@ -69,21 +72,51 @@ def token_logprobs(
         config.compute.rules, _output(config, params, hidden_BTD.dtype), ("vocab", None), "output"
     )
 
-    @jax.checkpoint
     def step(_, piece):
         hidden_BtD, targets_Bt = piece
         logits_BtV = _logits(config, output_VD, hidden_BtD) / temperature
-        log_norm_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
-        picked_Bt = jnp.take_along_axis(logits_BtV, targets_Bt[..., None], axis=-1)[..., 0]
-        probs_BtV = jnp.exp(logits_BtV - log_norm_Bt[..., None])
-        entropy_Bt = log_norm_Bt - jnp.sum(probs_BtV * logits_BtV, axis=-1)
-        return None, (picked_Bt - log_norm_Bt, entropy_Bt)
+        return None, _logprobs_and_entropy(logits_BtV, targets_Bt)
 
+    if count > 1:  # the logits of a single piece are all there are, so computing them twice is vain
+        step = jax.checkpoint(step)
     _, pieces = jax.lax.scan(step, None, (cut(hidden_BTD), cut(targets_BT)))
     logprobs_BT, entropy_BT = (
         jnp.moveaxis(x, 0, 1).reshape(batch, count * size)[:, :length] for x in pieces
     )
     return logprobs_BT, entropy_BT
+
+
+@jax.custom_vjp
+def _logprobs_and_entropy(logits_BtV, targets_Bt):
+    """Log-probs of the targets and entropies, [B, t] each."""
+    return _logprobs_forward(logits_BtV, targets_Bt)[0]
+
+
+def _logprobs_forward(logits_BtV, targets_Bt):
+    log_norm_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
+    picked_Bt = jnp.take_along_axis(logits_BtV, targets_Bt[..., None], axis=-1)[..., 0]
+    probs_BtV = jnp.exp(logits_BtV - log_norm_Bt[..., None])
+    mean_Bt = jnp.sum(probs_BtV * logits_BtV, axis=-1)
+    out = picked_Bt - log_norm_Bt, log_norm_Bt - mean_Bt
+    return out, (logits_BtV, targets_Bt, log_norm_Bt, mean_Bt)
+
+
+def _logprobs_backward(kept, grads):
+    """In closed form, with p = softmax(logits): one pass over the vocabulary, and no scatter.
+
+    d log p_target / d logit_v = [v = target] - p_v, and
+    d entropy / d logit_v = -p_v (logit_v - sum_w p_w logit_w).
+    """
+    logits_BtV, targets_Bt, log_norm_Bt, mean_Bt = kept
+    of_logprob_Bt1, of_entropy_Bt1 = (grad[..., None] for grad in grads)
+    probs_BtV = jnp.exp(logits_BtV - log_norm_Bt[..., None])
+    words_11V = jnp.arange(logits_BtV.shape[-1], dtype=targets_Bt.dtype)[None, None, :]
+    hit_BtV = words_11V == targets_Bt[..., None]
+    slope_BtV = of_logprob_Bt1 + of_entropy_Bt1 * (logits_BtV - mean_Bt[..., None])
+    return jnp.where(hit_BtV, of_logprob_Bt1, 0.0) - probs_BtV * slope_BtV, None
+
+
+_logprobs_and_entropy.defvjp(_logprobs_forward, _logprobs_backward)
 
 
 def scalar_init(config: ModelConfig, key: jax.Array) -> dict:

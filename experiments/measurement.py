@@ -5,8 +5,8 @@ already there is not drawn again.
 """
 
 import dataclasses
+import functools
 import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,13 +17,13 @@ from grm_jax.benchmarks import SUITES, load_suite
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.stores import MetaScoreStore, UnitHeader
 from grm_jax.data.trajectory import Trajectory
-from grm_jax.evaluation.lines import Drawn, group
+from grm_jax.evaluation.lines import Drawn, gather
 from grm_jax.learning.checkpoints import params_digest
 from grm_jax.ranges import split
 from grm_jax.sampling import given
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.draw import TooLong, unanswered
-from grm_jax.sampling.pieces import check_uids, merge, pieces, shown_together
+from grm_jax.sampling.pieces import check_uids, shown_together
 from grm_jax.sampling.prompt import make_prompt
 from grm_jax.sampling.remote import RemoteEngine
 from grm_jax.text import prompts
@@ -130,7 +130,8 @@ class Measurement:
             if section.principles:
                 comparisons = self._given(run, suite, name, section.principles)
                 config = dataclasses.replace(config, principles="given")
-            groups = self._groups(suite, name, config, comparisons)
+            draw = functools.partial(self._draw_suite, suite, name, config)
+            groups = gather(comparisons, config.mode, draw)
             whole = all(len(shown_together(c.n, config.mode)) == 1 for c in comparisons)
             limit = self.engine.buckets.prompt_lengths[-1]
             lengths = [
@@ -147,18 +148,6 @@ class Measurement:
                 stratified=config.order_policy in SPREAD if run.arm_name and k else None,
             )  # fmt: skip
         return drawn
-
-    def _groups(
-        self, suite: str, stage: str, config: DrawConfig, comparisons: Sequence[Comparison]
-    ) -> list[list[Trajectory]]:
-        """The samples of each comparison, put together where the judge reads it in pieces."""
-        shown = [pieces(comparison, config.mode) for comparison in comparisons]
-        parts = [part for own in shown for part in own]
-        drawn = iter(group(parts, self._draw_suite(suite, stage, config, parts)))
-        return [
-            merge(comparison, config.mode, list(itertools.islice(drawn, len(own))))
-            for comparison, own in zip(comparisons, shown, strict=True)
-        ]
 
     def _given(self, run: Run, suite: str, stage: str, source: str) -> list[Comparison]:
         """The comparisons of a suite with given principles, which the stage may have to draw."""

@@ -1,10 +1,10 @@
 """Imports point one way, and importing the library needs no optional package.
 
-The rule: experiments -> evaluation -> sampling | learning -> models -> parallel, and all of them ->
-data -> text -> files; evaluation -> benchmarks -> data; voting needs none of these, models and
-parallel neither text nor data. Above the library: tools -> experiments -> grm_jax, and tools ->
-configs, which are data and import each other only. The checks read the source with `ast`, so
-imports inside functions count as well.
+The rule: experiments -> reward -> evaluation -> sampling | learning -> models -> parallel, and all
+of them -> data -> text -> files; evaluation -> benchmarks -> data; voting needs none of these,
+models and parallel neither text nor data. Above the library: tools -> experiments -> grm_jax, and
+tools -> configs, which are data and import each other only. The checks read the source with `ast`,
+so imports inside functions count as well.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ ALLOWED = {
     "sampling": _COMPUTE | {"sampling"},
     "learning": _COMPUTE | {"learning"},
     "evaluation": _COMPUTE | {"benchmarks", "sampling", "learning", "voting", "evaluation"},
+    "reward": _COMPUTE | {"sampling", "learning", "voting", "evaluation", "reward"},
 }
 WITHOUT_JAX = ("text", "data", "benchmarks")
 JAX_FAMILY = {"jax", "jaxlib", "flax", "optax", "orbax"}

@@ -1,6 +1,5 @@
 """Drawing the trajectories of a stage, and turning the kept ones into examples."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 
 from experiments.run import Run
@@ -11,12 +10,12 @@ from grm_jax.data.stores import TrajectoryStore
 from grm_jax.data.trajectory import Trajectory
 from grm_jax.learning.checkpoints import params_digest
 from grm_jax.learning.rejection import Rejection
+from grm_jax.sampling import draw
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.sampling.draw import Origin, answer_ids
 from grm_jax.sampling.engine import Engine
 from grm_jax.sampling.prompt import make_prompt
 from grm_jax.sampling.remote import RemoteEngine
-from grm_jax.text import prompts
 
 
 def fingerprint(run: Run, digest: str, config: DrawConfig, work: Iterable = ()) -> str:
@@ -29,16 +28,7 @@ def fingerprint(run: Run, digest: str, config: DrawConfig, work: Iterable = ()) 
       work: whatever else decides the work list, such as buckets and comparisons, where it may
         change between two runs: units are stored by their place in the list.
     """
-    template = config.judge.fingerprint() if config.judge else prompts.template_fingerprint()
-    parts = [
-        digest, template, run.tokenizer.fingerprint(),
-        config.form, config.principles, repr(config.temperature), repr(config.top_p),
-        # "balanced" once meant other orders than cyclic shifts; they are never mixed.
-        config.order_policy.replace("balanced", "cyclic"), str(config.max_orders),
-        str(run.config.seed),
-        *map(repr, work),
-    ]  # fmt: skip
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+    return draw.fingerprint(digest, config, run.tokenizer, run.config.seed, work)
 
 
 def draw_stage(

@@ -19,7 +19,7 @@ from grm_jax.learning import meta_rm
 from grm_jax.learning.state import TrainState, make_optimizer, start_state
 from grm_jax.models import lora, transformer
 from grm_jax.models.config import ModelConfig
-from grm_jax.parallel.sharding import fetch, put
+from grm_jax.parallel.sharding import put
 
 MAX_TOO_LONG = 0.05  # share of the rows of a stage that may be left out
 Row = TypeVar("Row")
@@ -60,13 +60,10 @@ def make_scorer(
     score = meta_rm.make_score_fn(model)
 
     def scorer(params: dict, sequences: Sequence[Sequence[int]]) -> list[float]:
-        logits: list[float] = []
-        for start in range(0, len(sequences), batch_size):
-            piece = sequences[start : start + batch_size]
-            batch = meta_rm.make_batch(piece, length=length, batch_size=batch_size, pad_id=pad_id)
-            logits_B = fetch(score(params, put(batch, run.split_over_devices)))
-            logits += logits_B[: len(piece)].tolist()
-        return logits
+        return meta_rm.score_all(
+            score, params, sequences, length=length, batch_size=batch_size, pad_id=pad_id,
+            sharding=run.split_over_devices,
+        )  # fmt: skip
 
     return scorer
 

@@ -16,15 +16,11 @@ from experiments.run import Run
 from experiments.stages import drawing, heads
 from grm_jax.data.comparison import Comparison
 from grm_jax.data.stores import TrajectoryStore
-from grm_jax.data.trajectory import Trajectory
 from grm_jax.evaluation.statistics import WithinAUC, within_comparison_auc
 from grm_jax.learning import meta_rm
 from grm_jax.models.config import ModelConfig
-from grm_jax.sampling.draw import answer_ids
+from grm_jax.reward.meta import MetaRM
 from grm_jax.text.chat_templates import load_tokenizer, reads_thinking
-from grm_jax.text.prompts import Message, meta_rm_prompt
-from grm_jax.text.thinking import CLOSING
-from grm_jax.text.tokenizers import Tokenizer
 
 
 class Row(NamedTuple):
@@ -34,40 +30,6 @@ class Row(NamedTuple):
     label: float
     weight: float
     uid: str
-
-
-class MetaRM(NamedTuple):
-    """A meta RM with its tokenizer.
-
-    Attributes:
-      model: shape of its decoder.
-      tokenizer: of the decoder.
-      params: as made by `grm_jax.learning.meta_rm.init`.
-      released: whether it was trained elsewhere, and so reads the text of a trajectory instead of
-        its token ids.
-    """
-
-    model: ModelConfig
-    tokenizer: Tokenizer
-    params: dict
-    released: bool
-
-    def input_ids(
-        self, form: str, comparison: Comparison, trajectory: Trajectory
-    ) -> tuple[int, ...]:
-        """Query and responses as they were shown, then the trajectory as the answer (Figure 5).
-
-        One that was trained elsewhere reads the whole conversation as its chat template writes it,
-        and so ends where `apply_chat_template` of transformers ends, behind the closing token.
-        """
-        shown = [comparison.responses[i] for i in trajectory.order]
-        text = meta_rm_prompt(comparison.messages, shown, form=form)
-        turn = Message("user", text)
-        if not self.released:
-            return (*self.tokenizer.chat([turn]), *answer_ids(trajectory, self.tokenizer))
-        # A template would take what stands before a stray tag for thinking.
-        answer = Message("assistant", trajectory.text.replace(CLOSING, " "))
-        return tuple(self.tokenizer.chat([turn, answer], add_generation_prompt=False))
 
 
 def is_released(run: Run) -> bool:

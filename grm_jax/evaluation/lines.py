@@ -6,7 +6,8 @@ responses.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from grm_jax.evaluation.ballots import from_trajectories
 from grm_jax.evaluation.method import VOTES, Method
 from grm_jax.evaluation.statistics import Resampled
 from grm_jax.models.config import ModelConfig
+from grm_jax.sampling.pieces import merge, pieces
 from grm_jax.text.thinking import UNCLOSED
 from grm_jax.voting import Ballots
 
@@ -229,6 +231,27 @@ def group(
             raise ValueError(f"comparison {uid!r} has no trajectories")
         samples.sort(key=lambda trajectory: trajectory.sample)
     return list(by_uid.values())
+
+
+def gather(
+    comparisons: Sequence[Comparison],
+    mode: str,
+    draw: Callable[[Sequence[Comparison]], Sequence[Trajectory]],
+) -> list[list[Trajectory]]:
+    """The samples of each comparison, put together where the judge reads it in pieces.
+
+    Args:
+      comparisons: the whole ones.
+      mode: what a prompt shows, one of `verdicts.MODES`.
+      draw: gives the trajectories of the pieces.
+    """
+    shown = [pieces(comparison, mode) for comparison in comparisons]
+    parts = [part for own in shown for part in own]
+    drawn = iter(group(parts, draw(parts)))
+    return [
+        merge(comparison, mode, list(itertools.islice(drawn, len(own))))
+        for comparison, own in zip(comparisons, shown, strict=True)
+    ]
 
 
 def count(suite: Suite, counting: CountingRules) -> list[Line]:

@@ -36,6 +36,7 @@ from grm_jax.data.trajectory import Trajectory
 from grm_jax.learning.state import TrainState, gradient_step
 from grm_jax.models import heads, lora, transformer
 from grm_jax.models.config import ModelConfig
+from grm_jax.parallel.sharding import fetch, put
 from grm_jax.ranges import Checked, Count, one_of
 
 BALANCES = ("none", "comparison")
@@ -265,3 +266,32 @@ def make_score_fn(model_config: ModelConfig) -> Callable[[dict, MetaBatch], jax.
         return scores(model_config, params, batch)
 
     return jax.jit(meta_rm_score)
+
+
+def score_all(
+    score: Callable[[dict, MetaBatch], jax.Array],
+    params: dict,
+    sequences: Sequence[Sequence[int]],
+    *,
+    length: int,
+    batch_size: int,
+    pad_id: int,
+    sharding: jax.sharding.Sharding | None = None,
+) -> list[float]:
+    """The logit of each sequence of token ids, from batches of one static shape.
+
+    Args:
+      score: made by `make_score_fn`.
+      params: {"decoder", "head"}.
+      sequences: ids of whole chats, each of 1 to `length` tokens.
+      length, batch_size: the shape.
+      pad_id: fills unused places.
+      sharding: of arrays that lead with sequences; None for the default device.
+    """
+    logits: list[float] = []
+    for start in range(0, len(sequences), batch_size):
+        piece = sequences[start : start + batch_size]
+        batch = make_batch(piece, length=length, batch_size=batch_size, pad_id=pad_id)
+        logits_B = fetch(score(params, put(batch, sharding)))
+        logits += logits_B[: len(piece)].tolist()
+    return logits

@@ -1,7 +1,8 @@
 """From comparisons to trajectories: the plan of work units, their drawing, the judging of texts."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,30 @@ class Origin(NamedTuple):
     stage: str
     step: int = 0  # pass or optimisation step of the stage
     hinted: bool = False  # the prompts tell which response is best
+
+
+def fingerprint(
+    digest: str, config: DrawConfig, tokenizer: Tokenizer, seed: int, work: Iterable = ()
+) -> str:
+    """Name of a draw, from the parameters, template, tokenizer and sampling of its trajectories.
+
+    Args:
+      digest: of the parameters.
+      config: sampling.
+      tokenizer: of the model.
+      seed: of keys and orders.
+      work: whatever else tells two draws apart.
+    """
+    template = config.judge.fingerprint() if config.judge else prompts.template_fingerprint()
+    parts = [
+        digest, template, tokenizer.fingerprint(),
+        config.form, config.principles, repr(config.temperature), repr(config.top_p),
+        # "balanced" once meant other orders than cyclic shifts; they are never mixed.
+        config.order_policy.replace("balanced", "cyclic"), str(config.max_orders),
+        str(seed),
+        *map(repr, work),
+    ]  # fmt: skip
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +297,7 @@ def _thought_and_answer(completion: Completion, tokenizer: Tokenizer) -> tuple[s
 
 
 def unanswered(
-    comparison: Comparison, like: Trajectory, config: DrawConfig, tokenizer: Tokenizer
+    comparison: Comparison, like: Trajectory | Origin, config: DrawConfig, tokenizer: Tokenizer
 ) -> list[Trajectory]:
     """Samples without scores of a comparison that a plan dropped, in the draw of `like`."""
     given = given_beginning(comparison, config)

@@ -1,0 +1,1 @@
+"""A GRM in use: comparisons in, judgements out; and the callables that trainers want."""

@@ -5,7 +5,7 @@ import pytest
 from scripted_engine import ScriptedEngine
 from tiny_release import write_release
 
-from grm_jax.reward.adapters import TRLReward, TunixReward, VerlReward
+from grm_jax.reward.callables import TRLReward, TunixReward, VerlReward
 from grm_jax.reward.judging import GRMReward
 from grm_jax.sampling.config import DrawConfig
 from grm_jax.text.chat_templates import load_tokenizer

@@ -25,7 +25,7 @@ Completion = str | Sequence[Mapping[str, str]]
 
 
 @dataclasses.dataclass(eq=False)
-class _Adapter:
+class _Callable:
     """What all of them share.
 
     Attributes:
@@ -100,7 +100,7 @@ class _Adapter:
         ]
 
 
-class TRLReward(_Adapter):
+class TRLReward(_Callable):
     """A function of `reward_funcs` of TRL's trainers: None for a completion without a score."""
 
     __name__ = "grm_reward"  # what TRL logs it as
@@ -121,7 +121,7 @@ class TRLReward(_Adapter):
         return self._scores(prompts, completions, columns)[0]
 
 
-class TunixReward(_Adapter):
+class TunixReward(_Callable):
     """A function of `reward_fns` of Tunix: a number for every completion."""
 
     __name__ = "grm_reward"
@@ -134,7 +134,7 @@ class TunixReward(_Adapter):
 
 
 @dataclasses.dataclass(eq=False)
-class VerlReward(_Adapter):
+class VerlReward(_Callable):
     """A `compute_score` of verl, whose default manager asks for one sample a call.
 
     Attributes:

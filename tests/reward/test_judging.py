@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import types
 
+import numpy as np
 import pytest
 from builders import comparison as gold
 from scripted_engine import CRITERIA, ScriptedEngine
@@ -166,18 +167,17 @@ def test_settings_that_give_no_scores_are_refused(tokenizer):
         scripted(tokenizer, aggregation="best")
 
 
-def test_a_meta_rm_decides_which_samples_vote(folder, tokenizer):
+def test_a_meta_rm_decides_which_samples_vote(tokenizer):
+    def logits(form, pairs):
+        return [float(t.sample % 2) + t.scores[0] / 100 for _, t in pairs]
+
     plain = scripted(tokenizer).score("q", GOOD)
-    guided = scripted(tokenizer, meta=meta.load(folder.with_name("judge")))
-    told = guided.score("q", GOOD)
+    told = scripted(tokenizer, meta=types.SimpleNamespace(logits=logits)).score("q", GOOD)
     assert [s._replace(meta=None, voted=True) for s in told.samples] == list(plain.samples)
-    best = sorted(told.samples, key=lambda sample: -sample.meta)[:2]
-    assert [sample for sample in told.samples if sample.voted] == [
-        sample for sample in told.samples if sample in best
-    ]
-    assert told.scores[1] == pytest.approx(sum(sample.scores[1] for sample in best) / 2)
-    with pytest.raises(ValueError, match="expected a reward model with one label"):
-        meta.load(folder)
+    assert [sample.voted for sample in told.samples] == [False, True, False, True]
+    voting = [told.samples[i].scores[1] for i in (1, 3)]
+    assert told.scores[1] == pytest.approx(sum(voting) / 2)
+    assert told.intervals()[1].value == pytest.approx(told.scores[1])
 
 
 def test_a_meta_rm_reads_each_trajectory_in_a_shape_of_its_own(monkeypatch):
@@ -198,17 +198,22 @@ def test_a_meta_rm_reads_each_trajectory_in_a_shape_of_its_own(monkeypatch):
 
 def test_a_folder_is_loaded_and_judges_alike_in_any_batch(folder):
     draw = DrawConfig(k=2, max_new_tokens=4, form="compact", max_truncated=1.0)
-    reward = GRMReward.load(folder, draw=draw, buckets=BUCKETS)
+    judge = folder.with_name("judge")
+    reward = GRMReward.load(folder, meta_rm_folder=judge, draw=draw, buckets=BUCKETS)
     batch = reward.judge(COMPARISONS[:2])
     for asked, told in zip(COMPARISONS[:2], batch, strict=True):
         assert (len(told.samples), told.scores) == (2, None)  # random weights write no box
         assert told.tokens > 0 and told.prompt_tokens > 0
+        assert all(np.isfinite(sample.meta) for sample in told.samples)
         assert sorted(told.samples[0].order) == list(range(asked.n))
     asked = COMPARISONS[1]
     alone = reward.score(asked.messages, asked.responses, principles=asked.principles)
     assert alone == batch[1]
-    assert reward.fingerprint == GRMReward.load(folder, draw=draw, buckets=BUCKETS).fingerprint
-    other = dataclasses.replace(draw, temperature=0.5)
-    assert reward.fingerprint != dataclasses.replace(reward, draw=other).fingerprint
+    same = GRMReward.load(folder, meta_rm_folder=judge, draw=draw, buckets=BUCKETS)
+    assert reward.fingerprint == same.fingerprint
+    for changes in ({"draw": dataclasses.replace(draw, temperature=0.5)}, {"meta": None}):
+        assert reward.fingerprint != dataclasses.replace(reward, **changes).fingerprint
     with pytest.raises(ValueError, match="expected a language model, not a reward model"):
-        GRMReward.load(folder.with_name("judge"))
+        GRMReward.load(judge)
+    with pytest.raises(ValueError, match="expected a reward model with one label"):
+        meta.load(folder)

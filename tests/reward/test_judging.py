@@ -120,7 +120,12 @@ def test_principles_and_references_are_shown(tokenizer):
     assert "Only brevity." in told.samples[0].principles
     assert "the right 9" in reward.engine.prompts[-1]
     assert told.samples[0].scores is not None
-    assert told != reward.score("q", GOOD, principles="Only length.", reference="the right 9")
+    others = [("Only brevity.", "the right 8"), ("Only length.", "the right 9")]
+    asked = [judging.comparison("q", GOOD, principles=p, reference=r) for p, r in others]
+    batch = reward.judge([judging.comparison("q", GOOD), *asked])  # none stands for another
+    for told, text in zip(batch, ["what counts.", "Only brevity.", "Only length."], strict=True):
+        assert told.samples[0].principles == f"Specific Criteria: {text}"
+    assert all(told not in batch[:i] for i, told in enumerate(batch))
     with pytest.raises(ValueError, match=r"principles: draw.principles is 'none'"):
         scripted(tokenizer, principles="none").score("q", GOOD, principles="x")
 

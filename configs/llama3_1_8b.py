@@ -5,7 +5,8 @@ Claim (arXiv 2504.02495, which has no model of this base):
     none published; expect less than 27B (greedy 69.9 overall), and voting above one sample
 
 Hardware: one GPU of 80 GB or one TPU chip as large; for `full` eight chips (v5p:2x2x2). Not planned
-yet: these are the devices of gemma2_9b.py, which is larger.
+yet: gemma2_9b.py, which is larger, fits the former, and qwen3_8b.py:full, which is as large, the
+latter.
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/llama3_1_8b.py --workdir=runs/llama3_1_8b \

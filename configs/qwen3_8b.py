@@ -4,8 +4,8 @@ Claim (arXiv 2504.02495, which has no model of this base):
 
     none published; expect less than 27B (greedy 69.9 overall), and voting above one sample
 
-Hardware: one GPU of 80 GB or one TPU chip as large; for `full` eight chips (v5p:2x2x2). Not planned
-yet: these are the devices of gemma2_9b.py, which is larger.
+Hardware: one GPU of 80 GB or one TPU chip as large (not planned yet: gemma2_9b.py, which is larger,
+fits); for `full` eight chips (v5p:2x2x2; by plan, 90.8 of 95.7 GiB).
 Wall time: not measured; tools.plan estimates it.
 
     python -m experiments.spct --config=configs/qwen3_8b.py --workdir=runs/qwen3_8b \

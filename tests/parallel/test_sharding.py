@@ -123,8 +123,8 @@ def lowered_update(config, mesh):
 # and, transposed, in the backward pass itself.
 PER_GROUP = 2 * 6
 CONSTRAINT = re.compile(r"sharding_constraint %\S+ <@mesh")  # PRNG keys have one without a mesh
-# Embedded tokens, the output matrix and logits, forward, recomputed (logits) and backward.
-REST = 3 + 4
+# Embedded tokens, the output matrix and logits, forward and backward.
+REST = 3 + 3
 
 
 def test_constraints_are_in_the_program():

@@ -74,6 +74,14 @@ def kernel(module, name, *, contracted: int = 1, **sizes) -> Kernel:
     return Kernel(weight, a, b, lora.scale)
 
 
+def _letters(spec: str) -> tuple[str, str, str, str]:
+    """Of a product with a weight: rows, contracted letters, kept columns, and the result."""
+    operands, result = spec.split("->")
+    rows, columns = operands.split(",")
+    contracted = "".join(letter for letter in columns if letter in rows)
+    return rows.removesuffix(contracted), contracted, columns.removeprefix(contracted), result
+
+
 def product(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     """einsum(spec, x, W), with the axes of x that W does not have merged into one.
 
@@ -87,12 +95,9 @@ def product(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
       x: activations, of which only the first of the merged axes may be split over a mesh.
       weight: a projection.
     """
-    operands, result = spec.split("->")
-    rows, columns = operands.split(",")
-    contracted = "".join(letter for letter in columns if letter in rows)
-    lead, kept = rows.removesuffix(contracted), columns.removeprefix(contracted)
+    lead, contracted, kept, result = _letters(spec)
     merged = x.reshape(-1, *x.shape[len(lead) :])
-    out = jnp.einsum(f"N{contracted},{columns}->N{kept}", merged, weight)
+    out = jnp.einsum(f"N{contracted},{contracted}{kept}->N{kept}", merged, weight)
     out = out.reshape(*x.shape[: len(lead)], *out.shape[1:])
     return jnp.einsum(f"{lead}{kept}->{result}", out)
 
@@ -106,14 +111,11 @@ def contract(spec: str, x: jax.Array, kernel: Kernel) -> jax.Array:
     out = product(spec, x, kernel.weight)
     if kernel.a is None:
         return out
-    operands, result = spec.split("->")
-    rows, columns = operands.split(",")
-    contracted = "".join(letter for letter in columns if letter in rows)
-    kept = columns.removeprefix(contracted)
-    narrow = rows.removesuffix(contracted) + "R"
+    lead, contracted, kept, result = _letters(spec)
     with jax.named_scope("lora"):
-        x_R = kernel.scale * product(f"{rows},{contracted}R->{narrow}", x, kernel.a)
-        return out + product(f"{narrow},R{kept}->{result}", x_R, kernel.b)
+        inner = f"{lead}{contracted},{contracted}R->{lead}R"
+        x_R = kernel.scale * product(inner, x, kernel.a)
+        return out + product(f"{lead}R,R{kept}->{result}", x_R, kernel.b)
 
 
 def constrain(module, x, *axes):

@@ -42,7 +42,7 @@ TRAIN = "evouna_pairs:{0},evouna_lists:{0}:2,evouna_singles:{0}:0.3"
 
 # All rates, steps and sizes are choices, by the time that two cores take and not by quality yet. A
 # training step takes rows as long as the longest prompt and answer, so training shortens what is
-# long, and the benchmark does not: five answers may have 700 tokens, the trajectory of five 193.
+# long, and the benchmark does not.
 _DRAWN = {
     "draw": {"max_new_tokens": 160, "max_truncated": 0.1},
     "buckets": {"prompt_lengths": "256,384", "output_lengths": "160", "samples_per_unit": 16},

@@ -199,13 +199,17 @@ class Run:
         """Comparisons of a split of the small world or of `data.<split>`, always in the same order.
 
         Raises:
-          ValueError: the config has no such data, or bad files.
+          ValueError: the config has no such data, or bad files, or shows references and no row of
+            them has one.
         """
         if self.world is not None:
             return self.world.comparisons(split, count, seed=seed)
         if self.data is None:
             raise ValueError(f"config.data.{split}: section is missing")
-        return self.data.take(split, count)
+        found = self.data.take(split, count)
+        if self.config.template.reference and found and not any(c.reference for c in found):
+            raise ValueError(f"config.template.reference: config.data.{split} has no references")
+        return found
 
     # Tokenizer, model, device.
 

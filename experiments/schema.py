@@ -175,6 +175,8 @@ def _check_origin(config: Config) -> None:
     if config.small_world is not None:
         if config.data is not None:
             raise ValueError("config.data: config.small_world brings its own data; give one only")
+        if config.template.reference:
+            raise ValueError("config.template.reference: a small world has no references")
         return
     for name, stage in config.trained().items():
         data, loop = getattr(stage, "data", None), getattr(stage, "loop", None)

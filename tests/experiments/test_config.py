@@ -38,6 +38,7 @@ VALUES = {
 }  # fmt: skip
 # Combinations that are refused, with what the message says.
 REFUSED = {
+    "template.reference=True": "a small world has no references",
     "grpo.length_norm=constant": "length_constant: must be given exactly when",
     "grpo.length_constant=1": "length_constant: must be given exactly when",
     "model.variant=tiny": "config.model.variant: 'tiny' has another shape than",

@@ -71,6 +71,7 @@ def test_every_variant_is_valid(variant):
         # Impossible values.
         ({"grpo__group_size": 1}, "group_size"),
         ({"template__form": "short"}, "config.template.form: must be one of"),
+        ({"template__reference": True}, "config.template.reference: a small world has no"),
         ({"grpo__optimizer__schedule": "warm"}, "config.grpo.optimizer.schedule: must be one of"),
         ({"benchmark__draw__order_policy": "sorted"}, "config.benchmark.draw.order_policy: must"),
         ({"benchmark__tie_policy": "best"}, "config.benchmark.tie_policy: must be"),

@@ -379,7 +379,8 @@ def test_a_rule_demonstrates_on_rows_with_references(files, tmp_path, shown):
         assert (hint in prompt) == bool(re.search("(score|best response) is: ", prompt))
     assert 12 <= hinted <= 40  # of 200, for a share of 0.12
     write(files / "own.jsonl", *(pair(i, f"easy soup {i}?") for i in range(8)))
-    with pytest.raises(ValueError, match=r"'own/\d': has no reference"):
+    problem = "config.template.reference: config.data.train" if shown else r"'own/\d':"
+    with pytest.raises(ValueError, match=f"{problem} has no reference"):
         sft.demonstrations(Run.open(c, tmp_path / "v"), 1, seed=0, verdicts="weight")
 
 
